@@ -1,0 +1,53 @@
+"""Train and fairly compare facial-affect models: specialists and instruction-tuned LLMs.
+
+Public names are loaded on first use, so that ``import faceaffect`` stays quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from faceaffect.data.base import FaceDataModule as FaceDataModule
+    from faceaffect.data.base import FaceDataset as FaceDataset
+    from faceaffect.data.base import create_data as create_data
+    from faceaffect.module import AffectModule as AffectModule
+    from faceaffect.module import create_model as create_model
+    from faceaffect.module import load_model as load_model
+    from faceaffect.schema import LabelSchema as LabelSchema
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "AffectModule": "faceaffect.module",
+    "FaceDataModule": "faceaffect.data.base",
+    "FaceDataset": "faceaffect.data.base",
+    "LabelSchema": "faceaffect.schema",
+    "create_data": "faceaffect.data.base",
+    "create_model": "faceaffect.module",
+    "load_model": "faceaffect.module",
+}
+__all__ = [*_PUBLIC, "list_data", "list_models"]  # noqa: PLE0604
+
+
+def list_models() -> list[str]:
+    """Return the names that :func:`create_model` knows."""
+    from faceaffect.registry import TABLES
+
+    return sorted(TABLES["models"])
+
+
+def list_data() -> list[str]:
+    """Return the names that :func:`create_data` knows."""
+    from faceaffect.registry import TABLES
+
+    return sorted(TABLES["data"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'faceaffect' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

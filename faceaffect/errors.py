@@ -1,0 +1,36 @@
+"""Errors meant for the person at the keyboard: the command line prints the message alone."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FaceAffectError(Exception):
+    """Base of every error that names a thing the user can put right."""
+
+
+class RecipeError(FaceAffectError):
+    """A recipe, an override or a component's argument is wrong."""
+
+
+class DataError(FaceAffectError):
+    """A dataset, a file of it or a split of it is missing, damaged or leaking."""
+
+
+class SchemaError(FaceAffectError):
+    """Two label schemas do not fit together."""
+
+
+class CheckpointError(FaceAffectError):
+    """A checkpoint is damaged, belongs to another model or lacks weights."""
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'width'?"`` for the nearest choice, or an empty string."""
+    near = get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def unknown(where: str, word: str, choices: Iterable[str]) -> str:
+    """Return the one wording for a name that is not among the choices."""
+    names = sorted(choices)
+    return f"{where}: unknown name '{word}'{suggest(word, names)} Choose one of: {', '.join(names)}"

@@ -1,0 +1,135 @@
+"""The closed tables of names that a recipe may use, and how a named component is checked and built.
+
+A recipe is data: a name outside these tables is an error, so no file can make the program import
+or call something. Own components are added by the person at the keyboard, who imports a module
+(``--import my_package.models``) that adds a line to a table::
+
+    from faceaffect.registry import TABLES
+    TABLES["models"]["mine"] = "my_package.models:Mine"
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from faceaffect.errors import RecipeError, unknown
+
+_TRANSFORMS = "faceaffect.data.transforms"
+_PROTOCOLS = "faceaffect.data.protocols"
+
+TABLES: dict[str, dict[str, str]] = {
+    "models": {
+        "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
+    },
+    "data": {
+        "csv": "faceaffect.data.csv:CsvFaces",
+        "facial_expressions": "faceaffect.data.facial_expressions:FacialExpressions",
+        "mixture": "faceaffect.data.mixture:Mixture",
+    },
+    "protocols": {
+        "all": f"{_PROTOCOLS}:All",
+        "leave_one_subject_out": f"{_PROTOCOLS}:LeaveOneSubjectOut",
+        "official": f"{_PROTOCOLS}:Official",
+        "subject_kfold": f"{_PROTOCOLS}:SubjectKFold",
+        "three_fold": f"{_PROTOCOLS}:ThreeFold",
+    },
+    "transforms": {},
+    "callbacks": {
+        "early_stopping": "lightning.pytorch.callbacks:EarlyStopping",
+        "gradient_accumulation": "lightning.pytorch.callbacks:GradientAccumulationScheduler",
+        "learning_rate_monitor": "lightning.pytorch.callbacks:LearningRateMonitor",
+        "model_summary": "lightning.pytorch.callbacks:ModelSummary",
+        "stochastic_weight_averaging": "lightning.pytorch.callbacks:StochasticWeightAveraging",
+        "throughput": "lightning.pytorch.callbacks:ThroughputMonitor",
+        "timer": "lightning.pytorch.callbacks:Timer",
+    },
+    "loggers": {
+        "csv": "lightning.pytorch.loggers:CSVLogger",
+        "tensorboard": "lightning.pytorch.loggers:TensorBoardLogger",
+        "wandb": "lightning.pytorch.loggers:WandbLogger",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """Marks an argument that holds one named component, or a list of them, of a table."""
+
+    table: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """Marks an argument that holds a mapping with the arguments of ``target``."""
+
+    target: Callable[..., Any]
+
+
+def as_node(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``{"name": value}`` for a scalar, which stands for it everywhere; a copy of a mapping.
+
+    >>> as_node("all")
+    {'name': 'all'}
+    """
+    return {"name": value} if isinstance(value, str) else dict(value)
+
+
+def check_name(table: str, name: object, where: str | None = None) -> str:
+    """Return the name if the table has it, without importing anything.
+
+    Raises:
+        RecipeError: the name is missing or not in the table; the nearest match is named.
+    """
+    where = where or f"{table.removesuffix('s')}.name"
+    if not isinstance(name, str):
+        raise RecipeError(f"{where}: a name is needed; choose one of: {', '.join(sorted(TABLES[table]))}")
+    if name not in TABLES[table]:
+        raise RecipeError(unknown(where, name, TABLES[table]))
+    return name
+
+
+def get(table: str, name: str, where: str | None = None) -> Any:  # noqa: ANN401
+    """Import and return the class or function behind a name of a table.
+
+    Raises:
+        RecipeError: the name is not in the table, or the package behind it is not installed.
+    """
+    path = TABLES[table][check_name(table, name, where)]
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            raise RecipeError(f"{where or table}: '{name}' points to {path}, which is not there") from None
+        raise RecipeError(
+            f"{where or table}: '{name}' needs the package {error.name}: pip install {error.name}"
+        ) from None
+
+
+def name_of(table: str, component: type) -> str:
+    """Return the name under which a class stands in a table, or its own path ``module:Class``."""
+    path = f"{component.__module__}:{component.__qualname__}"
+    return next((name for name, entry in TABLES[table].items() if entry == path), path)
+
+
+def create(
+    table: str, node: str | Mapping[str, Any], where: str | None = None, **extra: Any
+) -> Any:  # noqa: ANN401
+    """Build the component that a recipe node names, its arguments checked first.
+
+    Args:
+        table: a key of :data:`TABLES`.
+        node: a name, or a mapping with ``name`` and arguments.
+        where: what to call the node in an error.
+        extra: arguments that come from the program, not from the recipe.
+
+    Raises:
+        RecipeError: a name, key or value is wrong.
+    """
+    from faceaffect.recipe import arguments
+
+    node = as_node(node)
+    where = where or table.removesuffix("s")
+    target = get(table, node.pop("name", None), f"{where}.name")  # type: ignore[arg-type]
+    return target(**arguments(target, node, where, given=extra), **extra)

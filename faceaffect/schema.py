@@ -1,0 +1,108 @@
+"""What a dataset labels and a model answers: action units, expressions, valence and arousal."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from faceaffect.errors import SchemaError
+
+TASKS = ("au", "expression", "va")
+
+
+@dataclass(frozen=True)
+class LabelSchema:
+    """Names of the labels, in column order.
+
+    Matching is by name: two schemas with the same names in another order are the same schema, and
+    columns are moved by name wherever two schemas meet.
+
+    Args:
+        aus: FACS numbers of the action units, in the order of the columns of ``au``.
+        expressions: class names, in the order of the indices of ``expression``.
+        valence_arousal: whether ``va`` is labelled.
+
+    Raises:
+        SchemaError: a name occurs twice, an AU is no positive number, or a class name is empty.
+
+    >>> LabelSchema(aus=(1, 12)).au_names
+    ('AU1', 'AU12')
+    """
+
+    aus: tuple[int, ...] = ()
+    expressions: tuple[str, ...] = ()
+    valence_arousal: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the names and make the sequences tuples."""
+        object.__setattr__(self, "aus", tuple(self.aus))
+        object.__setattr__(self, "expressions", tuple(self.expressions))
+        for au in self.aus:
+            if isinstance(au, bool) or not isinstance(au, int) or au < 1:
+                raise SchemaError(f"schema.aus: {au!r} is no FACS number (1, 2, 4, ...)")
+        for name in self.expressions:
+            if not isinstance(name, str) or not name:
+                raise SchemaError(f"schema.expressions: {name!r} is no class name")
+        for field, names in (("aus", self.aus), ("expressions", self.expressions)):
+            twice = sorted({str(name) for name in names if names.count(name) > 1})
+            if twice:
+                raise SchemaError(f"schema.{field}: named twice: {', '.join(twice)}")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The labelled tasks, of ``au``, ``expression`` and ``va``, in this order."""
+        present = (bool(self.aus), bool(self.expressions), self.valence_arousal)
+        return tuple(task for task, there in zip(TASKS, present, strict=True) if there)
+
+    @property
+    def au_names(self) -> tuple[str, ...]:
+        """Column names such as ``AU12``, in column order."""
+        return tuple(f"AU{au}" for au in self.aus)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python (lists, strings, a bool), as it lies in checkpoints and results."""
+        plain = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "LabelSchema":
+        """Read what :meth:`to_dict` wrote; an absent field takes its default.
+
+        Raises:
+            SchemaError: a field is unknown.
+        """
+        extra = set(plain) - set(cls.__dataclass_fields__)
+        if extra:
+            raise SchemaError(f"schema: unknown field {', '.join(sorted(extra))}")
+        return cls(**plain)
+
+    def shared(self, other: "LabelSchema") -> "LabelSchema":
+        """Return the names that both have, in the order of this schema."""
+        return LabelSchema(
+            tuple(au for au in self.aus if au in other.aus),
+            tuple(name for name in self.expressions if name in other.expressions),
+            self.valence_arousal and other.valence_arousal,
+        )
+
+    def union(self, other: "LabelSchema") -> "LabelSchema":
+        """Return the names that either has: this schema's first, then what the other adds."""
+        return LabelSchema(
+            self.aus + tuple(au for au in other.aus if au not in self.aus),
+            self.expressions + tuple(e for e in other.expressions if e not in self.expressions),
+            self.valence_arousal or other.valence_arousal,
+        )
+
+    def difference(self, other: "LabelSchema", names: tuple[str, str] = ("this", "other")) -> list[str]:
+        """Return one line for each kind of name that only one of the two has, order ignored.
+
+        Args:
+            other: the schema to compare with.
+            names: what to call this schema and the other in the lines.
+        """
+        lines = []
+        for own, theirs, here, there in ((self, other, *names), (other, self, *names[::-1])):
+            only = [n for n in own.au_names if n not in theirs.au_names]
+            only += [n for n in own.expressions if n not in theirs.expressions]
+            only += ["valence and arousal"] * (own.valence_arousal and not theirs.valence_arousal)
+            if only:
+                lines.append(f"in the {here} but not in the {there}: {', '.join(only)}")
+        return lines
