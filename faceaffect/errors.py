@@ -33,4 +33,5 @@ def suggest(word: str, choices: Iterable[str]) -> str:
 def unknown(where: str, word: str, choices: Iterable[str]) -> str:
     """Return the one wording for a name that is not among the choices."""
     names = sorted(choices)
-    return f"{where}: unknown name '{word}'{suggest(word, names)} Choose one of: {', '.join(names)}"
+    near = suggest(word, names) or "."
+    return f"{where}: unknown name '{word}'{near} Choose one of: {', '.join(names)}"

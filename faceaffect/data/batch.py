@@ -2,7 +2,10 @@
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
+
+from faceaffect.schema import LabelSchema
 
 
 class FaceBatch(TypedDict, total=False):
@@ -39,3 +42,100 @@ class FaceBatch(TypedDict, total=False):
     subject: list[str]
     turns: list[list[tuple[str, str]]]
     skipped: list[tuple[str, str]]
+
+
+def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> FaceBatch:
+    """Return the batch with its label columns in the order of another schema, matched by name.
+
+    Labels that the target does not name are left out: an AU column disappears, a sample of an
+    expression class that the target lacks becomes unknown (-1).
+
+    Args:
+        batch: labels in the order of ``source``.
+        source: the schema of the data.
+        target: the schema wanted; its names must be among the source's.
+    """
+    if source == target:
+        return batch
+    moved = batch.copy()
+    if "au" in batch and target.aus:
+        columns = [source.aus.index(au) for au in target.aus]
+        moved["au"] = batch["au"][:, columns]
+        if "au_intensity" in batch:
+            moved["au_intensity"] = batch["au_intensity"][:, columns]
+    if "expression" in batch and target.expressions:
+        index = [
+            target.expressions.index(name) if name in target.expressions else -1
+            for name in source.expressions
+        ]
+        table = torch.tensor([*index, -1], device=batch["expression"].device)
+        moved["expression"] = table[batch["expression"]]
+    for task, keys in (("au", ("au", "au_intensity")), ("expression", ("expression",)), ("va", ("va",))):
+        if task not in target.tasks:
+            for key in keys:
+                moved.pop(key, None)  # type: ignore[misc]
+    return moved
+
+
+def move_predictions(
+    prediction: dict[str, Tensor], source: LabelSchema, target: LabelSchema
+) -> dict[str, Tensor]:
+    """Return predictions in the order of another schema, matched by name.
+
+    Expression probabilities are renormalised over the classes of the target.
+
+    Args:
+        prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2) in the order of ``source``.
+        source: the schema of the model.
+        target: the schema wanted; its names must be among the source's.
+    """
+    if source == target:
+        return prediction
+    moved = {}
+    if target.aus:
+        moved["au"] = prediction["au"][:, [source.aus.index(au) for au in target.aus]]
+    if target.expressions:
+        classes = [source.expressions.index(name) for name in target.expressions]
+        kept = prediction["expression"][:, classes]
+        moved["expression"] = kept / kept.sum(1, keepdim=True).clamp_min(1e-12)
+    if target.valence_arousal:
+        moved["va"] = prediction["va"]
+    return moved
+
+
+def frames(batch: FaceBatch) -> tuple[FaceBatch, Tensor]:
+    """Return every frame of a batch of clips as an image of its own, and its clip's index.
+
+    Args:
+        batch: a batch with ``video`` (B, T, 3, H, W) and ``frame_mask`` (B, T).
+
+    Returns:
+        The M known frames as a batch of images, labels repeated, and the clip index (M,) int64.
+    """
+    clip, frame = batch["frame_mask"].nonzero(as_tuple=True)
+    flat = FaceBatch(image=batch["video"][clip, frame])
+    if "landmarks" in batch:
+        flat["landmarks"] = batch["landmarks"][clip, frame]
+    for key in ("au", "au_intensity", "expression", "va", "pose"):
+        if key in batch:
+            flat[key] = batch[key][clip]  # type: ignore[literal-required]
+    if "attributes" in batch:
+        flat["attributes"] = {name: value[clip] for name, value in batch["attributes"].items()}
+    owner = clip.tolist()
+    for key in ("id", "subject", "turns"):
+        if key in batch:
+            flat[key] = [batch[key][i] for i in owner]  # type: ignore[literal-required]
+    return flat, clip
+
+
+def as_clips(batch: FaceBatch) -> FaceBatch:
+    """Return a batch of images as clips of one frame; a batch of clips as it is."""
+    if "video" in batch:
+        return batch
+    clips = batch.copy()
+    image = clips.pop("image")
+    clips["video"] = image[:, None]
+    clips["frame_mask"] = torch.ones(len(image), 1, dtype=torch.bool, device=image.device)
+    if "landmarks" in batch:
+        clips["landmarks"] = batch["landmarks"][:, None]
+    return clips

@@ -1,0 +1,1 @@
+"""What is done with answers: pooled predictions, cost, statistics, pictures, reports."""

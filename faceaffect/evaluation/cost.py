@@ -1,0 +1,104 @@
+"""What a model costs: parameters, arithmetic, time and memory."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from faceaffect.data.batch import FaceBatch
+from faceaffect.module import AffectModule
+
+
+def random_batch(size: int, image_size: int, device: torch.device) -> FaceBatch:
+    """Return ``size`` images of noise with names, as input for measuring.
+
+    Args:
+        size: number of images.
+        image_size: height and width in pixels.
+        device: where the images lie.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, 3, image_size, image_size)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+    names = [str(i) for i in range(size)]
+    return FaceBatch(image=image, id=names, subject=names)
+
+
+def flops_per_image(model: AffectModule, image_size: int) -> int:
+    """Return the floating-point operations of one prediction: twice its multiply-adds.
+
+    Counted by PyTorch's counter over convolutions and matrix products, attention included.
+    """
+    with FlopCounterMode(display=False) as counter:
+        model.answer(random_batch(1, image_size, model.device))
+    return int(counter.get_total_flops())
+
+
+def seconds_per_batch(model: AffectModule, size: int, image_size: int, budget: float = 2.0) -> float:
+    """Return the median seconds of one prediction for a batch, within about ``budget`` seconds.
+
+    Args:
+        model: on its device, in eval mode.
+        size: images in the batch.
+        image_size: height and width in pixels.
+        budget: seconds to spend after one warm-up.
+    """
+    batch = random_batch(size, image_size, model.device)
+    times: list[float] = []
+    model.answer(batch)
+    while len(times) < 3 or (sum(times) < budget and len(times) < 30):
+        _wait(model.device)
+        start = time.perf_counter()
+        model.answer(batch)
+        _wait(model.device)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory in bytes: of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device's own name, with the number of threads on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+@torch.inference_mode()
+def measure(model: AffectModule, image_size: int, batch_size: int) -> dict[str, Any]:
+    """Return the ``cost`` section of a result, without the training time.
+
+    Args:
+        model: a model on its device.
+        image_size: height and width of the images it gets, in pixels.
+        batch_size: images in a batch for the throughput.
+    """
+    training = model.training
+    model.eval()
+    seconds = seconds_per_batch(model, batch_size, image_size)
+    cost = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "flops_per_image": flops_per_image(model, image_size),
+        "images_per_second": round(batch_size / seconds, 2),
+        "batch_size": batch_size,
+        "milliseconds_per_image_at_batch_1": round(1e3 * seconds_per_batch(model, 1, image_size), 3),
+        "peak_memory_bytes": peak_memory(model.device),
+        "device": device_name(model.device),
+    }
+    model.train(training)
+    return cost
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

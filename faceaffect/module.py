@@ -1,0 +1,352 @@
+"""The one base class of models: steps, metrics, optimiser, checkpoints, statistics."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from faceaffect import backbones, registry
+from faceaffect.data.batch import FaceBatch, as_clips, frames, move_labels, move_predictions
+from faceaffect.errors import CheckpointError, FaceAffectError, SchemaError
+from faceaffect.evaluation.predictions import Predictions
+from faceaffect.metrics import TaskMetrics, score
+from faceaffect.optim import Optim
+from faceaffect.schema import LabelSchema
+
+FORMAT = 1
+"""Version of what :class:`AffectModule` writes into a checkpoint besides Lightning's own keys."""
+
+
+class AffectModule(L.LightningModule, ABC):
+    """Base of every affect model; a model writes :meth:`loss` and :meth:`predict`.
+
+    A subclass passes the schema on first (``super().__init__(schema)``) and takes explicit keyword
+    arguments of plain types, which are stored as hyper-parameters. With ``clips = True`` a model
+    gets every batch as ``video``; else clips reach it frame by frame, and predictions are averaged
+    over the frames of a clip.
+
+    Args:
+        schema: what the model answers, as :class:`LabelSchema` or as its plain dict.
+
+    Attributes:
+        schema: the model's own label names and their order.
+        statistics: of the training part, see :meth:`prepare`; None before training.
+        optim: optimiser and schedule.
+        task_weights: weights of the tasks in ``val/score``; an absent task weighs 1.
+        seed: random numbers of a training step come from (seed, epoch, step), so that a resumed
+            run repeats them; None leaves torch's generator alone.
+        recipe: the recipe that trains the model, stored in its checkpoints.
+        predictions: the pooled predictions of the last test.
+    """
+
+    clips = False
+
+    def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:
+        super().__init__()
+        if not isinstance(schema, LabelSchema):
+            schema = LabelSchema.from_dict(schema)
+        if not schema.tasks:
+            raise SchemaError("schema: a model needs at least one task: aus, expressions or valence_arousal")
+        self.save_hyperparameters()
+        self.hparams["schema"] = schema.to_dict()
+        self.schema = schema
+        self.statistics: dict[str, Any] | None = None
+        self.optim = Optim()
+        self.task_weights: dict[str, float] = {}
+        self.seed: int | None = None
+        self.recipe: dict[str, Any] | None = None
+        self.predictions: Predictions | None = None
+        self._data_schema = schema
+        self._scored = schema
+        self._finite: tuple[Tensor, list[str]] | None = None
+
+    # What a model writes
+
+    @abstractmethod
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return the training loss, a scalar with a graph, also where every label is unknown.
+
+        Args:
+            batch: labels in the order of ``self.schema``.
+        """
+
+    @abstractmethod
+    def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
+        """Return answers for every task of the schema.
+
+        Returns:
+            ``au``: (B, A) probabilities; ``expression``: (B, K) probabilities that sum to 1;
+            ``va``: (B, 2) in [-1, 1]. A model that answers in words adds ``text``, B strings.
+        """
+
+    def prepare(self, statistics: dict[str, Any]) -> None:
+        """Take the statistics of the training part; a model may derive weights from them.
+
+        Called before training, and again when a checkpoint is loaded.
+
+        Args:
+            statistics: ``n``, ``au_rate`` (AU name to rate of positives), ``expression_count``
+                (class name to count), ``va_mean``; see ``FaceDataModule.statistics``.
+        """
+        self.statistics = statistics
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained; weights of fewer than two dimensions do not decay."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in trained if p.ndim >= 2]},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    # Steps
+
+    def setup(self, stage: str) -> None:
+        """Match the data's schema by name and take the training part's statistics."""
+        data = getattr(self.trainer, "datamodule", None)
+        self._data_schema = getattr(data, "schema", self.schema)
+        if stage == "fit":
+            different = self._data_schema.difference(self.schema, ("data", "model"))
+            if different:
+                raise SchemaError("data and model do not label the same: " + "; ".join(different))
+            if self.statistics is None and data is not None:
+                self.prepare(data.statistics())
+        self._scored = self.schema.shared(self._data_schema)
+        if not self._scored.tasks:
+            raise SchemaError("data and model share no label name: "
+                              + "; ".join(self._data_schema.difference(self.schema, ("data", "model"))))
+        self.metrics = TaskMetrics(self._scored)
+
+    def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Seed this step and report the step before it if its loss was not finite."""
+        self._raise_if_not_finite()
+        if self.seed is not None:
+            words = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+            torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+    def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor | None:
+        """Return the loss of a batch; a batch without a readable sample is passed over."""
+        if not batch["id"]:
+            return None
+        batch = move_labels(batch, self._data_schema, self.schema)
+        if self.clips:
+            batch = as_clips(batch)
+        elif "video" in batch:
+            batch, _ = frames(batch)
+        loss = self.loss(batch)
+        # Looked at one step later, so that a GPU is not made to wait.
+        self._finite = (torch.isfinite(loss.detach()), batch["id"])
+        self.log("train/loss", loss, prog_bar=True, on_epoch=True, batch_size=len(batch["id"]))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Report a loss that was not finite before a checkpoint is written."""
+        self._raise_if_not_finite()
+
+    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Add a batch to the validation metrics."""
+        if batch["id"]:
+            batch, prediction = self.answer(batch)
+            self.metrics.update(prediction, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the pooled metrics as ``val/...`` and their score as ``val/score``."""
+        values = self.metrics.compute()
+        values["score"] = score(values, self._scored, self.task_weights)
+        self.metrics.reset()
+        for name, value in values.items():
+            # The metrics have gathered over the processes themselves.
+            self.log(f"val/{name}", value, prog_bar=name == "score", rank_zero_only=False)
+
+    def on_test_epoch_start(self) -> None:
+        """Start an empty table of predictions."""
+        self.predictions = Predictions(self._scored)
+
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Add a batch to the table of predictions."""
+        assert self.predictions is not None
+        if batch["id"]:
+            self.predictions.add(*self.answer(batch))
+
+    def on_test_epoch_end(self) -> None:
+        """Gather the predictions of all processes, each sample once, and log pooled metrics."""
+        assert self.predictions is not None
+        self.predictions.gather()
+        for name, value in self.predictions.metrics().items():
+            self.log(f"test/{name}", value, rank_zero_only=False)
+
+    def predict_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
+        """Return the answers for a batch with the samples' ids."""
+        batch, prediction = self.answer(batch)
+        return {"id": batch["id"], **prediction}
+
+    def answer(self, batch: FaceBatch) -> tuple[FaceBatch, dict[str, Any]]:
+        """Return a batch and the model's predictions for it, both in the scored names.
+
+        Predictions of an image model for a clip are means over the clip's frames.
+        """
+        if self.clips:
+            prediction = self.predict(as_clips(batch))
+        elif "video" in batch:
+            flat, clip = frames(batch)
+            prediction = _mean_over_frames(self.predict(flat), clip, len(batch["id"]))
+        else:
+            prediction = self.predict(batch)
+        words = prediction.pop("text", None)
+        prediction = {task: value.float() for task, value in prediction.items()}
+        moved: dict[str, Any] = dict(move_predictions(prediction, self.schema, self._scored))
+        if words is not None:
+            moved["text"] = words
+        return move_labels(batch, self._data_schema, self._scored), moved
+
+    def _raise_if_not_finite(self) -> None:
+        pending, self._finite = self._finite, None
+        if pending is not None and not pending[0]:
+            raise FaceAffectError(
+                f"the loss became NaN or infinite at epoch {self.current_epoch}, samples: "
+                f"{', '.join(pending[1])}. Lower optim.lr, clip gradients "
+                "(trainer.gradient_clip_val=1) or look at these samples"
+            )
+
+    # Optimiser
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimiser and schedule from ``self.optim``."""
+        groups = [group for group in self.parameter_groups() if group["params"]]
+        optimizer = self.optim.optimizer(groups)
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs
+        per_epoch = steps / epochs if epochs and epochs > 0 else self.trainer.num_training_batches
+        scheduler = self.optim.scheduler(optimizer, steps, per_epoch)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out frozen weights that something else names, and add what loading needs."""
+        frozen = backbones.frozen_sources(self)
+        checkpoint["state_dict"] = {
+            key: value
+            for key, value in checkpoint["state_dict"].items()
+            if not key.startswith(tuple(frozen))
+        } if frozen else checkpoint["state_dict"]
+        checkpoint["faceaffect"] = {
+            "format": FORMAT,
+            "model": registry.name_of("models", type(self)),
+            "schema": self.schema.to_dict(),
+            "statistics": self.statistics,
+            "frozen": frozen,
+            "recipe": self.recipe,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Verify schema and frozen weights, take the statistics and put frozen weights back.
+
+        Raises:
+            SchemaError: the checkpoint's names or their order differ from the model's.
+            CheckpointError: the checkpoint was trained on other frozen weights.
+        """
+        own = checkpoint.get("faceaffect")
+        if own is None:
+            raise CheckpointError("the checkpoint was not written by faceaffect")
+        stored = LabelSchema.from_dict(own["schema"])
+        if stored != self.schema:
+            lines = stored.difference(self.schema, ("checkpoint", "model"))
+            raise SchemaError("checkpoint and model do not label the same: "
+                              + "; ".join(lines or [f"the order of names differs: {stored} and {self.schema}"]))
+        present = backbones.frozen_sources(self)
+        for prefix, source in own["frozen"].items():
+            here = present.get(prefix, {}).get("fingerprint")
+            if here != source["fingerprint"]:
+                raise CheckpointError(
+                    f"the checkpoint was trained on the frozen weights '{source['name']}' "
+                    f"(fingerprint {source['fingerprint']}) at {prefix.rstrip('.')}; "
+                    f"the model holds others ({here or 'none that an asset, file or hub names'})"
+                )
+        if own["statistics"] is not None:
+            self.prepare(own["statistics"])
+        state = checkpoint["state_dict"]
+        prefixes = tuple(own["frozen"])
+        if prefixes:
+            state.update({k: v for k, v in self.state_dict().items() if k.startswith(prefixes)})
+
+
+def _mean_over_frames(prediction: dict[str, Any], clip: Tensor, clips: int) -> dict[str, Any]:
+    """Average predictions (M, ...) of frames into (clips, ...); words of the first frame stand."""
+    count = torch.bincount(clip, minlength=clips).unsqueeze(1)
+    means: dict[str, Any] = {}
+    for task, value in prediction.items():
+        if task == "text":
+            first = [int((clip == c).nonzero()[0, 0]) for c in range(clips)]
+            means[task] = [value[i] for i in first]
+        else:
+            value = value.float()
+            total = value.new_zeros(clips, value.shape[1]).index_add_(0, clip, value)
+            means[task] = total / count
+    return means
+
+
+def create_model(name: str, schema: LabelSchema | dict[str, Any], **args: Any) -> AffectModule:
+    """Build a model by its registered name.
+
+    Args:
+        name: a name of ``list_models()``.
+        schema: what it shall answer.
+        args: arguments of its constructor, checked as those of a recipe.
+
+    Raises:
+        RecipeError: the name, a key or a value is wrong.
+    """
+    model = registry.create("models", {"name": name, **args}, "model", schema=schema)
+    assert isinstance(model, L.LightningModule)
+    return model  # type: ignore[return-value]
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, or the best one of a run folder, without running any code of it.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or faceaffect did not write it.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "checkpoints" / "best.ckpt"
+    if not file.is_file():
+        raise CheckpointError(f"no checkpoint at {file}")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{file}: not readable as a checkpoint: {error}") from None
+    if not isinstance(checkpoint, dict) or "faceaffect" not in checkpoint:
+        raise CheckpointError(f"{file}: not a checkpoint of faceaffect")
+    return checkpoint
+
+
+def load_model(path: str | Path) -> AffectModule:
+    """Build the model of a checkpoint, or of a run folder's best one, and load its weights.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or names a model that is not
+            registered (an own model has to be imported first).
+    """
+    checkpoint = read_checkpoint(path)
+    name = checkpoint["faceaffect"]["model"]
+    if name not in registry.TABLES["models"]:
+        raise CheckpointError(f"{path}: its model is {name}, which no name of the model table points to; "
+                              "import its module first (--import on the command line)")
+    hparams = dict(checkpoint["hyper_parameters"])
+    with backbones.restoring():
+        model = create_model(name, hparams.pop("schema"), **hparams)
+    model.on_load_checkpoint(checkpoint)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model: {error}") from None
+    return model.eval()

@@ -1,0 +1,73 @@
+"""Optimiser and learning-rate schedule from the ``optim`` section of a recipe."""
+
+from typing import Any
+
+from timm.optim import create_optimizer_v2, list_optimizers
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+from faceaffect.errors import RecipeError, unknown
+
+SCHEDULES = {
+    "constant": "constant_with_warmup",
+    "cosine": "cosine",
+    "linear": "linear",
+    "inverse_sqrt": "inverse_sqrt",
+}
+"""Names of schedules here and in transformers; all step once per optimiser step."""
+
+
+class Optim:
+    """Settings of the optimiser; the schedule runs over the whole training, step by step.
+
+    Args:
+        name: any optimiser of timm (``adamw``, ``sgd``, ``lamb``, ``muon``, ...).
+        lr: peak learning rate.
+        weight_decay: of weights with two or more dimensions; biases and norms have none.
+        momentum: of optimisers that have one.
+        betas: of optimisers that have them; absent, the optimiser's own.
+        schedule: ``cosine`` and ``linear`` fall to zero, ``constant`` stays at the peak.
+        warmup_epochs: epochs of linear warm-up; fractions are allowed.
+
+    Raises:
+        RecipeError: a name is unknown or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        name: str = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        momentum: float = 0.9,
+        betas: list[float] | None = None,
+        schedule: str = "cosine",
+        warmup_epochs: float = 0.0,
+    ) -> None:
+        if name not in list_optimizers():
+            raise RecipeError(unknown("optim.name", name, list_optimizers()))
+        if schedule not in SCHEDULES:
+            raise RecipeError(unknown("optim.schedule", schedule, SCHEDULES))
+        for key, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs)):
+            if value < 0:
+                raise RecipeError(f"optim.{key}: {value} is negative")
+        self.name, self.lr, self.weight_decay, self.momentum = name, lr, weight_decay, momentum
+        self.betas, self.schedule, self.warmup_epochs = betas, schedule, warmup_epochs
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Return the optimiser over parameter groups; a group's own ``lr`` and decay win."""
+        betas = {} if self.betas is None else {"betas": tuple(self.betas)}
+        return create_optimizer_v2(
+            groups,
+            opt=self.name,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            filter_bias_and_bn=False,
+            **betas,
+        )
+
+    def scheduler(self, optimizer: Optimizer, steps: int, steps_per_epoch: float) -> LRScheduler:
+        """Return the schedule over ``steps`` optimiser steps."""
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), steps)
+        return get_scheduler(SCHEDULES[self.schedule], optimizer, warmup, steps)
