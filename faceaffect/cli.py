@@ -1,0 +1,188 @@
+"""The command line. Heavy packages are imported by the commands that need them, not before."""
+
+import argparse
+import importlib
+import inspect
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from faceaffect import __version__
+from faceaffect.errors import FaceAffectError, RecipeError, unknown
+from faceaffect.registry import TABLES, check_name, get
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; an error in what the user gave is one line, and the exit code is 2."""
+    args = _parse(argv)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network on import
+    try:
+        for module in getattr(args, "imports", None) or ():
+            _import(module)
+        code: int = args.run(args)
+    except FaceAffectError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, taking overrides from anywhere on the line, also behind an option."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="faceaffect",
+        description="Train and fairly compare facial-affect models.",
+        epilog="'faceaffect COMMAND --help' says more.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if overrides:
+            sub.add_argument("--import", dest="imports", action="append", metavar="MODULE",
+                             help="import a module or .py file first that registers own components")
+        return sub
+
+    sub = command("train", _train, "train a recipe's model, choose the best checkpoint, test it", overrides=True)
+    _recipe_and_overrides(sub)
+    sub.add_argument("--resume", action="store_true",
+                     help="go on with the newest unfinished run of the same recipe")
+    sub = command("test", _test, "test a trained model, on its own or on other data", overrides=True)
+    sub.add_argument("source", metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
+    sub.add_argument("overrides", nargs="*", metavar="key=value",
+                     help="for instance data.name=csv data.root=faces data.protocol=all")
+    sub = command("check", _check, "check a recipe, its data on disk, its splits and its model; no training",
+                  overrides=True)
+    _recipe_and_overrides(sub)
+    sub = command("ls", _ls, "list models, data, recipes, backbones, ... or show one of them", overrides=True)
+    sub.add_argument("what", nargs="?", metavar="models|data|recipes|backbones|NAME")
+    sub = command("cp", _cp, "copy a shipped recipe to a file or folder, to edit it")
+    sub.add_argument("recipe", metavar="RECIPE")
+    sub.add_argument("target", metavar="TARGET", nargs="?", default=".")
+    return parser
+
+
+def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", metavar="RECIPE", help="a YAML file or the name of a shipped recipe")
+    sub.add_argument("overrides", nargs="*", metavar="key=value",
+                     help="for instance data.batch_size=16 trainer.max_epochs=3")
+
+
+def _import(module: str) -> None:
+    """Import a module or a Python file that the person at the keyboard names."""
+    path = Path(module)
+    folder = path.parent if path.suffix == ".py" else Path.cwd()
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        importlib.import_module(path.stem if path.suffix == ".py" else module)
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"--import {module}: {error}") from None
+
+
+def _train(args: argparse.Namespace) -> int:
+    from faceaffect.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from faceaffect.run import train
+
+    train(recipe, resume=args.resume)
+    return 0
+
+
+def _test(args: argparse.Namespace) -> int:
+    if not Path(args.source).exists():
+        raise RecipeError(f"no run folder or checkpoint at {args.source}")
+    from faceaffect.run import test
+
+    test(args.source, args.overrides)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from faceaffect.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from faceaffect.check import check
+
+    check(recipe)
+    return 0
+
+
+def _ls(args: argparse.Namespace) -> int:
+    from faceaffect.recipe import find_recipe, list_recipes
+
+    what = args.what
+    lists = {**{table: sorted(names) for table, names in TABLES.items()}, "recipes": list_recipes()}
+    if what is None:
+        for title, names in lists.items():
+            print(f"{title}: {', '.join(names)}")
+        print("backbones: every timm model; 'faceaffect ls backbones' lists them")
+    elif what in lists:
+        for name in lists[what]:
+            first = _first_comment(find_recipe(name)) if what == "recipes" else ""
+            print(f"{name}{f'  {first}' if first else ''}")
+    elif what == "backbones":
+        from faceaffect.backbones import list_backbones
+
+        print("\n".join(list_backbones()))
+    elif tables := [table for table in lists if table != "recipes" and what in TABLES[table]]:
+        for table in tables:
+            print(_describe(table, what))
+    elif what in lists["recipes"]:
+        print(find_recipe(what).read_text(), end="")
+    else:
+        names = {*lists, "backbones", *(n for names in lists.values() for n in names)}
+        raise RecipeError(unknown("ls", what, names))
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    line = path.read_text().partition("\n")[0]
+    return line.removeprefix("#").partition("faceaffect ")[0].strip() if line.startswith("#") else ""
+
+
+def _describe(table: str, name: str) -> str:
+    """Return signature and docstring of a registered component."""
+    check_name(table, name)
+    target = get(table, name)
+    lines = [f"{name} ({table.removesuffix('s')})", inspect.getdoc(target) or "", "", "keys and defaults:"]
+    for parameter in inspect.signature(target).parameters.values():
+        if parameter.name == "schema":
+            continue
+        value = "needed" if parameter.default is parameter.empty else repr(parameter.default)
+        lines.append(f"  {parameter.name}: {value}")
+    return "\n".join(lines)
+
+
+def _cp(args: argparse.Namespace) -> int:
+    from faceaffect.recipe import find_recipe
+
+    source = find_recipe(args.recipe)
+    target = Path(args.target)
+    target = target / source.name if target.is_dir() else target
+    if target.exists():
+        raise RecipeError(f"{target} is there already; name another target")
+    shutil.copyfile(source, target)
+    print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

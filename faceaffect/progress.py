@@ -1,0 +1,58 @@
+"""What a person sees while a model trains: bars on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+import lightning as L  # noqa: N812
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from rich.console import Console
+from rich.table import Table
+
+console = Console(soft_wrap=True)
+"""Where the commands print."""
+
+
+class EpochLines(Callback):
+    """One line an epoch, for logs that are no terminal."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._first: int | None = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember where this process began, for the estimate of the time left."""
+        if self._first is None:
+            self._first, self._start = trainer.current_epoch, time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the losses and metrics of the progress bar and the time left."""
+        if not trainer.is_global_zero:
+            return
+        done = trainer.current_epoch + 1
+        values = "  ".join(
+            f"{name} {float(trainer.callback_metrics[name]):.4f}"
+            for name in ("train/loss_epoch", "train/loss", "val/score")
+            if name in trainer.callback_metrics
+        )
+        spent = time.monotonic() - self._start
+        epochs = trainer.max_epochs or done
+        left = spent / (done - (self._first or 0)) * max(epochs - done, 0)
+        console.print(f"epoch {done}/{epochs}  {values}  {spent:.0f} s, about {left:.0f} s left")
+
+
+def progress() -> Callback:
+    """Return Lightning's rich bar on a terminal, else plain lines."""
+    return RichProgressBar(leave=False) if sys.stdout.isatty() else EpochLines()
+
+
+def result_table(title: str, metrics: dict[str, float], baselines: dict[str, float]) -> Table:
+    """Return a table of metrics, those of single AUs and classes last, beside trivial baselines."""
+    table = Table("metric", "value", "trivial", title=title, title_justify="left")
+    for name in sorted(metrics, key=lambda name: ("/" in name, name.split("/")[0])):
+        trivial = baselines.get(name)
+        table.add_row(name, _number(metrics[name]), "" if trivial is None else _number(trivial))
+    return table
+
+
+def _number(value: float) -> str:
+    return "undefined" if value != value else f"{value:.4f}"

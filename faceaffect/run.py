@@ -1,0 +1,341 @@
+"""From a recipe to a trained and tested model in a run folder."""
+
+import json
+import logging
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L  # noqa: N812
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import Logger
+
+import faceaffect
+from faceaffect import registry
+from faceaffect.data.base import FaceDataModule, create_data
+from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.evaluation import cost
+from faceaffect.metrics import trivial_baselines
+from faceaffect.module import AffectModule, create_model, load_model, read_checkpoint
+from faceaffect.optim import Optim
+from faceaffect.progress import console, progress, result_table
+from faceaffect.recipe import Recipe, arguments, resolve
+
+RESULT = "metrics.json"
+"""The file that is written last: a run folder that has it is finished."""
+
+_GIVEN_TO_TRAINER = {
+    "callbacks": None,
+    "logger": None,
+    "default_root_dir": None,
+    "use_distributed_sampler": None,  # the datamodule's own samplers know the processes
+    "enable_progress_bar": None,
+    "enable_model_summary": None,
+}
+
+
+def train(recipe: Recipe, *, resume: bool = False) -> Path:
+    """Train the recipe's model, test its best checkpoint and return the run folder.
+
+    Args:
+        recipe: a checked recipe.
+        resume: go on with the newest unfinished run of the same recipe, if there is one.
+
+    Raises:
+        FaceAffectError: something in the recipe or the data is wrong.
+    """
+    folder, last = _open_run(recipe, resume)
+    data, model = build(recipe)
+    timer = Timer()
+    trainer = _trainer(recipe, folder, [timer, *_checkpoints(recipe, folder)])
+    console.print(_headline(recipe, data, model, trainer))
+    with warnings.catch_warnings():
+        _quiet()
+        trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        best = folder / "checkpoints" / "best.ckpt"
+        trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
+    _write_result(folder, recipe, data, model, trainer, seconds)
+    return folder
+
+
+def test(source: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Test a trained model and return the folder of the result.
+
+    The data is that of the model's own recipe, changed by the overrides.
+
+    Args:
+        source: a run folder or a checkpoint.
+        overrides: ``key=value``; another ``data.name`` replaces the whole data section.
+
+    Raises:
+        FaceAffectError: the checkpoint, an override or the data is wrong.
+    """
+    checkpoint = read_checkpoint(source)
+    stored = checkpoint["faceaffect"]["recipe"]
+    if stored is None:
+        raise CheckpointError(f"{source}: trained without a recipe; test it from Python instead")
+    for item in overrides:
+        if item.partition("=")[0].split(".")[0] in ("model", "optim", "seed"):
+            raise RecipeError(f"{item}: a trained model is tested as it is; train it anew to change this")
+    recipe = resolve(stored["name"], stored["sections"], overrides, str(source))
+    folder = _test_folder(Path(source), recipe)
+    data = create_data(seed=recipe["seed"], **recipe["data"])
+    model = load_model(source)
+    trainer = _trainer(recipe, folder, [], logger=False)
+    with warnings.catch_warnings():
+        _quiet()
+        trainer.test(model, datamodule=data, verbose=False)
+    trained = checkpoint["faceaffect"]["schema"]
+    _write_result(folder, recipe, data, model, trainer, {}, {"trained_schema": trained})
+    return folder
+
+
+def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
+    """Return the recipe's data and its model with untrained weights, all arguments checked."""
+    L.seed_everything(recipe["seed"], workers=True, verbose=False)
+    optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
+    arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
+    data = create_data(seed=recipe["seed"], **recipe["data"])
+    model = create_model(schema=data.schema, **recipe["model"])
+    model.optim, model.seed = optim, recipe["seed"]
+    model.task_weights = _task_weights(recipe, data)
+    model.recipe = {"name": recipe.name, "sections": recipe.sections}
+    return data, model
+
+
+def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:
+    weights = recipe["task_weights"]
+    for task, weight in weights.items():
+        if task not in data.schema.tasks:
+            raise RecipeError(f"task_weights.{task}: the data's tasks are {', '.join(data.schema.tasks)}")
+        if not isinstance(weight, (int, float)) or weight < 0:
+            raise RecipeError(f"task_weights.{task}: {weight!r} is no weight")
+    return dict(weights)
+
+
+def _trainer(
+    recipe: Recipe, folder: Path, callbacks: list[Callback], logger: Literal[False] | None = None
+) -> L.Trainer:
+    kwargs = arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
+    own = [registry.create("callbacks", n, f"callbacks[{i}]") for i, n in enumerate(recipe["callbacks"])]
+    try:
+        return L.Trainer(
+            **kwargs,
+            callbacks=[progress(), *callbacks, *own],
+            logger=_loggers(recipe, folder) if logger is None else False,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise RecipeError(f"trainer: {error}") from None
+
+
+def _loggers(recipe: Recipe, folder: Path) -> list[Logger]:
+    loggers = []
+    for index, node in enumerate(recipe["logger"]):
+        node = registry.as_node(node)
+        where = {"save_dir": str(folder)} | ({"name": "log"} if node["name"] != "wandb" else {})
+        given = {key: value for key, value in where.items() if key not in node}
+        loggers.append(registry.create("loggers", node, f"logger[{index}]", **given))
+    return loggers
+
+
+def save_checkpoints(every_n_steps: int | None = None) -> int | None:
+    """Take the ``checkpoint`` section of a recipe.
+
+    Args:
+        every_n_steps: write ``last.ckpt`` also within epochs, after so many batches; a resumed run
+            goes on from there. Absent, it is written after each epoch.
+
+    Raises:
+        RecipeError: the number is not positive.
+    """
+    if every_n_steps is not None and every_n_steps < 1:
+        raise RecipeError(f"checkpoint.every_n_steps: {every_n_steps} is not positive")
+    return every_n_steps
+
+
+def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
+    steps = save_checkpoints(**arguments(save_checkpoints, recipe["checkpoint"], "checkpoint"))
+    common: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+        "save_top_k": 1,
+    }
+    best = ModelCheckpoint(
+        filename="best", monitor="val/score", mode="max", save_weights_only=True, **common
+    )
+    epoch = ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)
+    if steps is None:
+        return [best, epoch]
+    return [best, epoch, ModelCheckpoint(filename="last", every_n_train_steps=steps, **common)]
+
+
+def _open_run(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
+    """Return the run folder and, when resuming, the checkpoint to go on from."""
+    root = Path(recipe["output"]) / recipe.name
+    given = os.environ.get("FACEAFFECT_RUN")  # set by the first process for those it starts
+    if given:
+        return Path(given), _last(Path(given)) if resume else None
+    if resume:
+        for folder in sorted(root.glob("*/recipe.yaml"), reverse=True):
+            run = folder.parent
+            if not (run / RESULT).exists() and folder.read_text() == recipe.yaml():
+                last = _last(run)
+                console.print(f"going on with {run}" + ("" if last else ", which has no checkpoint yet"))
+                os.environ["FACEAFFECT_RUN"] = str(run)
+                return run, last
+        console.print(f"no unfinished run of this recipe in {root}: starting a new one")
+    folder = new_folder(root)
+    write_atomically(folder / "recipe.yaml", recipe.yaml())
+    os.environ["FACEAFFECT_RUN"] = str(folder)
+    return folder, None
+
+
+def _last(folder: Path) -> Path | None:
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.exists() else None
+
+
+def new_folder(root: Path) -> Path:
+    """Make and return a folder in ``root`` named by the time, never one that was there."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        folder = root / f"{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RecipeError(f"{root}: too many runs started in one second")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is either there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _test_folder(source: Path, recipe: Recipe) -> Path:
+    run = source if source.is_dir() else source.parents[1]
+    if (run / "recipe.yaml").exists():
+        return new_folder(run / "tests")
+    return new_folder(Path(recipe["output"]) / f"{recipe.name}-test")
+
+
+def _headline(
+    recipe: Recipe, data: FaceDataModule, model: L.LightningModule, trainer: L.Trainer
+) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    device = cost.device_name(trainer.strategy.root_device)
+    return (
+        f"{recipe.name}: {recipe['model']['name']}, {trained:,} of {total:,} parameters trained, "
+        f"on {device}; data: {recipe['data']['name']}, schema: {', '.join(data.schema.tasks)}"
+    )
+
+
+def _write_result(
+    folder: Path,
+    recipe: Recipe,
+    data: FaceDataModule,
+    model: L.LightningModule,
+    trainer: L.Trainer,
+    spent: dict[str, float],
+    extra: dict[str, Any] | None = None,
+) -> None:
+    skipped = _skipped(data)
+    if not trainer.is_global_zero:
+        return
+    result: dict[str, Any] = {
+        "model": recipe["model"],
+        "recipe": recipe.name,
+        "data": recipe["data"],
+        "schema": data.schema.to_dict(),
+        "protocol": data.split.info,
+        **(extra or {}),
+    }
+    if isinstance(model, AffectModule):
+        predictions = model.predictions
+        assert predictions is not None
+        predictions.write(folder / "predictions.csv", data.dataset.attribute_names)
+        statistics = model.statistics or data.statistics()
+        scored = predictions.schema
+        result |= {
+            "scored": scored.to_dict(),
+            "not_scored": data.schema.difference(model.schema, ("data", "model")),
+            "n": len(predictions),
+            "metrics": predictions.metrics(),
+            "baselines": trivial_baselines(scored, statistics, predictions.batch()),
+            "cost": cost.measure(model, data.image_size, data.batch_size) | spent,
+        }
+        table = result_table(f"{recipe.name}: {len(predictions)} test samples",
+                             result["metrics"], result["baselines"])
+    else:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        result |= {"metrics": {k.removeprefix("test/"): v for k, v in values.items()}, "cost": spent}
+        table = result_table(recipe.name, result["metrics"], {})
+    result |= {
+        "skipped": skipped,
+        "left_out": data.dataset.left_out,
+        "notes": data.dataset.notes,
+        "environment": environment(recipe["seed"]),
+    }
+    write_atomically(folder / RESULT, json.dumps(result, indent=2, allow_nan=True))
+    console.print(table)
+    if skipped:
+        console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
+    console.print(f"written to {folder}")
+
+
+def _skipped(data: FaceDataModule) -> dict[str, str]:
+    """Return the unreadable samples of all processes."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return data.skipped
+    tables: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(tables, data.skipped)
+    return {name: reason for table in tables for name, reason in table.items()}
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Return versions, seed and, inside a git checkout, its revision."""
+    packages = ("torch", "lightning", "timm", "transformers", "peft", "torchmetrics", "albumentations")
+    versions = {"faceaffect": faceaffect.__version__}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "seed": seed, "git": _git_revision(), "threads": torch.get_num_threads()}
+
+
+def _git_revision() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except OSError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def _quiet() -> None:
+    """Silence remarks of Lightning that are no news here: its devices, workers and tips."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*in eval mode at the start of training.*",
+                 ".*number of training batches.*smaller than the logging interval.*",
+                 ".*Checkpoint directory.*exists and is not empty.*", ".*treespec.*"):
+        warnings.filterwarnings("ignore", text)
