@@ -26,7 +26,7 @@ _PUBLIC = {
     "create_model": "faceaffect.module",
     "load_model": "faceaffect.module",
 }
-__all__ = [*_PUBLIC, "list_data", "list_models"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, "list_data", "list_models"]
 
 
 def list_models() -> list[str]:

@@ -38,7 +38,9 @@ def check(recipe: Recipe) -> None:
 def split_table(data: FaceDataModule) -> Table:
     """Return a table of the samples, people and label counts on each side of the split."""
     info = data.split.info
-    table = Table("side", "samples", "people", title=f"protocol: {info['name']}", title_justify="left")
+    table = Table(
+        "side", "samples", "people", title=f"protocol: {info['name']}", title_justify="left"
+    )
     for side in ("train", "val", "test"):
         indices = getattr(data.split, side)
         people = len(set(data.dataset.samples.subject[indices].tolist()))

@@ -52,26 +52,63 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: object, text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: object, text: str, *, overrides: bool = False
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         if overrides:
-            sub.add_argument("--import", dest="imports", action="append", metavar="MODULE",
-                             help="import a module or .py file first that registers own components")
+            sub.add_argument(
+                "--import",
+                dest="imports",
+                action="append",
+                metavar="MODULE",
+                help="import a module or .py file first that registers own components",
+            )
         return sub
 
-    sub = command("train", _train, "train a recipe's model, choose the best checkpoint, test it", overrides=True)
+    sub = command(
+        "train",
+        _train,
+        "train a recipe's model, choose the best checkpoint, test it",
+        overrides=True,
+    )
     _recipe_and_overrides(sub)
-    sub.add_argument("--resume", action="store_true",
-                     help="go on with the newest unfinished run of the same recipe")
-    sub = command("test", _test, "test a trained model, on its own or on other data", overrides=True)
+    sub.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the newest unfinished run of the same recipe",
+    )
+    sub = command(
+        "test", _test, "test a trained model, on its own or on other data", overrides=True
+    )
     sub.add_argument("source", metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
-    sub.add_argument("overrides", nargs="*", metavar="key=value",
-                     help="for instance data.name=csv data.root=faces data.protocol=all")
-    sub = command("check", _check, "check a recipe, its data on disk, its splits and its model; no training",
-                  overrides=True)
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="for instance data.name=csv data.root=faces data.protocol=all",
+    )
+    sub = command(
+        "crossval",
+        _crossval,
+        "train and test every fold of a recipe's protocol; one summary",
+        overrides=True,
+    )
     _recipe_and_overrides(sub)
-    sub = command("ls", _ls, "list models, data, recipes, backbones, ... or show one of them", overrides=True)
+    sub.add_argument(
+        "--folds", type=int, nargs="+", metavar="FOLD", help="only these folds, counted from 1"
+    )
+    sub = command(
+        "check",
+        _check,
+        "check a recipe, its data on disk, its splits and its model; no training",
+        overrides=True,
+    )
+    _recipe_and_overrides(sub)
+    sub = command(
+        "ls", _ls, "list models, data, recipes, backbones, ... or show one of them", overrides=True
+    )
     sub.add_argument("what", nargs="?", metavar="models|data|recipes|backbones|NAME")
     sub = command("cp", _cp, "copy a shipped recipe to a file or folder, to edit it")
     sub.add_argument("recipe", metavar="RECIPE")
@@ -81,8 +118,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", metavar="RECIPE", help="a YAML file or the name of a shipped recipe")
-    sub.add_argument("overrides", nargs="*", metavar="key=value",
-                     help="for instance data.batch_size=16 trainer.max_epochs=3")
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="for instance data.batch_size=16 trainer.max_epochs=3",
+    )
 
 
 def _import(module: str) -> None:
@@ -109,9 +150,19 @@ def _train(args: argparse.Namespace) -> int:
 def _test(args: argparse.Namespace) -> int:
     if not Path(args.source).exists():
         raise RecipeError(f"no run folder or checkpoint at {args.source}")
-    from faceaffect.run import test
+    from faceaffect.run import evaluate
 
-    test(args.source, args.overrides)
+    evaluate(args.source, args.overrides)
+    return 0
+
+
+def _crossval(args: argparse.Namespace) -> int:
+    from faceaffect.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from faceaffect.crossval import crossval
+
+    crossval(recipe, args.folds)
     return 0
 
 
@@ -155,14 +206,21 @@ def _ls(args: argparse.Namespace) -> int:
 
 def _first_comment(path: Path) -> str:
     line = path.read_text().partition("\n")[0]
-    return line.removeprefix("#").partition("faceaffect ")[0].strip() if line.startswith("#") else ""
+    return (
+        line.removeprefix("#").partition("faceaffect ")[0].strip() if line.startswith("#") else ""
+    )
 
 
 def _describe(table: str, name: str) -> str:
     """Return signature and docstring of a registered component."""
     check_name(table, name)
     target = get(table, name)
-    lines = [f"{name} ({table.removesuffix('s')})", inspect.getdoc(target) or "", "", "keys and defaults:"]
+    lines = [
+        f"{name} ({table.removesuffix('s')})",
+        inspect.getdoc(target) or "",
+        "",
+        "keys and defaults:",
+    ]
     for parameter in inspect.signature(target).parameters.values():
         if parameter.name == "schema":
             continue

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -51,7 +51,9 @@ class AffectModule(L.LightningModule, ABC):
         if not isinstance(schema, LabelSchema):
             schema = LabelSchema.from_dict(schema)
         if not schema.tasks:
-            raise SchemaError("schema: a model needs at least one task: aus, expressions or valence_arousal")
+            raise SchemaError(
+                "schema: a model needs at least one task: aus, expressions or valence_arousal"
+            )
         self.save_hyperparameters()
         self.hparams["schema"] = schema.to_dict()
         self.schema = schema
@@ -117,8 +119,10 @@ class AffectModule(L.LightningModule, ABC):
                 self.prepare(data.statistics())
         self._scored = self.schema.shared(self._data_schema)
         if not self._scored.tasks:
-            raise SchemaError("data and model share no label name: "
-                              + "; ".join(self._data_schema.difference(self.schema, ("data", "model"))))
+            raise SchemaError(
+                "data and model share no label name: "
+                + "; ".join(self._data_schema.difference(self.schema, ("data", "model")))
+            )
         self.metrics = TaskMetrics(self._scored)
 
     def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
@@ -232,11 +236,15 @@ class AffectModule(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out frozen weights that something else names, and add what loading needs."""
         frozen = backbones.frozen_sources(self)
-        checkpoint["state_dict"] = {
-            key: value
-            for key, value in checkpoint["state_dict"].items()
-            if not key.startswith(tuple(frozen))
-        } if frozen else checkpoint["state_dict"]
+        checkpoint["state_dict"] = (
+            {
+                key: value
+                for key, value in checkpoint["state_dict"].items()
+                if not key.startswith(tuple(frozen))
+            }
+            if frozen
+            else checkpoint["state_dict"]
+        )
         checkpoint["faceaffect"] = {
             "format": FORMAT,
             "model": registry.name_of("models", type(self)),
@@ -259,8 +267,10 @@ class AffectModule(L.LightningModule, ABC):
         stored = LabelSchema.from_dict(own["schema"])
         if stored != self.schema:
             lines = stored.difference(self.schema, ("checkpoint", "model"))
-            raise SchemaError("checkpoint and model do not label the same: "
-                              + "; ".join(lines or [f"the order of names differs: {stored} and {self.schema}"]))
+            raise SchemaError(
+                "checkpoint and model do not label the same: "
+                + "; ".join(lines or [f"the order of names differs: {stored} and {self.schema}"])
+            )
         present = backbones.frozen_sources(self)
         for prefix, source in own["frozen"].items():
             here = present.get(prefix, {}).get("fingerprint")
@@ -339,8 +349,10 @@ def load_model(path: str | Path) -> AffectModule:
     checkpoint = read_checkpoint(path)
     name = checkpoint["faceaffect"]["model"]
     if name not in registry.TABLES["models"]:
-        raise CheckpointError(f"{path}: its model is {name}, which no name of the model table points to; "
-                              "import its module first (--import on the command line)")
+        raise CheckpointError(
+            f"{path}: its model is {name}, which no name of the model table points to; "
+            "import its module first (--import on the command line)"
+        )
     hparams = dict(checkpoint["hyper_parameters"])
     with backbones.restoring():
         model = create_model(name, hparams.pop("schema"), **hparams)

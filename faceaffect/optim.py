@@ -48,7 +48,11 @@ class Optim:
             raise RecipeError(unknown("optim.name", name, list_optimizers()))
         if schedule not in SCHEDULES:
             raise RecipeError(unknown("optim.schedule", schedule, SCHEDULES))
-        for key, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs)):
+        for key, value in (
+            ("lr", lr),
+            ("weight_decay", weight_decay),
+            ("warmup_epochs", warmup_epochs),
+        ):
             if value < 0:
                 raise RecipeError(f"optim.{key}: {value} is negative")
         self.name, self.lr, self.weight_decay, self.momentum = name, lr, weight_decay, momentum

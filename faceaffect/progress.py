@@ -3,7 +3,7 @@
 import sys
 import time
 
-import lightning as L  # noqa: N812
+import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console
 from rich.table import Table

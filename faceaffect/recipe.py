@@ -73,8 +73,10 @@ def find_recipe(name: str) -> Path:
     if shipped.is_file() and path.name == name:
         return shipped
     near = suggest(path.stem, list_recipes())
-    raise RecipeError(f"no recipe '{name}': neither a file nor a shipped recipe{near or '.'} "
-                      "'faceaffect ls recipes' lists them")
+    raise RecipeError(
+        f"no recipe '{name}': neither a file nor a shipped recipe{near or '.'} "
+        "'faceaffect ls recipes' lists them"
+    )
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -94,7 +96,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def resolve(
-    name: str, config: DictConfig | Mapping[str, Any], overrides: Sequence[str], where: str = "recipe"
+    name: str,
+    config: DictConfig | Mapping[str, Any],
+    overrides: Sequence[str],
+    where: str = "recipe",
 ) -> Recipe:
     """Merge overrides into a recipe, resolve interpolations and check sections and names.
 
@@ -107,7 +112,9 @@ def resolve(
     config = OmegaConf.create(dict(config)) if not isinstance(config, DictConfig) else config
     for item in overrides:
         if "=" not in item:
-            raise RecipeError(f"'{item}' is no override: write key=value, for instance data.batch_size=16")
+            raise RecipeError(
+                f"'{item}' is no override: write key=value, for instance data.batch_size=16"
+            )
     for section in ("data", "model"):
         renamed = [o.partition("=")[2] for o in overrides if o.startswith(f"{section}.name=")]
         before = OmegaConf.select(config, f"{section}.name")
@@ -132,8 +139,9 @@ def _check_sections(sections: dict[Any, Any], where: str) -> dict[str, Any]:
     for section, value in sections.items():
         if section not in SECTIONS:
             near = suggest(str(section), SECTIONS)
-            raise RecipeError(f"{where}: unknown section '{section}'{near or '.'} "
-                              f"Sections: {', '.join(SECTIONS)}")
+            raise RecipeError(
+                f"{where}: unknown section '{section}'{near or '.'} Sections: {', '.join(SECTIONS)}"
+            )
         kind = SECTIONS[section]
         if section == "logger" and isinstance(value, (str, dict)):
             sections[section] = value = [value]
@@ -176,8 +184,10 @@ def arguments(
     for key in node:
         if key not in parameters:
             near = suggest(str(key), parameters)
-            raise RecipeError(f"{where}.{key}: unknown key{near or '.'} "
-                              f"{target.__name__} takes: {', '.join(parameters) or 'nothing'}")
+            raise RecipeError(
+                f"{where}.{key}: unknown key{near or '.'} "
+                f"{target.__name__} takes: {', '.join(parameters) or 'nothing'}"
+            )
     hints = _hints(target)
     fields = [(name, _holdable(hints.get(name, Any)), MISSING) for name in parameters]
     try:

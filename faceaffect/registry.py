@@ -34,7 +34,18 @@ TABLES: dict[str, dict[str, str]] = {
         "subject_kfold": f"{_PROTOCOLS}:SubjectKFold",
         "three_fold": f"{_PROTOCOLS}:ThreeFold",
     },
-    "transforms": {},
+    "transforms": {
+        "affine": f"{_TRANSFORMS}:Affine",
+        "blur": f"{_TRANSFORMS}:Blur",
+        "color_jitter": f"{_TRANSFORMS}:ColorJitter",
+        "grayscale": f"{_TRANSFORMS}:Grayscale",
+        "horizontal_flip": f"{_TRANSFORMS}:HorizontalFlip",
+        "jpeg": f"{_TRANSFORMS}:Jpeg",
+        "light": f"{_TRANSFORMS}:Light",
+        "noise": f"{_TRANSFORMS}:Noise",
+        "random_erasing": f"{_TRANSFORMS}:RandomErasing",
+        "random_resized_crop": f"{_TRANSFORMS}:RandomResizedCrop",
+    },
     "callbacks": {
         "early_stopping": "lightning.pytorch.callbacks:EarlyStopping",
         "gradient_accumulation": "lightning.pytorch.callbacks:GradientAccumulationScheduler",
@@ -83,13 +94,15 @@ def check_name(table: str, name: object, where: str | None = None) -> str:
     """
     where = where or f"{table.removesuffix('s')}.name"
     if not isinstance(name, str):
-        raise RecipeError(f"{where}: a name is needed; choose one of: {', '.join(sorted(TABLES[table]))}")
+        raise RecipeError(
+            f"{where}: a name is needed; choose one of: {', '.join(sorted(TABLES[table]))}"
+        )
     if name not in TABLES[table]:
         raise RecipeError(unknown(where, name, TABLES[table]))
     return name
 
 
-def get(table: str, name: str, where: str | None = None) -> Any:  # noqa: ANN401
+def get(table: str, name: str, where: str | None = None) -> Any:
     """Import and return the class or function behind a name of a table.
 
     Raises:
@@ -101,7 +114,9 @@ def get(table: str, name: str, where: str | None = None) -> Any:  # noqa: ANN401
         return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name and module.startswith(error.name):
-            raise RecipeError(f"{where or table}: '{name}' points to {path}, which is not there") from None
+            raise RecipeError(
+                f"{where or table}: '{name}' points to {path}, which is not there"
+            ) from None
         raise RecipeError(
             f"{where or table}: '{name}' needs the package {error.name}: pip install {error.name}"
         ) from None
@@ -115,7 +130,7 @@ def name_of(table: str, component: type) -> str:
 
 def create(
     table: str, node: str | Mapping[str, Any], where: str | None = None, **extra: Any
-) -> Any:  # noqa: ANN401
+) -> Any:
     """Build the component that a recipe node names, its arguments checked first.
 
     Args:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -53,6 +53,14 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
         FaceAffectError: something in the recipe or the data is wrong.
     """
     folder, last = _open_run(recipe, resume)
+    try:
+        _fit_and_test(recipe, folder, last)
+    finally:
+        os.environ.pop("FACEAFFECT_RUN", None)
+    return folder
+
+
+def _fit_and_test(recipe: Recipe, folder: Path, last: Path | None) -> None:
     data, model = build(recipe)
     timer = Timer()
     trainer = _trainer(recipe, folder, [timer, *_checkpoints(recipe, folder)])
@@ -66,10 +74,9 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
     _write_result(folder, recipe, data, model, trainer, seconds)
-    return folder
 
 
-def test(source: str | Path, overrides: Sequence[str] = ()) -> Path:
+def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
     """Test a trained model and return the folder of the result.
 
     The data is that of the model's own recipe, changed by the overrides.
@@ -87,7 +94,9 @@ def test(source: str | Path, overrides: Sequence[str] = ()) -> Path:
         raise CheckpointError(f"{source}: trained without a recipe; test it from Python instead")
     for item in overrides:
         if item.partition("=")[0].split(".")[0] in ("model", "optim", "seed"):
-            raise RecipeError(f"{item}: a trained model is tested as it is; train it anew to change this")
+            raise RecipeError(
+                f"{item}: a trained model is tested as it is; train it anew to change this"
+            )
     recipe = resolve(stored["name"], stored["sections"], overrides, str(source))
     folder = _test_folder(Path(source), recipe)
     data = create_data(seed=recipe["seed"], **recipe["data"])
@@ -118,7 +127,9 @@ def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:
     weights = recipe["task_weights"]
     for task, weight in weights.items():
         if task not in data.schema.tasks:
-            raise RecipeError(f"task_weights.{task}: the data's tasks are {', '.join(data.schema.tasks)}")
+            raise RecipeError(
+                f"task_weights.{task}: the data's tasks are {', '.join(data.schema.tasks)}"
+            )
         if not isinstance(weight, (int, float)) or weight < 0:
             raise RecipeError(f"task_weights.{task}: {weight!r} is no weight")
     return dict(weights)
@@ -128,7 +139,10 @@ def _trainer(
     recipe: Recipe, folder: Path, callbacks: list[Callback], logger: Literal[False] | None = None
 ) -> L.Trainer:
     kwargs = arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
-    own = [registry.create("callbacks", n, f"callbacks[{i}]") for i, n in enumerate(recipe["callbacks"])]
+    own = [
+        registry.create("callbacks", n, f"callbacks[{i}]")
+        for i, n in enumerate(recipe["callbacks"])
+    ]
     try:
         return L.Trainer(
             **kwargs,
@@ -178,7 +192,9 @@ def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
     best = ModelCheckpoint(
         filename="best", monitor="val/score", mode="max", save_weights_only=True, **common
     )
-    epoch = ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)
+    epoch = ModelCheckpoint(
+        filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common
+    )
     if steps is None:
         return [best, epoch]
     return [best, epoch, ModelCheckpoint(filename="last", every_n_train_steps=steps, **common)]
@@ -186,23 +202,38 @@ def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
 
 def _open_run(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
     """Return the run folder and, when resuming, the checkpoint to go on from."""
-    root = Path(recipe["output"]) / recipe.name
     given = os.environ.get("FACEAFFECT_RUN")  # set by the first process for those it starts
     if given:
         return Path(given), _last(Path(given)) if resume else None
+    root = Path(recipe["output"]) / recipe.name
     if resume:
-        for folder in sorted(root.glob("*/recipe.yaml"), reverse=True):
-            run = folder.parent
-            if not (run / RESULT).exists() and folder.read_text() == recipe.yaml():
-                last = _last(run)
-                console.print(f"going on with {run}" + ("" if last else ", which has no checkpoint yet"))
-                os.environ["FACEAFFECT_RUN"] = str(run)
-                return run, last
+        for run in matching_runs(recipe, finished=False):
+            last = _last(run)
+            console.print(
+                f"going on with {run}" + ("" if last else ", which has no checkpoint yet")
+            )
+            os.environ["FACEAFFECT_RUN"] = str(run)
+            return run, last
         console.print(f"no unfinished run of this recipe in {root}: starting a new one")
     folder = new_folder(root)
     write_atomically(folder / "recipe.yaml", recipe.yaml())
     os.environ["FACEAFFECT_RUN"] = str(folder)
     return folder, None
+
+
+def matching_runs(recipe: Recipe, *, finished: bool) -> list[Path]:
+    """Return the run folders of exactly this recipe, newest first.
+
+    Args:
+        recipe: name and all settings have to be the same.
+        finished: whether to return runs that have a result, or those that have none.
+    """
+    root = Path(recipe["output"]) / recipe.name
+    return [
+        file.parent
+        for file in sorted(root.glob("*/recipe.yaml"), reverse=True)
+        if (file.parent / RESULT).exists() == finished and file.read_text() == recipe.yaml()
+    ]
 
 
 def _last(folder: Path) -> Path | None:
@@ -283,11 +314,17 @@ def _write_result(
             "baselines": trivial_baselines(scored, statistics, predictions.batch()),
             "cost": cost.measure(model, data.image_size, data.batch_size) | spent,
         }
-        table = result_table(f"{recipe.name}: {len(predictions)} test samples",
-                             result["metrics"], result["baselines"])
+        table = result_table(
+            f"{recipe.name}: {len(predictions)} test samples",
+            result["metrics"],
+            result["baselines"],
+        )
     else:
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-        result |= {"metrics": {k.removeprefix("test/"): v for k, v in values.items()}, "cost": spent}
+        result |= {
+            "metrics": {k.removeprefix("test/"): v for k, v in values.items()},
+            "cost": spent,
+        }
         table = result_table(recipe.name, result["metrics"], {})
     result |= {
         "skipped": skipped,
@@ -313,14 +350,27 @@ def _skipped(data: FaceDataModule) -> dict[str, str]:
 
 def environment(seed: int) -> dict[str, Any]:
     """Return versions, seed and, inside a git checkout, its revision."""
-    packages = ("torch", "lightning", "timm", "transformers", "peft", "torchmetrics", "albumentations")
+    packages = (
+        "torch",
+        "lightning",
+        "timm",
+        "transformers",
+        "peft",
+        "torchmetrics",
+        "albumentations",
+    )
     versions = {"faceaffect": faceaffect.__version__}
     for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"versions": versions, "seed": seed, "git": _git_revision(), "threads": torch.get_num_threads()}
+    return {
+        "versions": versions,
+        "seed": seed,
+        "git": _git_revision(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _git_revision() -> str | None:
@@ -335,7 +385,11 @@ def _git_revision() -> str | None:
 def _quiet() -> None:
     """Silence remarks of Lightning that are no news here: its devices, workers and tips."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*in eval mode at the start of training.*",
-                 ".*number of training batches.*smaller than the logging interval.*",
-                 ".*Checkpoint directory.*exists and is not empty.*", ".*treespec.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+        ".*treespec.*",
+    ):
         warnings.filterwarnings("ignore", text)

@@ -61,7 +61,9 @@ class LabelSchema:
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python (lists, strings, a bool), as it lies in checkpoints and results."""
         plain = asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "LabelSchema":
@@ -91,7 +93,9 @@ class LabelSchema:
             self.valence_arousal or other.valence_arousal,
         )
 
-    def difference(self, other: "LabelSchema", names: tuple[str, str] = ("this", "other")) -> list[str]:
+    def difference(
+        self, other: "LabelSchema", names: tuple[str, str] = ("this", "other")
+    ) -> list[str]:
         """Return one line for each kind of name that only one of the two has, order ignored.
 
         Args:

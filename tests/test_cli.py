@@ -16,7 +16,9 @@ def imported_by(*argv: str) -> tuple[int, str, set[str]]:
         "try: code = main(sys.argv[1:])\nexcept SystemExit as e: code = e.code\n"
         f"print('HEAVY', *[m for m in {HEAVY} if m in sys.modules])\nsys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False
+    )
     heavy = done.stdout.splitlines()[-1].split()[1:]
     return done.returncode, done.stderr, set(heavy)
 
@@ -27,7 +29,11 @@ def imported_by(*argv: str) -> tuple[int, str, set[str]]:
         (["--help"], 0, ""),
         (["ls"], 0, ""),
         (["train", "facial_expressions_cnn", "trainr.x=1"], 2, "unknown section 'trainr'"),
-        (["train", "facial_expressions_cnn", "model.name=os.system"], 2, "unknown name 'os.system'"),
+        (
+            ["train", "facial_expressions_cnn", "model.name=os.system"],
+            2,
+            "unknown name 'os.system'",
+        ),
         (["train", "facial_expressions_cnn", "data.name=cvs"], 2, "did you mean 'csv'"),
         (["train", "facial_expressions_cn"], 2, "did you mean 'facial_expressions_cnn'"),
         (["train", "facial_expressions_cnn", "--resume", "seed=x"], 2, "seed: 'x' is no int"),
@@ -67,7 +73,9 @@ def test_an_own_module_is_admitted_by_import_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = tmp_path / "own_models.py"
-    own.write_text("from faceaffect.registry import TABLES\nTABLES['models']['own'] = 'own_models:Own'\n")
+    own.write_text(
+        "from faceaffect.registry import TABLES\nTABLES['models']['own'] = 'own_models:Own'\n"
+    )
     assert main(["train", "facial_expressions_cnn", "model.name=own"]) == 2
     assert "unknown name 'own'" in capsys.readouterr().err
     assert main(["ls", "models", "--import", str(own)]) == 0

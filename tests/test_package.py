@@ -16,7 +16,11 @@ def test_the_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
     listed = subprocess.run(
-        ["git", "ls-files", "faceaffect", "recipes"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "faceaffect", "recipes"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split()
     tree = {
         name.replace("recipes/", "faceaffect/recipes/", 1) if name.startswith("recipes/") else name
@@ -28,7 +32,9 @@ def test_the_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
 
 def test_import_is_light_and_silent() -> None:
     code = "import sys, faceaffect; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")
 
 

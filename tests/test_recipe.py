@@ -34,8 +34,10 @@ def test_overrides_win_and_interpolations_see_them(tmp_path: Path) -> None:
 
 def test_another_name_replaces_the_section_whatever_the_order(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    for overrides in (["data.name=facial_expressions", "data.root=x"],
-                      ["data.root=x", "data.name=facial_expressions"]):
+    for overrides in (
+        ["data.name=facial_expressions", "data.root=x"],
+        ["data.root=x", "data.name=facial_expressions"],
+    ):
         assert load_recipe(path, overrides)["data"] == {"name": "facial_expressions", "root": "x"}
     assert load_recipe(path, ["data.name=csv"])["data"]["batch_size"] == 4
 
@@ -48,8 +50,14 @@ def test_another_name_replaces_the_section_whatever_the_order(tmp_path: Path) ->
         (GOOD.replace("csv,", "cvs,"), "data.name: unknown name 'cvs'; did you mean 'csv'?"),
         (GOOD.replace("seed: 3", "seed: x"), "seed: 'x' is no int"),
         (GOOD.replace("seed: 3", "seed: true"), "seed: True is no int"),
-        (GOOD.replace("0.1", "'${data.nope}'"), "model.dropout: Interpolation key 'data.nope' not found"),
-        (GOOD + "callbacks: [{name: early_stoping}]", "callbacks[0].name: unknown name 'early_stoping'"),
+        (
+            GOOD.replace("0.1", "'${data.nope}'"),
+            "model.dropout: Interpolation key 'data.nope' not found",
+        ),
+        (
+            GOOD + "callbacks: [{name: early_stoping}]",
+            "callbacks[0].name: unknown name 'early_stoping'",
+        ),
         ("model: [1", "not readable as YAML"),
         ("- 1", "a recipe is a mapping"),
         ("model: {name: timm_classifier}", "the section 'data' is missing"),
@@ -95,7 +103,12 @@ class Toy:
 
 
 def test_arguments_come_back_as_plain_python() -> None:
-    node = {"width": 4, "rate": None, "layers": [1, 2], "backbone": {"name": "y", "pretrained": True}}
+    node = {
+        "width": 4,
+        "rate": None,
+        "layers": [1, 2],
+        "backbone": {"name": "y", "pretrained": True},
+    }
     assert arguments(Toy, node, "model", given={"schema": None}) == node
 
 
@@ -107,8 +120,14 @@ def test_arguments_come_back_as_plain_python() -> None:
         ({"mode": "c"}, "model.mode: Invalid value 'c', expected one of ['a', 'b']"),
         ({"layers": [1, "x"]}, "model.layers[1]: Value 'x'"),
         ({"schema": 1}, "model.schema: unknown key"),
-        ({"backbone": {"name": "y", "pretraind": 1}}, "model.backbone.pretraind: unknown key; did you"),
-        ({"protocol": {"name": "subject_kfold", "flod": 2}}, "model.protocol.flod: unknown key; did you"),
+        (
+            {"backbone": {"name": "y", "pretraind": 1}},
+            "model.backbone.pretraind: unknown key; did you",
+        ),
+        (
+            {"protocol": {"name": "subject_kfold", "flod": 2}},
+            "model.protocol.flod: unknown key; did you",
+        ),
         ({"protocol": "subjects"}, "model.protocol.name: unknown name 'subjects'"),
     ],
 )

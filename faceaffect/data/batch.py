@@ -70,7 +70,11 @@ def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> F
         ]
         table = torch.tensor([*index, -1], device=batch["expression"].device)
         moved["expression"] = table[batch["expression"]]
-    for task, keys in (("au", ("au", "au_intensity")), ("expression", ("expression",)), ("va", ("va",))):
+    for task, keys in (
+        ("au", ("au", "au_intensity")),
+        ("expression", ("expression",)),
+        ("va", ("va",)),
+    ):
         if task not in target.tasks:
             for key in keys:
                 moved.pop(key, None)  # type: ignore[misc]

@@ -37,7 +37,9 @@ def flops_per_image(model: AffectModule, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def seconds_per_batch(model: AffectModule, size: int, image_size: int, budget: float = 2.0) -> float:
+def seconds_per_batch(
+    model: AffectModule, size: int, image_size: int, budget: float = 2.0
+) -> float:
     """Return the median seconds of one prediction for a batch, within about ``budget`` seconds.
 
     Args:
@@ -73,7 +75,7 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure(model: AffectModule, image_size: int, batch_size: int) -> dict[str, Any]:
     """Return the ``cost`` section of a result, without the training time.
 
@@ -91,7 +93,9 @@ def measure(model: AffectModule, image_size: int, batch_size: int) -> dict[str, 
         "flops_per_image": flops_per_image(model, image_size),
         "images_per_second": round(batch_size / seconds, 2),
         "batch_size": batch_size,
-        "milliseconds_per_image_at_batch_1": round(1e3 * seconds_per_batch(model, 1, image_size), 3),
+        "milliseconds_per_image_at_batch_1": round(
+            1e3 * seconds_per_batch(model, 1, image_size), 3
+        ),
         "peak_memory_bytes": peak_memory(model.device),
         "device": device_name(model.device),
     }

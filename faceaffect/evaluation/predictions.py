@@ -78,7 +78,7 @@ class Predictions:
         return batch
 
     def answers(self) -> dict[str, Tensor]:
-        """Return the predictions of all samples: ``au`` (N, A), ``expression`` (N, K), ``va`` (N, 2)."""
+        """Return the predictions of all samples, as a model's ``predict`` gives them."""
         return {task: torch.cat(value) for task, value in self._answer.items() if value}
 
     def metrics(self) -> dict[str, float]:
