@@ -235,22 +235,15 @@ class AffectModule(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out frozen weights that something else names, and add what loading needs."""
-        frozen = backbones.frozen_sources(self)
-        checkpoint["state_dict"] = (
-            {
-                key: value
-                for key, value in checkpoint["state_dict"].items()
-                if not key.startswith(tuple(frozen))
-            }
-            if frozen
-            else checkpoint["state_dict"]
-        )
+        left_out = backbones.frozen_keys(self)
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in left_out}
         checkpoint["faceaffect"] = {
             "format": FORMAT,
             "model": registry.name_of("models", type(self)),
             "schema": self.schema.to_dict(),
             "statistics": self.statistics,
-            "frozen": frozen,
+            "frozen": backbones.frozen_sources(self),
             "recipe": self.recipe,
         }
 
@@ -283,9 +276,8 @@ class AffectModule(L.LightningModule, ABC):
         if own["statistics"] is not None:
             self.prepare(own["statistics"])
         state = checkpoint["state_dict"]
-        prefixes = tuple(own["frozen"])
-        if prefixes:
-            state.update({k: v for k, v in self.state_dict().items() if k.startswith(prefixes)})
+        left_out = backbones.frozen_keys(self) if own["frozen"] else set()
+        state.update({k: v for k, v in self.state_dict().items() if k in left_out})
 
 
 def _mean_over_frames(prediction: dict[str, Any], clip: Tensor, clips: int) -> dict[str, Any]:
