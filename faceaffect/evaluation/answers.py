@@ -211,7 +211,7 @@ def read_answers(texts: Mapping[str, Sequence[str]], schema: LabelSchema) -> dic
 
 
 def join_answers(answers: Mapping[str, str]) -> str:
-    """Write one sample's answers to several tasks as one text, a line a task.
+    r"""Write one sample's answers to several tasks as one text, a line a task.
 
     >>> join_answers({"expression": "fear", "au": "AU1, AU4"})
     'expression: fear\\nau: AU1, AU4'
