@@ -7,6 +7,7 @@ calibration error, for which it has no probability. Values are float64 on the CP
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -226,7 +227,10 @@ class TaskMetrics(nn.Module):
     def compute(self) -> dict[str, float]:
         """Return all metrics by name, as plain numbers."""
         of = {"au": self._of_au, "expression": self._of_expression, "va": self._of_va}
-        return {name: value for task in self.schema.tasks for name, value in of[task]().items()}
+        with warnings.catch_warnings():
+            # Labels of a task may be absent throughout: that is no mistake here.
+            warnings.filterwarnings("ignore", "The ``compute`` method")
+            return {name: v for task in self.schema.tasks for name, v in of[task]().items()}
 
     def reset(self) -> None:
         """Forget all batches."""
