@@ -1,0 +1,367 @@
+"""One way to frames: of a video file, frame-exact, or of a folder of numbered images.
+
+A frame's index is its place in display order from 0, the same that decoding from the beginning
+counts; seeking never changes it. No more than the frames asked for are held in memory.
+
+Random access to single frames of a long video stays slow: every access decodes from the keyframe
+before it, 125 frames on average where keyframes lie 250 apart. A dataset that trains on single
+frames calls :func:`.extract.extract_frames` once and then reads images.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from faceaffect.data.image import read_image, resize
+from faceaffect.errors import DataError
+
+Frame = NDArray[np.uint8]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class VideoInfo(NamedTuple):
+    """What is known of a clip without decoding it all.
+
+    Attributes:
+        frames: number of frames that the file holds; a damaged file may decode to fewer.
+        fps: mean frame rate, None for a folder.
+        width: of the upright picture, in pixels.
+        height: of the upright picture, in pixels.
+    """
+
+    frames: int
+    fps: float | None
+    width: int
+    height: int
+
+
+class _Index(NamedTuple):
+    info: VideoInfo
+    positions: dict[int, int]  # presentation time -> frame index; empty: only counting is exact
+    keys: tuple[int, ...]  # frame indices at which decoding can begin
+    times: tuple[int, ...]  # presentation time of each key
+
+
+class VideoReader:
+    """A video file, opened while it is used as a context manager.
+
+    Frames that are asked for in ascending order are decoded in one pass; a gap is jumped over where
+    a keyframe allows it. Open it in the process that reads.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Read the times and keyframes of all frames, without decoding them.
+
+        Raises:
+            DataError: no video, or no frame of it can be decoded.
+        """
+        self.path = Path(path)
+        stat = self.path.stat()
+        self._index = _read_index(self.path, stat.st_size, stat.st_mtime_ns)
+        self.info = self._index.info
+        self._reformatter = VideoReformatter()  # one for all frames: half the cost of a new one
+        self._container: InputContainer | None = None
+        self._decoded: Iterator[tuple[int, VideoFrame]] = iter(())
+        self._current: tuple[int, VideoFrame] | None = None
+        self._end: int | None = None  # known once decoding has reached it
+
+    def __enter__(self) -> Self:
+        """Return the reader; the file is opened at the first frame."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the next frame asked for opens it again."""
+        if self._container is not None:
+            self._container.close()
+        self._container, self._current, self._decoded = None, None, iter(())
+
+    def frames(self, wanted: Iterable[int], size: int | None = None) -> Iterator[tuple[int, Frame]]:
+        """Yield (index, (H, W, 3) uint8 RGB) of the wanted frames that decode.
+
+        Args:
+            wanted: frame indices, best in ascending order.
+            size: side of the square to which frames are scaled, as :func:`.image.resize` does.
+        """
+        for index in wanted:
+            frame = self._fetch(index)
+            if frame is not None:
+                yield index, self._to_rgb(frame, size)
+
+    def _fetch(self, index: int) -> VideoFrame | None:
+        if self._end is not None and index >= self._end:
+            return None
+        place = -1 if self._current is None else self._current[0]
+        key = bisect_right(self._index.keys, index) - 1
+        if self._container is None or index < place or self._index.keys[key] > place + 1:
+            self._start(key)
+            if key > 0 and not 0 <= self._advance(0) <= index:
+                self._start(0)  # some containers seek past the goal
+        return self._current[1] if self._advance(index) == index and self._current else None
+
+    def _to_rgb(self, frame: VideoFrame, size: int | None) -> Frame:
+        # libswscale scales and converts in one pass, several times faster than OpenCV.
+        width, height = (frame.width, frame.height) if size is None else (size, size)
+        how = "AREA" if min(frame.width, frame.height) >= min(width, height) else "BILINEAR"
+        picture = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=how)
+        image = np.rot90(picture.to_ndarray(), frame.rotation // 90)
+        return np.ascontiguousarray(image, dtype=np.uint8)
+
+    def _start(self, key: int) -> None:
+        if self._container is None or key == 0:
+            self.close()
+            self._container = _open(self.path)
+        if key > 0:
+            self._container.seek(self._index.times[key], stream=self._container.streams.video[0])
+        self._current, self._decoded = None, self._number(_decode(self._container))
+
+    def _number(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
+        positions = self._index.positions
+        for count, frame in enumerate(frames):
+            if not positions:
+                yield count, frame
+            elif frame.pts in positions:
+                yield positions[frame.pts], frame
+
+    def _advance(self, index: int) -> int:
+        """Decode up to a frame and return the place reached, which is beyond a damaged frame."""
+        while self._current is None or self._current[0] < index:
+            reached, self._current = self._current, next(self._decoded, None)
+            if self._current is None:
+                if reached is not None:
+                    self._end = reached[0] + 1
+                self.close()
+                return -1
+        return self._current[0]
+
+
+class FrameFolder:
+    """A folder of images in the order of the number that ends their name, as if it were a video.
+
+    The index of a frame is its place in that order, not the number.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """List the images.
+
+        Raises:
+            DataError: the folder has no numbered image, or none that can be read.
+        """
+        self.path = Path(path)
+        numbered = [
+            (int(match[0]), file)
+            for file in self.path.iterdir()
+            if file.suffix.lower() in IMAGE_SUFFIXES and (match := re.search(r"\d+$", file.stem))
+        ]
+        self.files = [file for _, file in sorted(numbered)]
+        first = next(self.frames(range(len(self.files))), None)
+        if first is None:
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise DataError(f"{path}: no readable image with a number in its name ({kinds})")
+        height, width = first[1].shape[:2]
+        self.info = VideoInfo(len(self.files), None, width, height)
+
+    def __enter__(self) -> Self:
+        """Return the folder."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: no file is held open."""
+
+    def frames(self, wanted: Iterable[int], size: int | None = None) -> Iterator[tuple[int, Frame]]:
+        """Yield (index, (H, W, 3) uint8 RGB) of the wanted images that can be read."""
+        for index in wanted:
+            try:
+                image = read_image(self.files[index])
+            except DataError:
+                continue  # as a frame that does not decode; the caller sees the gap
+            yield index, image if size is None else resize(image, size)
+
+
+def open_video(path: Path | str) -> VideoReader | FrameFolder:
+    """Open a video file or a folder of numbered images.
+
+    Raises:
+        DataError: nothing there, nothing readable in it; the file is named.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such video file or folder of frames")
+    return FrameFolder(path) if path.is_dir() else VideoReader(path)
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Return frame count, rate and size of a video or a folder of frames.
+
+    Raises:
+        DataError: not readable.
+    """
+    with open_video(path) as video:
+        return video.info
+
+
+def iter_frames(
+    path: Path | str,
+    start: int = 0,
+    stop: int | None = None,
+    step: int = 1,
+    *,
+    size: int | None = None,
+) -> Iterator[tuple[int, Frame]]:
+    """Stream (index, (H, W, 3) uint8 RGB), one frame in memory at a time.
+
+    Frames that do not decode are left out: the index tells.
+
+    Raises:
+        DataError: not readable.
+    """
+    with open_video(path) as video:
+        end = video.info.frames if stop is None else min(stop, video.info.frames)
+        yield from video.frames(range(start, end, step), size)
+
+
+def read_frames(
+    path: Path | str,
+    *,
+    count: int | None = None,
+    indices: Sequence[int] | None = None,
+    size: int | None = None,
+) -> Frame:
+    """Read some frames of a video or of a folder of frames.
+
+    Args:
+        path: video file or folder.
+        count: how many frames, the middles of as many equal stretches of the clip; a clip with
+            fewer frames gives all that it has. Frames that do not decode are no part of the clip.
+        indices: these frames instead, in this order, repeats allowed. Neither: all frames.
+        size: side of the square to which frames are scaled.
+
+    Returns:
+        (T, H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: not readable, an index beyond the end or a frame that does not decode.
+    """
+    with open_video(path) as video:
+        if indices is not None:
+            return _exactly(video, indices, size)
+        total = video.info.frames
+        frames = dict(video.frames(_spread(range(total), count), size))
+        if len(frames) < min(total, total if count is None else count):
+            decodable = [index for index, _ in video.frames(range(total), 1)]
+            frames = dict(video.frames(_spread(decodable, count), size))
+        return _stack(video, list(frames.values()))
+
+
+def _spread(frames: Sequence[int], count: int | None) -> list[int]:
+    if count is None or count >= len(frames):
+        return list(frames)
+    return [frames[int((i + 0.5) * len(frames) / count)] for i in range(count)]
+
+
+def _exactly(video: VideoReader | FrameFolder, indices: Sequence[int], size: int | None) -> Frame:
+    total = video.info.frames
+    if outside := [index for index in indices if not 0 <= index < total]:
+        raise DataError(f"{video.path}: no frame {outside[0]}, it has the frames 0 to {total - 1}")
+    frames = dict(video.frames(sorted(set(indices)), size))
+    if lost := sorted(set(indices) - set(frames)):
+        raise DataError(
+            f"{video.path}: frame {lost[0]} of {total} cannot be decoded ({len(lost)} of those "
+            "asked for): copy the file again or leave these frames out"
+        )
+    return _stack(video, [frames[index] for index in indices])
+
+
+def _stack(video: VideoReader | FrameFolder, frames: list[Frame]) -> Frame:
+    if not frames:
+        raise DataError(f"{video.path}: no frame can be decoded; copy the file again")
+    if len({frame.shape for frame in frames}) > 1:
+        raise DataError(f"{video.path}: frames of different sizes need one common size")
+    return np.stack(frames)
+
+
+def _open(path: Path) -> InputContainer:
+    return av.open(str(path), metadata_errors="replace")
+
+
+def _decode(container: InputContainer) -> Iterator[VideoFrame]:
+    for packet in container.demux(container.streams.video[0]):
+        yield from _decode_packet(packet)
+
+
+def _decode_packet(packet: "av.Packet[VideoStream]") -> Iterator[VideoFrame]:
+    with suppress(av.FFmpegError):  # one damaged packet does not end the video
+        yield from packet.decode()
+
+
+@lru_cache(maxsize=64)
+def _read_index(path: Path, size: int, modified: int) -> _Index:
+    """Scan the packets of a file; size and time of change are there for the cache alone."""
+    if size == 0:
+        raise DataError(f"{path}: the video file is empty; copy or download it again")
+    packets: list[tuple[int | None, bool]] = []
+    first: VideoFrame | None = None
+    try:
+        with _open(path) as container:
+            if not container.streams.video:
+                raise DataError(f"{path}: no video stream in this file")
+            stream = container.streams.video[0]
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    packets.append((packet.pts, packet.is_keyframe))
+                first = first or next(_decode_packet(packet), None)
+            coder, rate = stream.codec_context, stream.average_rate
+            if coder is None:
+                raise DataError(f"{path}: damaged, or of a codec that cannot be decoded here")
+            reorders = bool(coder.has_b_frames)
+    except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: a damaged stream table
+        reason = getattr(error, "strerror", None) or "damaged"
+        raise DataError(
+            f"{path}: not readable as a video ({reason}); copy it again or leave it out"
+        ) from None
+    if first is None:
+        raise DataError(f"{path}: none of its frames can be decoded; copy it again or leave it out")
+    width, height = first.width, first.height
+    if first.rotation % 180:
+        width, height = height, width
+    fps = None if rate is None else float(rate)
+    return _order(packets, first.pts, reorders, VideoInfo(len(packets), fps, width, height))
+
+
+def _order(
+    packets: list[tuple[int | None, bool]], first: int | None, reorders: bool, info: VideoInfo
+) -> _Index:
+    """Number the frames by presentation time, if the container knows it for every frame."""
+    times = [time for time, _ in packets if time is not None]
+    known = len(set(times)) == len(packets) and first in times
+    # AVI stores no presentation time: with B-frames libav repeats the order of storage.
+    if not known or first is None or (reorders and times == sorted(times)):
+        return _Index(info, {}, (0,), (0,))
+    # Packets before the first frame (a cut recording) decode to nothing: no frames.
+    shown = sorted(time for time in times if time >= first)
+    positions = {time: index for index, time in enumerate(shown)}
+    keys = {time for time, is_key in packets if is_key and time in positions} | {first}
+    starts = sorted(time for time in keys if time is not None)
+    info = info._replace(frames=len(shown))
+    return _Index(info, positions, tuple(positions[time] for time in starts), tuple(starts))
