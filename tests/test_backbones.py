@@ -2,6 +2,8 @@ import json
 import math
 import socket
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,13 +33,13 @@ VIT = {"name": "test_vit", "image_size": 48}
 CNN = {"name": "test_resnet", "image_size": 64}
 
 
-def faces(n=2, size=48, seed=0):
+def faces(n: int = 2, size: int = 48, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture
-def vit_file(tmp_path):
+def vit_file(tmp_path: Path) -> Path:
     """A file of a whole test_vit at its own 160 px, classifier included, as timm writes it."""
     torch.manual_seed(1)
     path = tmp_path / "vit.safetensors"
@@ -54,7 +56,14 @@ def vit_file(tmp_path):
         ("test_mambaout", 64, (2, 2), 0, 64, [(32, 8, 8), (48, 4, 4), (64, 2, 2)]),  # channels last
     ],
 )
-def test_any_network_gives_pooled_tokens_and_a_pyramid(name, size, grid, prefix, width, maps):
+def test_any_network_gives_pooled_tokens_and_a_pyramid(
+    name: str,
+    size: int,
+    grid: tuple[int, int],
+    prefix: int,
+    width: int,
+    maps: list[tuple[int, int, int]],
+) -> None:
     backbone = create_backbone(name, image_size=size).eval()
     x = backbone.normalise(faces())
     assert x.shape == (2, 3, size, size)
@@ -70,7 +79,7 @@ def test_any_network_gives_pooled_tokens_and_a_pyramid(name, size, grid, prefix,
     assert torch.allclose(backbone.tokens(x)[:, prefix:], pyramid[-1].flatten(2).mT, atol=1e-5)
 
 
-def test_pyramid_of_a_vit_takes_evenly_spaced_blocks():
+def test_pyramid_of_a_vit_takes_evenly_spaced_blocks() -> None:
     backbone = create_backbone(**VIT).eval()
     seen = []
     for index, block in enumerate(backbone.net.blocks):
@@ -86,7 +95,7 @@ def test_pyramid_of_a_vit_takes_evenly_spaced_blocks():
         backbone.pyramid(x, 7)
 
 
-def test_normalise_agrees_with_pillow():
+def test_normalise_agrees_with_pillow() -> None:
     coarse = faces(1, 8).float() / 255 * 160 + 48  # smooth: Pillow clips between its two passes
     image = F.interpolate(coarse, (80, 80), mode="bicubic").byte()
     for interpolation, resample in (("bicubic", Image.BICUBIC), ("bilinear", Image.BILINEAR)):
@@ -99,7 +108,7 @@ def test_normalise_agrees_with_pillow():
         assert difference.abs().max() < 1.5 / 255 / min(backbone.std)  # Pillow rounds to bytes
 
 
-def test_normalise_keeps_pixels_of_the_right_size_and_the_float_type_of_the_network():
+def test_normalise_keeps_pixels_of_the_right_size_and_the_float_type_of_the_network() -> None:
     backbone = create_backbone(**VIT)
     image = faces()
     back = backbone.normalise(image) * 0.5 + 0.5
@@ -110,7 +119,7 @@ def test_normalise_keeps_pixels_of_the_right_size_and_the_float_type_of_the_netw
 
 
 @pytest.mark.parametrize("options", [VIT, CNN])
-def test_frozen_backbone_stays_in_eval_mode_and_byte_identical(options):
+def test_frozen_backbone_stays_in_eval_mode_and_byte_identical(options: dict[str, Any]) -> None:
     backbone = create_backbone(**options, frozen=True)
     model = nn.Sequential(backbone, nn.Linear(backbone.pooled_width, 2)).train()
     assert not any(module.training for module in backbone.modules())
@@ -126,7 +135,7 @@ def test_frozen_backbone_stays_in_eval_mode_and_byte_identical(options):
     assert backbone.pooled(x.requires_grad_()).requires_grad  # saliency maps need it
 
 
-def test_what_is_added_to_a_frozen_backbone_trains(vit_file):
+def test_what_is_added_to_a_frozen_backbone_trains(vit_file: Path) -> None:
     backbone = create_backbone(**VIT, weights=str(vit_file), frozen=True)
     block = backbone.net.blocks[0]
     block.mlp = nn.Sequential(block.mlp, nn.Dropout(0.5), nn.Linear(64, 64))
@@ -138,7 +147,7 @@ def test_what_is_added_to_a_frozen_backbone_trains(vit_file):
     assert "backbone.net.blocks.0.mlp.0.fc1.weight" in frozen_keys(model)
 
 
-def test_frozen_weights_count_as_named_only_if_something_names_them(vit_file):
+def test_frozen_weights_count_as_named_only_if_something_names_them(vit_file: Path) -> None:
     random = nn.ModuleDict({"backbone": create_backbone(**VIT, frozen=True)})
     assert not frozen_sources(random)
     assert not frozen_keys(random)
@@ -150,7 +159,7 @@ def test_frozen_weights_count_as_named_only_if_something_names_them(vit_file):
     assert source["fingerprint"] == fingerprint(trained["backbone"].net.state_dict())
 
 
-def test_fingerprint_tells_weights_apart():
+def test_fingerprint_tells_weights_apart() -> None:
     state = create_backbone(**CNN).state_dict()
     name = fingerprint(state)
     assert name == fingerprint(dict(reversed(state.items())))
@@ -165,14 +174,14 @@ def test_fingerprint_tells_weights_apart():
     assert fingerprint(half) == fingerprint({k: v.float() for k, v in half.items()})
 
 
-def test_fingerprint_reads_samples_not_gigabytes():
+def test_fingerprint_reads_samples_not_gigabytes() -> None:
     state = {"huge": torch.zeros(1).expand(10**9)}
     start = time.perf_counter()
     fingerprint(state)
     assert time.perf_counter() - start < 0.5
 
 
-def test_asset_round_trip(tmp_path, monkeypatch):
+def test_asset_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "ASSETS", tmp_path)
     args = {"depth": 2, "patch_size": 8}
     torch.manual_seed(0)
@@ -197,7 +206,9 @@ def test_asset_round_trip(tmp_path, monkeypatch):
     assert torch.equal(larger.net.blocks[1].attn.qkv.weight, got.net.blocks[1].attn.qkv.weight)
 
 
-def test_damaged_or_foreign_assets_are_refused(tmp_path, monkeypatch, vit_file):
+def test_damaged_or_foreign_assets_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit_file: Path
+) -> None:
     monkeypatch.setattr(weights, "ASSETS", tmp_path)
     with pytest.raises(RecipeError, match="unknown name 'vitt'; did you mean 'vit'"):
         create_backbone("asset:vitt")
@@ -219,7 +230,7 @@ def test_damaged_or_foreign_assets_are_refused(tmp_path, monkeypatch, vit_file):
         save_asset(vit_file, net, {})
 
 
-def test_weights_from_a_file_fit_another_image_size(vit_file):
+def test_weights_from_a_file_fit_another_image_size(vit_file: Path) -> None:
     reference = timm.create_model("test_vit", num_classes=0, img_size=160)
     stored = {k: v for k, v in sources.read_weights(vit_file).items() if not k.startswith("head")}
     reference.load_state_dict(stored)
@@ -231,7 +242,7 @@ def test_weights_from_a_file_fit_another_image_size(vit_file):
     assert torch.equal(at_48.net.pos_embed, expected)
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path, vit_file):
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, vit_file: Path) -> None:
     state = sources.read_weights(vit_file)
     wrong = tmp_path / "wrong.pt"
     torch.save({**state, "blocks.0.mlp.fc1.bias": torch.zeros(7)}, wrong)
@@ -247,11 +258,11 @@ def test_weights_that_do_not_fit_are_named(tmp_path, vit_file):
 
 
 class Payload:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("ran",))
 
 
-def test_weight_files_never_run_code(tmp_path, capsys):
+def test_weight_files_never_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "evil.pt"
     torch.save({"state_dict": Payload()}, path)
     with pytest.raises(CheckpointError, match="not readable"):
@@ -259,7 +270,7 @@ def test_weight_files_never_run_code(tmp_path, capsys):
     assert "ran" not in capsys.readouterr().out
 
 
-def test_weights_of_our_own_checkpoint(tmp_path):
+def test_weights_of_our_own_checkpoint(tmp_path: Path) -> None:
     made = create_backbone(**CNN)
     path = tmp_path / "best.ckpt"
     state = nn.ModuleDict({"backbone": made, "heads": nn.Linear(2, 2)}).state_dict()
@@ -268,7 +279,7 @@ def test_weights_of_our_own_checkpoint(tmp_path):
     assert fingerprint(got.state_dict()) == fingerprint(made.state_dict())
 
 
-def test_local_folder_in_timms_format(tmp_path):
+def test_local_folder_in_timms_format(tmp_path: Path) -> None:
     net = timm.create_model("test_vit", depth=3, num_classes=0)
     save_file(net.state_dict(), tmp_path / "model.safetensors")
     about = {
@@ -300,16 +311,16 @@ def test_local_folder_in_timms_format(tmp_path):
         ({"name": "test_vit", "image_size": 50}, "50 is no multiple of 16"),
     ],
 )
-def test_bad_options_are_one_clear_error(options, message):
+def test_bad_options_are_one_clear_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         create_backbone(**options)
 
 
 @pytest.fixture
-def no_hub(monkeypatch):
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls = []
 
-    def unreachable(url, **kwargs):
+    def unreachable(url: str, **kwargs: Any) -> None:
         calls.append((url, kwargs))
         raise ConnectionError("[Errno -2] Name or service not known")
 
@@ -318,9 +329,11 @@ def no_hub(monkeypatch):
     return calls
 
 
-def test_an_unreachable_hub_is_asked_once_and_named(no_hub):
+def test_an_unreachable_hub_is_asked_once_and_named(no_hub: list[Any]) -> None:
     start = time.perf_counter()
-    with pytest.raises(CheckpointError, match=r"timm/test_vit\.r160_in1k.*not known.*weights: FILE"):
+    with pytest.raises(
+        CheckpointError, match=r"timm/test_vit\.r160_in1k.*not known.*weights: FILE"
+    ):
         create_backbone("test_vit", pretrained=True)
     assert time.perf_counter() - start < 1
     assert len(no_hub) == 1
@@ -329,7 +342,7 @@ def test_an_unreachable_hub_is_asked_once_and_named(no_hub):
         create_backbone("hf-hub:some/vit", pretrained=True)
 
 
-def test_a_server_that_never_answers_is_given_up(monkeypatch):
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "HUB_TIMEOUT", 0.2)
     monkeypatch.setattr(sources, "try_to_load_from_cache", lambda *a, **k: None)
     with socket.socket() as server:  # accepts and says nothing
@@ -343,7 +356,9 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch):
         assert time.perf_counter() - start < 3
 
 
-def test_cached_hub_weights_need_no_network(no_hub, monkeypatch, vit_file):
+def test_cached_hub_weights_need_no_network(
+    no_hub: list[Any], monkeypatch: pytest.MonkeyPatch, vit_file: Path
+) -> None:
     monkeypatch.setattr(sources, "try_to_load_from_cache", lambda *a, **k: str(vit_file))
     got = create_backbone("test_vit", pretrained=True, frozen=True)
     assert not no_hub
@@ -354,7 +369,7 @@ def test_cached_hub_weights_need_no_network(no_hub, monkeypatch, vit_file):
     assert torch.equal(got.net.blocks[2].attn.qkv.weight, stored["blocks.2.attn.qkv.weight"])
 
 
-def test_restoring_reads_only_frozen_weights(no_hub, vit_file):
+def test_restoring_reads_only_frozen_weights(no_hub: list[Any], vit_file: Path) -> None:
     with restoring():
         assert create_backbone("test_vit", pretrained=True).source is None
         with pytest.raises(CheckpointError):
@@ -363,7 +378,7 @@ def test_restoring_reads_only_frozen_weights(no_hub, vit_file):
     assert frozen.frozen_source is not None
 
 
-def test_drop_path_and_checkpointing_reach_the_network():
+def test_drop_path_and_checkpointing_reach_the_network() -> None:
     backbone = create_backbone(**VIT, drop_path=0.3, grad_checkpointing=True)
     assert math.isclose(backbone.net.blocks[-1].drop_path1.drop_prob, 0.3, abs_tol=1e-6)
     assert backbone.net.grad_checkpointing

@@ -1,0 +1,88 @@
+"""Any timm backbone with linear heads: the baseline that every comparison needs."""
+
+from typing import Annotated, Any, Literal
+
+from torch import Tensor, nn
+
+from faceaffect.backbones import create_backbone
+from faceaffect.data.batch import FaceBatch
+from faceaffect.errors import RecipeError
+from faceaffect.heads import AULoss, Heads, TaskLosses, answers
+from faceaffect.lora import LoRA
+from faceaffect.module import AffectModule
+from faceaffect.registry import Options, as_node
+from faceaffect.schema import LabelSchema
+
+
+class TimmClassifier(AffectModule):
+    """A timm backbone and one linear head for each task, on the backbone's pooled features.
+
+    Args:
+        schema: what the model answers.
+        backbone: a name or the options of :func:`faceaffect.backbones.create_backbone`.
+        mode: ``full`` trains everything; ``linear`` trains the heads on frozen features, which a
+            layer norm without parameters brings to one scale (ours); ``lora`` trains the heads and
+            low-rank adapters in the frozen backbone.
+        lora: rank and place of the adapters, the options of :class:`faceaffect.lora.LoRA`.
+        au_loss: see :class:`faceaffect.heads.TaskLosses`.
+        class_weights: weigh AUs and expression classes by their rarity in the training part.
+        label_smoothing: of the expressions, in [0, 1].
+        dropout: rate on the pooled features, in [0, 1).
+
+    Raises:
+        RecipeError: settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        schema: LabelSchema | dict[str, Any],
+        *,
+        backbone: Annotated[str | dict[str, Any], Options(create_backbone)] = "resnet18",
+        mode: Literal["full", "linear", "lora"] = "full",
+        lora: Annotated[dict[str, Any] | None, Options(LoRA)] = None,
+        au_loss: AULoss = "bce",
+        class_weights: bool = False,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(schema)
+        node = as_node(backbone)
+        if node.setdefault("frozen", mode != "full") != (mode != "full"):
+            raise RecipeError(
+                f"model.backbone.frozen: {str(node['frozen']).lower()} contradicts mode '{mode}', "
+                "which decides it"
+            )
+        if lora is not None and mode != "lora":
+            raise RecipeError(f"model.lora: needs mode 'lora', not '{mode}'")
+        self.backbone = create_backbone(**node)
+        if mode == "lora":
+            LoRA(**(lora or {})).put_into(self.backbone)
+        width = self.backbone.pooled_width
+        self.norm = (
+            nn.LayerNorm(width, elementwise_affine=False) if mode == "linear" else nn.Identity()
+        )
+        self.heads = Heads(self.schema, width, dropout=dropout)
+        self.losses = TaskLosses(
+            self.schema,
+            au_loss=au_loss,
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+        )
+
+    def prepare(self, statistics: dict[str, Any]) -> None:
+        """Take the loss weights from the training part's statistics."""
+        super().prepare(statistics)
+        self.losses.prepare(statistics)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the logits of each task from uint8 faces (B, 3, H, W)."""
+        features = self.backbone.pooled(self.backbone.normalise(image))
+        return self.heads(self.norm(features))  # type: ignore[no-any-return]
+
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return the sum of the tasks' losses."""
+        return self.losses(self(batch["image"]), batch)  # type: ignore[no-any-return]
+
+    def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
+        """Return probabilities for AUs and expressions, tanh for valence and arousal."""
+        return answers(self(batch["image"]))
