@@ -33,10 +33,10 @@ def crossval(recipe: Recipe, folds: Sequence[int] | None = None) -> Path:
     Raises:
         RecipeError: the protocol has no folds, or a fold is out of range.
     """
-    wanted = _folds(recipe, folds)
+    protocol, wanted = _folds(recipe, folds)
     runs = []
     for fold in wanted:
-        single = with_fold(recipe, fold)
+        single = with_fold(recipe, protocol, fold)
         done = matching_runs(single, finished=True)
         console.print(f"fold {fold} of {wanted}: " + (f"done in {done[0]}" if done else "training"))
         runs.append(done[0] if done else train(single, resume=True))
@@ -50,26 +50,23 @@ def crossval(recipe: Recipe, folds: Sequence[int] | None = None) -> Path:
     return folder
 
 
-def with_fold(recipe: Recipe, fold: int) -> Recipe:
-    """Return the recipe with another fold of its protocol."""
-    node = registry.as_node(recipe["data"]["protocol"]) | {"fold": fold}
+def with_fold(recipe: Recipe, protocol: str, fold: int) -> Recipe:
+    """Return the recipe with another fold of its protocol, which an empty section leaves unnamed."""
+    node = registry.as_node(recipe["data"].get("protocol") or protocol) | {"fold": fold}
     data = recipe["data"] | {"protocol": node}
     return Recipe(recipe.name, recipe.sections | {"data": data})
 
 
-def _folds(recipe: Recipe, asked: Sequence[int] | None) -> list[int]:
-    if "protocol" not in recipe["data"]:
-        recipe = Recipe(
-            recipe.name, recipe.sections | {"data": recipe["data"] | {"protocol": "subject_kfold"}}
-        )
+def _folds(recipe: Recipe, asked: Sequence[int] | None) -> tuple[str, list[int]]:
     data = create_data(seed=recipe["seed"], **recipe["data"])
-    number = data.protocol.count(data.dataset)
+    name = data.split.info["name"]
+    number = data.protocol.fold_count(data.dataset)
     if number < 2:
-        raise RecipeError(f"data.protocol: '{recipe['data']['protocol']}' has no folds to cross")
+        raise RecipeError(f"data.protocol: '{name}' has no folds to cross")
     wrong = [fold for fold in asked or () if not 1 <= fold <= number]
     if wrong:
         raise RecipeError(f"--folds: {wrong} out of range; the protocol has folds 1 to {number}")
-    return list(asked or range(1, number + 1))
+    return name, list(asked or range(1, number + 1))
 
 
 def summarise(runs: Sequence[Path]) -> dict[str, Any]:
