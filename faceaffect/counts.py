@@ -81,7 +81,7 @@ def recall(confusion: Tensor) -> Tensor:
 
 
 def moments(pred: Tensor, target: Tensor) -> Tensor:
-    """Moments of the known rows of each column, in the precision of `pred`.
+    """Moments of the known rows of each column, in the precision of ``pred``.
 
     Args:
         pred: (B,) or (B, D).
@@ -180,7 +180,7 @@ class ClassConfusion(Metric):
         self.add_state("counts", zero, dist_reduce_fx="sum")
 
     def update(self, pred: Tensor, target: Tensor) -> None:
-        """Add a batch of class indices, (B,) each: -1 unreadable in `pred`, unknown in `target`."""
+        """Add a batch of class indices, (B,) each; -1 is unreadable, in the truth unknown."""
         self.counts = self.counts + class_confusion(pred, target, len(self.counts))
 
     def compute(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 All of them leave unknown labels out (NaN, for classes -1), give zero with a graph when nothing is
 known, stay finite for any finite logit, and compute in float32 under autocast (float64 stays).
-AU losses take logits and targets of one shape (B, A), targets in {0, 1}, and an optional `weight`
+AU losses take logits and targets of one shape (B, A), targets in {0, 1}, and an optional ``weight``
 of (A,), which is not normalised: the mean runs over the known entries, whatever they weigh.
 """
 
@@ -25,10 +25,9 @@ def mdwa_loss(
     margin: float = 0.05,
     gamma: float | Sequence[float] | Tensor = 1.0,
 ) -> Tensor:
-    r"""Margin-truncated difficulty-aware weighted asymmetric loss (AUFormer, ECCV 2024).
+    """Margin-truncated difficulty-aware weighted asymmetric loss (AUFormer, ECCV 2024).
 
-    .. math:: -w_i [ y_i \log p_i + (1 - y_i) \, p_{m,i}^{\gamma_i} \log(1 - p_{m,i}) ],
-              \quad p_{m,i} = \max(p_i - m, 0)
+    -w [ y log p + (1 - y) q^gamma log(1 - q) ] with q = max(p - margin, 0), for each AU.
 
     The gradient of a negative is zero up to p = margin, so easy ones are ignored. With the defaults
     it peaks at 0.7155 (p = 0.844) and falls beyond, so negatives that look mislabelled are
@@ -38,9 +37,9 @@ def mdwa_loss(
     Args:
         logits: (B, A).
         target: (B, A) in {0, 1}, NaN unknown.
-        weight: (A,), see `au_class_weights`.
+        weight: (A,), see :func:`au_class_weights`.
         margin: probability below which a negative costs nothing, in [0, 1).
-        gamma: focusing exponent >= 1, one for all AUs or one per AU, see `mdwa_gamma`.
+        gamma: focusing exponent >= 1, one for all AUs or one per AU, see :func:`mdwa_gamma`.
 
     Returns:
         Mean over all known entries.
@@ -70,12 +69,12 @@ def weighted_asymmetric_loss(
     """Weighted asymmetric loss (ME-GraphAU, IJCAI 2022): a negative counts by its probability.
 
     -w [ y log p + (1 - y) p log(1 - p) ]. As in the authors' code no gradient flows through the
-    focusing factor p, unlike `mdwa_loss`.
+    focusing factor p, unlike :func:`mdwa_loss`.
 
     Args:
         logits: (B, A).
         target: (B, A) in {0, 1}, NaN unknown.
-        weight: (A,), see `au_class_weights`.
+        weight: (A,), see :func:`au_class_weights`.
 
     Returns:
         Mean over all known entries.
@@ -96,7 +95,7 @@ def weighted_dice_loss(
     Args:
         logits: (B, A).
         target: (B, A) in {0, 1}, NaN unknown.
-        weight: (A,), see `au_class_weights`.
+        weight: (A,), see :func:`au_class_weights`.
         eps: smoothing; 1 as JAA-Net.
 
     Returns:
@@ -121,8 +120,8 @@ def focal_loss(
     Args:
         logits: (B, A).
         target: (B, A) in {0, 1}, NaN unknown.
-        weight: (A,), see `au_class_weights`.
-        gamma: focusing exponent >= 0; 0 is `bce_loss`.
+        weight: (A,), see :func:`au_class_weights`.
+        gamma: focusing exponent >= 0; 0 is :func:`bce_loss`.
         alpha: share of the positives in [0, 1], the negatives get 1 - alpha; None weighs both 1.
 
     Returns:
@@ -154,7 +153,7 @@ def bce_loss(
     Args:
         logits: (B, A).
         target: (B, A) in [0, 1], NaN unknown.
-        weight: (A,), see `au_class_weights`.
+        weight: (A,), see :func:`au_class_weights`.
         pos_weight: (A,), of the positives alone.
 
     Returns:
@@ -173,7 +172,7 @@ def cross_entropy_loss(
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of expression classes: `torch.nn.functional.cross_entropy` without the NaN.
+    """Cross-entropy of expression classes: ``torch.nn.functional.cross_entropy`` without the NaN.
 
     Args:
         logits: (B, K).
@@ -247,19 +246,19 @@ def mdwa_gamma(
     low: float = 1.0,
     high: float = 2.0,
 ) -> Tensor:
-    """Focusing exponent of each AU for `mdwa_loss`, linear in its rate.
+    """Focusing exponent of each AU for :func:`mdwa_loss`, linear in its rate.
 
     Ours: that the paper's exponents depend on the rates is known, how is not.
 
     Args:
         rate: (A,) share of positives in the training part, in [0, 1]; NaN counts as 0.
-        mode: "decreasing": the rarest AU gets `high` (its many easy negatives weigh less), the most
-            frequent gets `low`; "increasing": the other way round; "const": all get `low`.
+        mode: "decreasing": the rarest AU gets ``high`` (its many easy negatives weigh less), the
+            most frequent gets ``low``; "increasing": the other way round; "const": all ``low``.
         low: smallest exponent, at least 1.
         high: largest exponent.
 
     Returns:
-        (A,) float32; `low` everywhere if all rates are equal.
+        (A,) float32; ``low`` everywhere if all rates are equal.
 
     Raises:
         ValueError: a rate outside [0, 1], an unknown mode, or not 1 <= low <= high.

@@ -3,7 +3,8 @@
 All are computed on pooled predictions, never as a mean over batches. Unknown labels (NaN, for
 classes -1) are left out. A prediction may be unreadable (NaN, for classes -1), as the answer of a
 language model can be: it is wrong in F1, accuracy, WAR and UAR, and left out of AUROC and
-calibration error, for which it has no probability. Values are float64 on the CPU.
+calibration error, for which it has no probability; :class:`TaskMetrics` takes it as 0, the middle
+of the scale, for valence and arousal. Values are float64 on the CPU.
 """
 
 import math
@@ -143,7 +144,7 @@ class WAR(Metric):
         self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, pred: Tensor, target: Tensor) -> None:
-        """Add a batch of class indices, (B,) each: -1 unreadable in `pred`, unknown in `target`."""
+        """Add a batch of class indices, (B,) each; -1 is unreadable, in the truth unknown."""
         known = target != -1
         self.counts = self.counts + torch.stack([(pred == target) & known, known]).sum(1)
 
@@ -211,8 +212,8 @@ class TaskMetrics(nn.Module):
         """Add a batch.
 
         Args:
-            prediction: ``au`` (B, A) and ``expression`` (B, K) probabilities, NaN unreadable;
-                ``va`` (B, 2).
+            prediction: ``au`` (B, A) and ``expression`` (B, K) probabilities, ``va`` (B, 2); NaN
+                unreadable.
             batch: ``au`` (B, A) and ``va`` (B, 2), NaN unknown; ``expression`` (B,), -1 unknown; an
                 absent task is unknown.
 
@@ -255,7 +256,7 @@ class TaskMetrics(nn.Module):
         self.class_curve.update(confidence[:, None], correct[:, None])
 
     def _add_va(self, pred: Tensor, target: Tensor) -> None:
-        self.va_moments.update(pred, target)
+        self.va_moments.update(pred.where(~pred.isnan(), 0), target)
 
     def _of_au(self) -> dict[str, float]:
         confusion = self.au_confusion.compute()

@@ -83,7 +83,7 @@ class Predictions:
 
     def metrics(self) -> dict[str, float]:
         """Return the pooled metrics, see :class:`~faceaffect.metrics.TaskMetrics`."""
-        metrics = TaskMetrics(self.schema)
+        metrics = TaskMetrics(self.schema, sync=False)  # the table is pooled already
         if self.id:
             metrics.update(self.answers(), self.batch())
         return metrics.compute()
