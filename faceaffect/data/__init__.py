@@ -1,0 +1,1 @@
+"""Datasets, protocols and the one datamodule: labelled faces in batches."""

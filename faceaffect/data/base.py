@@ -1,0 +1,206 @@
+"""The one datamodule: any dataset under any protocol, as batches for training and evaluation."""
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import lightning as L
+import numpy as np
+from numpy.typing import NDArray
+
+from faceaffect import registry
+from faceaffect.data.dataset import FaceDataset as FaceDataset
+from faceaffect.data.dataset import Loaded as Loaded
+from faceaffect.data.dataset import Samples as Samples
+from faceaffect.data.loader import BatchReader, FaceLoader
+from faceaffect.data.protocols import Protocol, Split, default_protocol
+from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
+from faceaffect.data.transforms import build
+from faceaffect.errors import DataError, RecipeError, suggest
+from faceaffect.recipe import arguments
+from faceaffect.registry import Component
+
+_BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
+    "expression": expression_weights,
+    "au": au_weights,
+}
+
+
+class FaceDataModule(L.LightningDataModule):
+    """Splits a dataset by a protocol and serves its parts in batches.
+
+    Args:
+        dataset: labelled faces.
+        protocol: how people are shared out over training, validation and test. None takes the
+            split that the data publishes (official parts, else published folds), else
+            ``subject_kfold``.
+        image_size: side of the images in pixels; other shapes are stretched to it.
+        batch_size: samples in a batch, of one process.
+        num_workers: processes that read for one loader; None chooses by machine and data. What is
+            read does not depend on it.
+        augment: transforms of training samples, drawn from (seed, epoch, index).
+        balance: what training draws equally often: ``expression`` classes, or more often: faces
+            with a rare ``au``.
+        on_error: ``skip`` leaves unreadable samples out, counts them in ``skipped`` and stops only
+            where there are many; ``raise`` stops at the first.
+        seed: of order and augmentation; the split has a seed of its own.
+
+    Attributes:
+        split: the indices of each part, and what the result says of them.
+        schema: names of the labels.
+        skipped: samples that could not be read so far: id to reason.
+    """
+
+    def __init__(
+        self,
+        dataset: FaceDataset,
+        *,
+        protocol: Annotated[str | dict[str, Any] | None, Component("protocols")] = None,
+        image_size: int = 112,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        augment: Annotated[list[Any] | None, Component("transforms")] = None,
+        balance: Literal["none", "expression", "au"] = "none",
+        on_error: Literal["raise", "skip"] = "skip",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("image_size", image_size), ("batch_size", batch_size)):
+            if value < 1:
+                raise RecipeError(f"data.{name}: {value} is not positive")
+        if balance != "none" and balance not in dataset.schema.tasks:
+            raise RecipeError(
+                f"data.balance: the data has no labels for '{balance}'; "
+                f"its tasks are: {', '.join(dataset.schema.tasks)}"
+            )
+        self.dataset = dataset
+        self.schema = dataset.schema
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment = build(augment) if augment else None
+        self.balance = balance
+        self.on_error: Literal["raise", "skip"] = on_error
+        self.seed = seed
+        self.skipped: dict[str, str] = {}
+        # A process may be left without a test sample, since none is tested twice.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.protocol: Protocol = (
+            default_protocol(dataset)
+            if protocol is None
+            else registry.create("protocols", protocol, "data.protocol")
+        )
+        self.split: Split = self.protocol.split(dataset)
+
+    def train_dataloader(self) -> FaceLoader:
+        """Return shuffled, balanced and augmented batches of the training part.
+
+        Raises:
+            DataError: the protocol leaves nothing to train on.
+        """
+        if not len(self.split.train):
+            raise DataError(f"protocol '{self.split.info['name']}' leaves no sample to train on")
+        return self._loader(self.split.train, train=True)
+
+    def val_dataloader(self) -> FaceLoader:
+        """Return batches of the validation part, in order."""
+        return self._loader(self.split.val)
+
+    def test_dataloader(self) -> FaceLoader:
+        """Return batches of the test part, in order."""
+        return self._loader(self.split.test)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what the labels of the training part look like, for the schema's tasks.
+
+        Returns:
+            ``n``: samples; ``au_rate``: AU name to rate of positives among known labels (0 where
+            none is known); ``expression_count``: class name to count; ``va_mean``: mean valence
+            and arousal.
+        """
+        part, schema = self.dataset.samples.take(self.split.train), self.schema
+        found: dict[str, Any] = {"n": len(part)}
+        if part.au is not None:
+            known = np.maximum((~np.isnan(part.au)).sum(0), 1)
+            rate = np.nansum(part.au, 0, dtype=np.float64) / known
+            found["au_rate"] = dict(zip(schema.au_names, rate.tolist(), strict=True))
+        if part.expression is not None:
+            label = part.expression[part.expression >= 0]
+            count = np.bincount(label, minlength=len(schema.expressions))
+            found["expression_count"] = dict(zip(schema.expressions, count.tolist(), strict=True))
+        if part.va is not None:
+            known = np.maximum((~np.isnan(part.va)).sum(0), 1)
+            found["va_mean"] = (np.nansum(part.va, 0, dtype=np.float64) / known).tolist()
+        return found
+
+    def _loader(self, indices: NDArray[np.int64], train: bool = False) -> FaceLoader:
+        batches = EpochBatches(
+            indices,
+            self.batch_size,
+            train=train,
+            weights=self._weights(indices) if train else None,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world=self.trainer.world_size if self.trainer else 1,
+        )
+        reader = BatchReader(
+            self.dataset,
+            self.image_size,
+            augment=self.augment if train else None,
+            seed=self.seed,
+            spare=indices if train else None,
+        )
+        workers = _workers(len(batches)) if self.num_workers is None else self.num_workers
+        return FaceLoader(
+            reader, batches, workers=workers, on_error=self.on_error, skipped=self.skipped
+        )
+
+    def _weights(self, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        own = self.dataset.weights
+        if own is None and self.balance == "none":
+            return None
+        weights = np.ones(len(indices)) if own is None else own[indices]
+        if self.balance != "none":
+            weights = weights * _BALANCE[self.balance](self.dataset.samples.take(indices))
+        return weights
+
+
+def _workers(batches: int) -> int:
+    """Return how many processes should read so many batches."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(4, cores or 1, batches // 4)
+
+
+def create_data(name: str, *, seed: int = 0, **args: Any) -> FaceDataModule:
+    """Build a dataset by its registered name, and the datamodule around it.
+
+    Args:
+        name: a name of ``list_data()``.
+        seed: of order and augmentation.
+        args: arguments of the dataset and of :class:`FaceDataModule` in one mapping, as they stand
+            in the data section of a recipe; one that both take goes to both.
+
+    Raises:
+        RecipeError: the name, a key or a value is wrong.
+        DataError: the data is missing, damaged or leaking.
+    """
+    dataset_class = registry.get("data", name, "data.name")
+    own = list(inspect.signature(dataset_class).parameters)
+    common = [key for key in inspect.signature(FaceDataModule).parameters if key not in _GIVEN]
+    for key in args:
+        if key not in own and key not in common:
+            near = suggest(key, [*own, *common])
+            raise RecipeError(
+                f"data.{key}: unknown key{near or '.'} {name} takes: "
+                f"{', '.join(own)}; all data takes: {', '.join(common)}"
+            )
+    of_dataset = {key: value for key, value in args.items() if key in own}
+    of_module = {key: value for key, value in args.items() if key in common}
+    checked = arguments(FaceDataModule, of_module, "data", given=_GIVEN)
+    dataset = dataset_class(**arguments(dataset_class, of_dataset, "data"))
+    return FaceDataModule(dataset, seed=seed, **checked)
+
+
+_GIVEN = {"dataset": None, "seed": None}
+"""Arguments of the datamodule that do not come from the data section."""

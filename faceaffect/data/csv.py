@@ -1,0 +1,149 @@
+"""Bring your own faces: one table with a file, and whatever labels there are, in each row."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples, on_disk
+from faceaffect.data.image import read_image
+from faceaffect.data.table import Table, read_table
+from faceaffect.data.video import read_frames
+from faceaffect.errors import DataError, RecipeError
+from faceaffect.schema import LabelSchema
+
+CLIPS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+"""Files that are read as clips; so are folders of numbered images."""
+
+
+class CsvFaces(FaceDataset):
+    """Images and clips that a table lists.
+
+    Columns: ``image`` (or ``path``, or ``video``), and of the following those that there are:
+    ``subject``; ``AU1``, ``AU12``, ...; ``expression``; ``valence`` and ``arousal``; ``part`` (or
+    ``split``: train, val, test); ``attribute/NAME`` for groups to compare. An empty cell is
+    unknown. Rows that occur twice, files with two different labels and files that are not on disk
+    are left out and counted.
+
+    Args:
+        table: the table, separated by commas, semicolons or tabs.
+        root: the folder that the table and the files are relative to; absent, files are relative
+            to the table's own folder.
+        classes: the expressions in index order, matched whatever their case; absent, those that
+            occur in the table, in alphabetical order.
+        au_threshold: the AU columns hold intensities 0 to 5, and from this one on an AU counts as
+            positive; absent, they hold 0 and 1.
+        frames: evenly spaced frames that are read of a clip.
+        image_size: side to which frames are scaled while they are decoded, in pixels; absent, they
+            keep their size. Give it for large clips; it saves time and memory.
+
+    Raises:
+        DataError: the table is missing, empty or has a cell that makes no sense, which is named.
+        RecipeError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        root: str | None = None,
+        classes: list[str] | None = None,
+        au_threshold: float | None = None,
+        frames: int = 8,
+        image_size: int | None = None,
+    ) -> None:
+        if frames < 1:
+            raise RecipeError(f"data.frames: {frames} is not positive")
+        if au_threshold is not None and not 0 < au_threshold <= 5:
+            raise RecipeError(f"data.au_threshold: {au_threshold} is not in (0, 5]")
+        self.frames = frames
+        self.image_size = image_size
+        rows = read_table(Path(table) if root is None else Path(root) / table)
+        folder = rows.path.parent if root is None else Path(root)
+        _keep_files_on_disk(rows, folder)
+        schema, labels, attribute_names = _labels(rows, classes, au_threshold)
+        known = "subject" in rows.cells
+        ids = rows.text("file")
+        samples = Samples(id=ids, subject=rows.text("subject") if known else ids, **labels)
+        notes: dict[str, Any] = {"table": str(rows.path)}
+        notes |= {"columns not used": rows.ignored} if rows.ignored else {}
+        notes |= {"au_threshold": au_threshold} if au_threshold is not None else {}
+        super().__init__(
+            schema,
+            samples,
+            root=folder,
+            subjects_known=known,
+            left_out={reason: n for reason, n in rows.left_out.items() if n},
+            attribute_names=attribute_names,
+            notes=notes,
+        )
+
+    def load(self, index: int) -> Loaded:
+        """Decode an image, or evenly spaced frames of a clip; see :meth:`FaceDataset.load`."""
+        path = self.path(index)
+        assert path is not None
+        if path.suffix.lower() in CLIPS or path.is_dir():
+            return Loaded(read_frames(path, count=self.frames, size=self.image_size))
+        return Loaded(read_image(path))
+
+
+def _keep_files_on_disk(rows: Table, folder: Path) -> None:
+    there = on_disk(folder, rows.cells["file"])
+    if not there.any() and len(there):
+        first = folder / rows.cells["file"].iloc[0]
+        raise DataError(
+            f"{rows.path}: none of its {len(there)} files is there, such as {first}; "
+            "data.root names the folder that they are relative to"
+        )
+    rows.left_out["not on disk"] = int((~there).sum())
+    rows.cells = rows.cells[there]
+
+
+def _labels(
+    rows: Table, classes: list[str] | None, au_threshold: float | None
+) -> tuple[LabelSchema, dict[str, Any], dict[str, tuple[str, ...]]]:
+    """Return the schema, the label columns of :class:`Samples` and the attributes' class names."""
+    labels: dict[str, Any] = {}
+    names: tuple[str, ...] = ()
+    if rows.au_names:
+        labels |= _action_units(rows, au_threshold)
+    if "expression" in rows.cells:
+        names, label = rows.classes("expression", classes, "data.classes")
+        if names:
+            labels["expression"] = label
+    elif classes is not None:
+        raise DataError(f"{rows.path}: data.classes is given, but there is no column 'expression'")
+    affect = [name for name in ("valence", "arousal") if name in rows.cells]
+    if len(affect) == 1:
+        raise DataError(f"{rows.path}: '{affect[0]}' needs its partner, valence or arousal")
+    if affect:
+        columns = [rows.numbers(n, lambda v: np.abs(v) <= 1, "-1 to 1") for n in affect]
+        labels["va"] = np.stack(columns, 1)
+    if not labels:
+        raise DataError(
+            f"{rows.path}: no labels. Columns with labels are AU1, AU2, ..., expression, "
+            f"valence and arousal; columns not used: {', '.join(rows.ignored) or 'none'}"
+        )
+    if "part" in rows.cells:
+        labels["part"] = rows.text("part")
+    groups = {name.removeprefix("attribute/"): rows.classes(name, None) for name in rows.attributes}
+    labels["attributes"] = {name: index for name, (_, index) in groups.items()}
+    aus = tuple(int(name.removeprefix("AU")) for name in rows.au_names)
+    schema = LabelSchema(aus, names, bool(affect))
+    return schema, labels, {name: found for name, (found, _) in groups.items()}
+
+
+def _action_units(rows: Table, threshold: float | None) -> dict[str, NDArray[np.float32]]:
+    if threshold is None:
+        expected = "0 or 1 (intensities 0 to 5 need data.au_threshold)"
+        columns = [
+            rows.numbers(name, lambda v: (v == 0) | (v == 1), expected) for name in rows.au_names
+        ]
+        return {"au": np.stack(columns, 1)}
+    columns = [
+        rows.numbers(name, lambda v: (v >= 0) & (v <= 5), "0 to 5") for name in rows.au_names
+    ]
+    intensity = np.stack(columns, 1)
+    positive = np.where(np.isnan(intensity), np.nan, intensity >= threshold).astype(np.float32)
+    return {"au": positive, "au_intensity": intensity}

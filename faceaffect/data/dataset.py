@@ -1,0 +1,183 @@
+"""What a dataset is: a table of labels, and a way to load one sample."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceaffect.data.image import read_image
+from faceaffect.errors import DataError
+from faceaffect.schema import TASKS, LabelSchema
+
+
+@dataclass
+class Samples:
+    """The label table of N samples; labels that a dataset does not have are None.
+
+    Attributes:
+        id: (N,) unique names: path relative to the root, or seed/index.
+        subject: (N,) the person of each sample.
+        au: (N, A) float32 in {0, 1}, NaN unknown; columns as in the schema.
+        au_intensity: (N, A) float32 in [0, 5], NaN unknown.
+        expression: (N,) int64 class index, -1 unknown.
+        va: (N, 2) float32 valence and arousal in [-1, 1], NaN unknown.
+        attributes: name to (N,) int64 class index, -1 unknown.
+        part: (N,) the published part: ``train``, ``val``, ``test`` or empty.
+    """
+
+    id: NDArray[np.str_]
+    subject: NDArray[np.str_]
+    au: NDArray[np.float32] | None = None
+    au_intensity: NDArray[np.float32] | None = None
+    expression: NDArray[np.int64] | None = None
+    va: NDArray[np.float32] | None = None
+    attributes: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    part: NDArray[np.str_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, indices: Sequence[int] | NDArray[Any]) -> "Samples":
+        """Return the samples at some indices, or under a boolean mask, as a table of their own."""
+        taken: dict[str, Any] = {}
+        for name in (f.name for f in fields(self) if f.name != "attributes"):
+            column = getattr(self, name)
+            taken[name] = None if column is None else column[indices]
+        return Samples(**taken, attributes={n: c[indices] for n, c in self.attributes.items()})
+
+
+@dataclass
+class Loaded:
+    """One decoded sample.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, or (T, H, W, 3) for a clip.
+        landmarks: (68, 2) or (T, 68, 2) float32 pixels of ``image``, iBUG order.
+        pose: (3,) pitch, yaw, roll in radians.
+    """
+
+    image: NDArray[np.uint8]
+    landmarks: NDArray[np.float32] | None = None
+    pose: NDArray[np.float32] | None = None
+
+
+class FaceDataset:
+    """Base of the datasets; one that reads image files only writes ``__init__``.
+
+    A dataset reads its labels, calls ``super().__init__`` with the table, and overrides
+    :meth:`path` or :meth:`load` where the defaults do not fit. It knows nothing of splits, batches
+    and models, and it must survive pickling, since workers of a data loader get a copy.
+
+    Args:
+        schema: names of the labels.
+        samples: the label table.
+        root: the folder that sample ids are relative to; None for generated faces.
+        subjects_known: false if there is no subject column, so that each sample counts as a person
+            of its own; the result says so.
+        left_out: what reading left out: reason to count.
+        attribute_names: class names of each attribute, in index order.
+        folds: published parts by people: part name to subjects.
+        notes: what else the result shall say, plain values only: threshold, crop method, ...
+        weights: (N,) positive sampling weights of training samples; None for equal ones.
+
+    Raises:
+        DataError: the table is empty, an id occurs twice, or labels do not fit the schema.
+    """
+
+    def __init__(
+        self,
+        schema: LabelSchema,
+        samples: Samples,
+        *,
+        root: Path | None = None,
+        subjects_known: bool = True,
+        left_out: dict[str, int] | None = None,
+        attribute_names: dict[str, tuple[str, ...]] | None = None,
+        folds: dict[str, tuple[str, ...]] | None = None,
+        notes: dict[str, Any] | None = None,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.schema = schema
+        self.samples = samples
+        self.root = root
+        self.subjects_known = subjects_known
+        self.left_out = dict(left_out or {})
+        self.attribute_names = dict(attribute_names or {})
+        self.folds = folds
+        self.notes = dict(notes or {})
+        self.weights = weights
+        _check(schema, samples, type(self).__name__)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def path(self, index: int) -> Path | None:
+        """Return the file behind a sample, None if the sample is generated."""
+        return None if self.root is None else self.root / str(self.samples.id[index])
+
+    def load(self, index: int) -> Loaded:
+        """Decode one sample.
+
+        Raises:
+            DataError: it cannot be read; the message names the file.
+        """
+        path = self.path(index)
+        assert path is not None, "a dataset without files overrides load"
+        return Loaded(read_image(path))
+
+
+def on_disk(root: Path, names: Iterable[str]) -> NDArray[np.bool_]:
+    """Return which of the relative paths are there, with one listing a folder.
+
+    Args:
+        root: the folder that the names are relative to.
+        names: N relative or absolute paths.
+
+    Returns:
+        (N,) bool.
+    """
+    folders: dict[str, set[str]] = {}
+    there = []
+    for name in names:
+        folder, file = os.path.split(name)
+        if folder not in folders:
+            whole = root / folder
+            folders[folder] = set(os.listdir(whole)) if whole.is_dir() else set()  # noqa: PTH208
+        there.append(file in folders[folder])
+    return np.array(there, bool)
+
+
+def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
+    n, aus, classes = len(samples), len(schema.aus), len(schema.expressions)
+    if n == 0:
+        raise DataError(f"{where}: no sample is left to use")
+    names, count = np.unique(samples.id, return_counts=True)
+    if len(names) < n:
+        raise DataError(f"{where}: the id '{names[count > 1][0]}' occurs twice")
+    shapes = {"subject": (n,), "au": (n, aus), "au_intensity": (n, aus), "expression": (n,),
+              "va": (n, 2), "part": (n,)}  # fmt: skip
+    for name, shape in shapes.items():
+        column = getattr(samples, name)
+        if column is not None and column.shape != shape:
+            raise DataError(f"{where}: {name} has the shape {column.shape}, expected {shape}")
+    for task in TASKS:
+        there = getattr(samples, task) is not None
+        if (task in schema.tasks) != there:
+            has = "labels" if there else "no labels"
+            raise DataError(
+                f"{where}: {has} for '{task}', but the tasks of the schema are {schema.tasks}"
+            )
+    if samples.au is not None and not np.isin(samples.au[~np.isnan(samples.au)], (0, 1)).all():
+        raise DataError(f"{where}: au holds values other than 0, 1 and NaN")
+    if samples.va is not None and np.nanmax(np.abs(samples.va), initial=0) > 1:
+        raise DataError(f"{where}: va holds values outside [-1, 1]")
+    if samples.expression is not None:
+        low, high = samples.expression.min(), samples.expression.max()
+        if low < -1 or high >= classes:
+            raise DataError(
+                f"{where}: expression holds {low} to {high}, expected -1 to {classes - 1}"
+            )

@@ -1,0 +1,68 @@
+"""Sharing out groups of samples over folds of like label distribution."""
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from faceaffect.data.dataset import Samples
+
+
+def strata(samples: Samples) -> NDArray[np.int64]:
+    """Return the stratum of each sample, by which folds are made alike.
+
+    The expression class where the dataset has expressions, else the rarest active action unit,
+    else the quadrant of valence and arousal.
+
+    Returns:
+        (N,) int64.
+    """
+    if samples.expression is not None:
+        return samples.expression
+    if samples.au is not None:
+        positive = samples.au == 1
+        rarest_first = np.argsort(positive.sum(0), kind="stable")
+        ordered = positive[:, rarest_first]
+        return np.where(ordered.any(1), ordered.argmax(1), -1)
+    if samples.va is not None:
+        return np.asarray((samples.va > 0) @ (1, 2), np.int64)
+    return np.zeros(len(samples), np.int64)
+
+
+def assign_folds(
+    stratum: NDArray[np.int64], group: NDArray[np.int64], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """Return the fold of each sample, from 0; a group lies in one fold.
+
+    Args:
+        stratum: (N,) what the folds are to be alike in.
+        group: (N,) group numbers, of at least as many groups as folds.
+        folds: number of folds, at least 2.
+        seed: of shuffling the groups.
+    """
+    _, group = np.unique(group, return_inverse=True)
+    if np.bincount(stratum - stratum.min()).max() < folds:
+        stratum = np.zeros_like(stratum)  # too few of every kind to be in every fold
+    alone = len(group) == group.max() + 1
+    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
+        folds, shuffle=True, random_state=seed
+    )
+    fold = np.empty(len(stratum), np.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for number, (_, indices) in enumerate(splitter.split(stratum, stratum, group)):
+            fold[indices] = number
+    if len(np.unique(fold)) < folds:
+        fold = _by_size(group, folds)
+    return fold
+
+
+def _by_size(group: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+    """Deal out groups, the largest first, each to the fold that is smallest so far."""
+    size = np.bincount(group)
+    fold_of, filled = np.empty(len(size), np.int64), np.zeros(folds)
+    for g in np.argsort(-size, kind="stable"):
+        fold_of[g] = filled.argmin()
+        filled[fold_of[g]] += size[g]
+    return fold_of[group]
