@@ -1,5 +1,6 @@
 """The one door to timm: any vision network as pooled features, tokens or a feature pyramid."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -320,6 +321,12 @@ def create_backbone(
         net.set_grad_checkpointing(True)
     if frozen:
         backbone.freeze()
+        if backbone.source is None and not _restoring.get():
+            warnings.warn(
+                f"the backbone {name} is frozen with random weights; give it some: "
+                "pretrained: true or weights: FILE",
+                stacklevel=2,
+            )
     return backbone
 
 

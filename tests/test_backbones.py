@@ -2,6 +2,7 @@ import json
 import math
 import socket
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from faceaffect.errors import CheckpointError, RecipeError
 
 VIT = {"name": "test_vit", "image_size": 48}
 CNN = {"name": "test_resnet", "image_size": 64}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*frozen with random weights")
 
 
 def faces(n: int = 2, size: int = 48, seed: int = 0) -> torch.Tensor:
@@ -292,7 +295,7 @@ def test_local_folder_in_timms_format(tmp_path: Path) -> None:
     assert got.mean == (0.1, 0.1, 0.1)
     assert fingerprint(got.net.state_dict()) == fingerprint(net.state_dict())
     (tmp_path / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="config.json is missing"):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         create_backbone(f"local-dir:{tmp_path}")
 
 
@@ -376,6 +379,16 @@ def test_restoring_reads_only_frozen_weights(no_hub: list[Any], vit_file: Path) 
             create_backbone("test_vit", pretrained=True, frozen=True)
         frozen = create_backbone("test_vit", weights=str(vit_file), frozen=True)
     assert frozen.frozen_source is not None
+
+
+def test_random_weights_are_not_frozen_silently(vit_file: Path) -> None:
+    with pytest.warns(UserWarning, match="test_vit is frozen with random weights"):
+        create_backbone(**VIT, frozen=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_backbone(**VIT, weights=str(vit_file), frozen=True)
+        with restoring():
+            create_backbone(**VIT, frozen=True)
 
 
 def test_drop_path_and_checkpointing_reach_the_network() -> None:
