@@ -1,0 +1,217 @@
+"""SyntheticFaces: rendered faces with exact FACS ground truth, the dataset that needs no download."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples
+from faceaffect.data.synthetic import facs
+from faceaffect.data.synthetic.clips import draw_clip
+from faceaffect.data.synthetic.identity import ATTRIBUTES, Identity, attribute_table, make_identity
+from faceaffect.data.synthetic.render import Picture, render
+from faceaffect.data.synthetic.sampling import LabelSampler
+from faceaffect.data.synthetic.scene import Scene, draw_scene
+from faceaffect.errors import DataError
+from faceaffect.schema import LabelSchema
+
+VERSION: Final = 1
+"""Counts changes of what a (seed, index) looks like; part of the cache key and of the result's notes."""
+
+POSITIVE_FROM: Final = 2
+"""An AU is positive from this intensity on."""
+
+
+class SyntheticFaces(FaceDataset):
+    """Rendered faces whose labels are known exactly.
+
+    What a sample shows depends on the seed and its index alone, whatever the process; who it shows depends on the
+    seed and the subject number. Sample i shows subject i modulo `subjects`.
+
+    Args:
+        n: number of samples.
+        subjects: number of people.
+        seed: world: other seeds have other people, other labels.
+        aus: label columns; faces show every AU of `facs.AUS` all the same.
+        expressions: classes that occur, () for no expression label (the first seven of `facs.EXPRESSIONS` then occur).
+        valence_arousal: whether to label valence and arousal.
+        rates: share of positives per AU: "bp4d", "disfa", "uniform" or {AU: share}.
+        cooccurrence: [AU, AU, correlation] triples that replace the default ones; 1 makes the second a copy.
+        image_size: side of the rendered picture in pixels.
+        clips: frames per sample, 0 for still pictures. A clip goes from calm to the labelled apex and back.
+        label_noise: probability that an AU label is flipped or an expression replaced by another; intensities and
+            valence and arousal then stay true.
+        occlusion: probability of a random object before the face.
+        hide: {AU: probability that an object covers its evidence}.
+        cache: folder where rendered samples are kept, None for none.
+
+    Raises:
+        DataError: a number out of range, an unknown AU, expression or preset.
+    """
+
+    def __init__(
+        self,
+        n: int = 6000,
+        subjects: int = 300,
+        seed: int = 0,
+        aus: list[int] | tuple[int, ...] = facs.BP4D_AUS,
+        expressions: list[str] | tuple[str, ...] = facs.EXPRESSIONS[:7],
+        valence_arousal: bool = True,
+        rates: str | dict[int, float] = "bp4d",
+        cooccurrence: list[list[float]] | tuple[()] = (),
+        image_size: int = 112,
+        clips: int = 0,
+        label_noise: float = 0.0,
+        occlusion: float = 0.08,
+        hide: dict[int, float] | None = None,
+        cache: str | None = None,
+    ) -> None:
+        hidden = {int(au): float(share) for au, share in (hide or {}).items()}
+        _check(n=n, subjects=subjects, seed=seed, image_size=image_size, clips=clips)
+        _check_shares(
+            label_noise=label_noise,
+            occlusion=occlusion,
+            **{f"hide.{au}": share for au, share in hidden.items()},
+        )
+        unknown = [au for au in (*aus, *hidden) if au not in facs.COLUMN]
+        if unknown:
+            raise DataError(f"synthetic: AU{unknown[0]} is not drawn; choose from {list(facs.AUS)}")
+        self.seed, self.image_size, self.frames = seed, image_size, clips
+        self.occlusion, self.hide = occlusion, hidden
+        shown = tuple(expressions) or facs.EXPRESSIONS[:7]
+        pairs = {(int(a), int(b)): float(value) for a, b, value in cooccurrence}
+        rates = rates if isinstance(rates, str) else {int(au): r for au, r in rates.items()}
+        self._labels = LabelSampler(rates, shown, pairs)(n, seed)
+        self._subject = np.arange(n) % subjects
+        self._cache: Path | None = None
+        if cache:
+            world = (seed, subjects, image_size, clips, occlusion, sorted(hidden.items()), shown)
+            drawn = rates if isinstance(rates, str) else sorted(rates.items())
+            self._cache = _cache_folder(cache, (*world, drawn, sorted(pairs.items())))
+        schema = LabelSchema(tuple(aus), tuple(expressions), valence_arousal)
+        super().__init__(
+            schema,
+            self._table(schema, subjects, label_noise),
+            attribute_names=ATTRIBUTES,
+            notes={"renderer": VERSION, "positive_from": POSITIVE_FROM, "label_noise": label_noise},
+        )
+
+    def _table(self, schema: LabelSchema, subjects: int, label_noise: float) -> Samples:
+        columns = [facs.COLUMN[au] for au in schema.aus]
+        grade = self._labels.grade[:, columns]
+        au = (grade >= POSITIVE_FROM).astype(np.float32)
+        expression = _class_index(self._labels.expression, schema.expressions)
+        if label_noise:
+            rng = np.random.Generator(np.random.PCG64([self.seed, 104]))
+            draw = rng.random((len(au), len(facs.AUS) + 2))
+            au = np.where(draw[:, columns] < label_noise, 1 - au, au).astype(np.float32)
+            wrong = draw[:, -2] < label_noise
+            expression = np.where(wrong, _other_class(expression, draw[:, -1], len(schema.expressions)), expression)
+        people = attribute_table(self.seed, subjects)
+        return Samples(
+            id=np.array([f"s{self.seed}/{i:06d}" for i in range(len(au))]),
+            subject=np.array([subject_name(self.seed, s) for s in self._subject]),
+            au=au if schema.aus else None,
+            au_intensity=grade if schema.aus else None,
+            expression=expression if schema.expressions else None,
+            va=self._labels.va if schema.valence_arousal else None,
+            attributes={name: column[self._subject] for name, column in people.items()},
+        )
+
+    def person(self, index: int) -> Identity:
+        """Who the sample shows."""
+        return make_identity(self.seed, int(self._subject[index]))
+
+    def scene(self, index: int) -> Scene:
+        """Under which circumstances, at the apex."""
+        contempt = facs.EXPRESSIONS[self._labels.expression[index]] == "contempt"
+        return draw_scene(
+            np.random.default_rng([self.seed, 105, index]),
+            self._labels.grade[index],
+            one_sided=contempt,
+            occlusion=self.occlusion,
+            hide=self.hide,
+        )
+
+    def render(self, index: int) -> Loaded:
+        """Draw a sample anew, without the cache."""
+        person, scene = self.person(index), self.scene(index)
+        if not self.frames:
+            picture = render(person, scene, self.image_size)
+            return Loaded(picture.image, picture.landmarks, scene.pose)
+        moments = draw_clip(np.random.default_rng([self.seed, 106, index]), scene, self.frames)
+        pictures = [render(person, moment, self.image_size) for moment in moments]
+        return Loaded(*_stack(pictures), scene.pose)
+
+    def load(self, index: int) -> Loaded:
+        """Sample `index`, from the cache if it is there."""
+        index = int(index)
+        if not 0 <= index < len(self.samples):
+            raise IndexError(index)
+        if self._cache is None:
+            return self.render(index)
+        file = self._cache / f"{index:06d}.npz"
+        if not file.is_file():
+            _write(file, self.render(index))
+        with np.load(file) as stored:
+            return Loaded(stored["image"], stored["landmarks"], stored["pose"])
+
+    def path(self, index: int) -> Path | None:
+        """None: samples are generated."""
+        return None
+
+def subject_name(seed: int, subject: int) -> str:
+    """Subject id; the seed is part of it, so that people of two worlds are never taken for one another."""
+    return f"s{seed}-{subject:04d}"
+
+
+def _class_index(expression: npt.NDArray[np.int64], names: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    position = np.full(len(facs.EXPRESSIONS), -1)
+    position[[facs.EXPRESSIONS.index(name) for name in names]] = np.arange(len(names))
+    return np.asarray(position[expression], np.int64)
+
+
+def _other_class(
+    expression: npt.NDArray[np.int64], draw: npt.NDArray[np.float64], classes: int
+) -> npt.NDArray[np.int64]:
+    step = 1 + (draw * (classes - 1)).astype(np.int64)
+    return np.asarray((expression + step) % max(classes, 1), np.int64)
+
+
+def _cache_folder(root: str, world: tuple[object, ...]) -> Path:
+    """A folder of its own for everything that changes what an index looks like."""
+    return Path(root) / hashlib.sha256(repr((VERSION, *world)).encode()).hexdigest()[:16]
+
+
+def _stack(pictures: list[Picture]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    return np.stack([p.image for p in pictures]), np.stack([p.landmarks for p in pictures])
+
+
+def _write(file: Path, sample: Loaded) -> None:
+    """Through a temporary file, so that a kill or another worker never leaves half a sample."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, image=sample.image, landmarks=np.asarray(sample.landmarks), pose=np.asarray(sample.pose))
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _check(n: int, subjects: int, seed: int, image_size: int, clips: int) -> None:
+    lowest = {"n": (n, 1), "subjects": (subjects, 1), "seed": (seed, 0), "image_size": (image_size, 32), "clips": (clips, 0)}
+    for name, (value, least) in lowest.items():
+        if value < least:
+            raise DataError(f"synthetic: {name}={value}: at least {least}")
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise DataError(f"synthetic: {name}={share}: a probability from 0 to 1")
