@@ -1,0 +1,328 @@
+"""AUFormer: mixtures of knowledge experts beside the layers of a frozen ViT.
+
+Yuan et al., ECCV 2024, arXiv 2403.04697. The block equations and the experts follow the authors'
+pipeline figure; ``docs/models/auformer.md`` says what is read there, what is inferred and what is
+our default.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.models.eva import Eva, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from faceaffect.backbones import Backbone, create_backbone
+from faceaffect.data.batch import FaceBatch
+from faceaffect.errors import RecipeError
+from faceaffect.heads import Heads, answers
+from faceaffect.losses import (
+    GammaMode,
+    au_class_weights,
+    ccc_loss,
+    cross_entropy_loss,
+    mdwa_gamma,
+    mdwa_loss,
+    weighted_dice_loss,
+)
+from faceaffect.models.moke import MoKEGroup, Stream
+from faceaffect.module import AffectModule
+from faceaffect.registry import Options, as_node
+from faceaffect.schema import LabelSchema
+
+Position = Literal["attention", "mlp"]
+POSITIONS: tuple[Position, ...] = ("attention", "mlp")
+
+
+class ExpertViT(nn.Module):
+    """A frozen ViT with a group of experts beside the attention and the MLP of every block.
+
+    With ``n = LN(x)``: ``x + layer(n) + K``, where K is the mean over the group's experts and
+    expert i takes ``n`` plus what expert i of the group before gave.
+
+    Args:
+        backbone: a timm ViT with its blocks one after another.
+        make_group: builds one group from the ViT's width.
+        positions: beside which layers of a block a group stands.
+        au_stream: whether each expert takes what the one before it gave.
+
+    Raises:
+        RecipeError: the backbone is no such ViT, or there is no position or an unknown one.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        make_group: Callable[[int], MoKEGroup],
+        positions: Sequence[Position] = POSITIONS,
+        au_stream: bool = True,
+    ) -> None:
+        super().__init__()
+        if not positions or set(positions) - set(POSITIONS):
+            raise RecipeError(
+                f"model.positions: {list(positions)}; choose from {', '.join(POSITIONS)}, or both"
+            )
+        net = backbone.net
+        blocks = list(getattr(net, "blocks", []))
+        if not isinstance(net, (VisionTransformer, Eva)) or not all(
+            isinstance(block, (Block, EvaBlock)) for block in blocks
+        ):
+            raise RecipeError(
+                "model.backbone: auformer needs a ViT whose blocks are attention, then MLP, each "
+                f"after its norm (vit_*, deit_*, eva02_* of timm), not {type(net).__name__}"
+            )
+        self.backbone, self.au_stream = backbone, au_stream
+        self.groups = nn.ModuleList(
+            nn.ModuleDict({position: make_group(backbone.width) for position in positions})
+            for _ in blocks
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Stream]]:
+        """Return all tokens after the last norm, (B, T, C), and the stream that leaves each block.
+
+        Args:
+            image: (B, 3, H, W), normalised.
+        """
+        net = self.backbone.net
+        x, ropes = self._embed(image)
+        stream: Stream | None = None
+        streams: list[Stream] = []
+        for block, groups, rope in zip(net.blocks, self.groups, ropes, strict=True):
+            if net.grad_checkpointing and self.training:
+                x, left = checkpoint(
+                    self._block, block, groups, x, rope, stream, use_reentrant=False
+                )
+            else:
+                x, left = self._block(block, groups, x, rope, stream)
+            stream = left if self.au_stream else None
+            streams.append(left)
+        return net.norm(x), streams
+
+    def _block(
+        self,
+        block: Any,
+        groups: Any,
+        x: Tensor,
+        rope: Tensor | None,
+        stream: Stream | None,
+    ) -> tuple[Tensor, Stream]:
+        """Return the tokens after a block and the stream that leaves its last group."""
+        for position in POSITIONS:
+            n, out = _layer(block, position, x, rope)
+            x = x + out
+            if position in groups:
+                term, left = groups[position](n, self.backbone.grid, stream)
+                x = x + term
+                stream = left if self.au_stream else None
+        return x, left
+
+    def _embed(self, image: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the tokens before the first block and each block's rotary embedding, if any."""
+        net = self.backbone.net
+        x = net._pos_embed(net.patch_embed(image))
+        ropes: list[Tensor | None] = [None] * len(net.blocks)
+        if isinstance(net, Eva):
+            x, rope = x
+            ropes = list(rope) if getattr(net, "rope_mixed", False) else [rope] * len(net.blocks)
+        return net.norm_pre(x), ropes
+
+
+def _layer(block: Any, position: Position, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the normed input of a frozen layer and what the layer adds to the residual."""
+    plain = isinstance(block, Block)
+    if position == "attention":
+        n = block.norm1(x)
+        out = block.attn(n) if plain else block.attn(n, rope=rope)
+        scale = block.ls1 if plain else block.gamma_1
+    else:
+        n = block.norm2(x)
+        out = block.mlp(n)
+        scale = block.ls2 if plain else block.gamma_2
+    if plain:
+        return n, scale(out)
+    return n, out if scale is None else scale * out
+
+
+class AUFormer(AffectModule):
+    """AUFormer: only experts and heads are trained, one expert of every group per action unit.
+
+    Expression and VA, where the schema has them, get a linear head beside the AU head. Without AUs
+    there is one expert per expression class (ours).
+
+    Args:
+        schema: AUs, or expression classes, are needed.
+        backbone: a timm ViT, by name or with the options of ``create_backbone``; always frozen.
+        expert_width: h, channels inside an expert (inferred: at most 16).
+        mrf: the multi-receptive-field operator in every expert.
+        ca: the context-aware operator in every expert.
+        ca_scope: what CA attends to: a ``local`` window of 3 x 3 patches or the ``global`` grid.
+        au_stream: each expert takes what the expert of the same AU before it gave.
+        positions: beside which layers experts stand, ``attention``, ``mlp`` or both.
+        shared_experts: one expert per group that serves all AUs, instead of one per AU.
+        cls_mode: ``none`` gives the class token no expert term, ``convpass`` sends it through the
+            experts as a map of one position.
+        dropout: rate inside the experts, before the up-projection.
+        readout: what the heads see: ``backbone``, the ViT's own pooling (the class token, where it
+            uses one), or ``patches``, the mean of the patch tokens.
+        aux_loss: weight of the auxiliary losses on the AU streams, 0 for none.
+        aux_layers: whether the stream is supervised after the ``last`` block or after ``all``.
+        dice_loss: weight of the weighted Dice (WDI) loss, 0 for none.
+        margin: m of the MDWA loss, in [0, 1).
+        gamma_mode: exponents of the MDWA loss by AU rate, see ``mdwa_gamma``.
+        gamma_low: smallest exponent, at least 1.
+        gamma_high: largest exponent.
+
+    Raises:
+        RecipeError: no AUs and no expressions, an unfrozen or unfit backbone, a value out of range.
+    """
+
+    weight: Tensor
+    gamma: Tensor
+
+    def __init__(
+        self,
+        schema: LabelSchema | dict[str, Any],
+        *,
+        backbone: Annotated[
+            str | dict[str, Any], Options(create_backbone)
+        ] = "vit_base_patch16_224.augreg_in21k",
+        expert_width: int = 8,
+        mrf: bool = True,
+        ca: bool = True,
+        ca_scope: Literal["local", "global"] = "local",
+        au_stream: bool = True,
+        positions: Sequence[Position] = POSITIONS,
+        shared_experts: bool = False,
+        cls_mode: Literal["none", "convpass"] = "none",
+        dropout: float = 0.1,
+        readout: Literal["backbone", "patches"] = "backbone",
+        aux_loss: float = 1.0,
+        aux_layers: Literal["last", "all"] = "last",
+        dice_loss: float = 1.0,
+        margin: float = 0.05,
+        gamma_mode: GammaMode = "decreasing",
+        gamma_low: float = 1.0,
+        gamma_high: float = 2.0,
+    ) -> None:
+        super().__init__(schema)
+        names = self.schema.au_names or self.schema.expressions
+        if not names:
+            raise RecipeError("auformer needs AUs or expression classes, one expert for each")
+        self.readout, self.aux_loss, self.dice_loss = readout, aux_loss, dice_loss
+        self.margin, self.gamma_mode = margin, gamma_mode
+        self.gamma_low, self.gamma_high = gamma_low, gamma_high
+        self.vit = ExpertViT(
+            _frozen_backbone(backbone),
+            partial(
+                MoKEGroup,
+                experts=1 if shared_experts else len(names),
+                expert_width=expert_width,
+                mrf=mrf,
+                ca=ca,
+                ca_scope=ca_scope,
+                cls_mode=cls_mode,
+                dropout=dropout,
+            ),
+            positions,
+            au_stream,
+        )
+        width, depth = self.vit.backbone.width, len(self.vit.groups)
+        self.heads = Heads(self.schema, width)
+        supervised = 0 if not aux_loss else depth if aux_layers == "all" else 1
+        self.aux_heads = nn.ModuleList(AUHeads(width, len(names)) for _ in range(supervised))
+        self.register_buffer("weight", torch.ones(len(names)), persistent=False)
+        self.register_buffer("gamma", torch.full((len(names),), gamma_low), persistent=False)
+
+    def prepare(self, statistics: dict[str, Any]) -> None:
+        """Set class weights and MDWA exponents from the rates in the training part."""
+        super().prepare(statistics)
+        if self.schema.aus:
+            rate = [statistics["au_rate"][name] for name in self.schema.au_names]
+        else:
+            counts = statistics["expression_count"]
+            total = max(sum(counts.values()), 1)
+            rate = [counts[name] / total for name in self.schema.expressions]
+        self.weight.copy_(au_class_weights(rate))
+        self.gamma.copy_(
+            mdwa_gamma(rate, mode=self.gamma_mode, low=self.gamma_low, high=self.gamma_high)
+        )
+
+    def logits(self, batch: FaceBatch) -> tuple[dict[str, Tensor], list[Stream]]:
+        """Return the logits of each task, and the stream that leaves each block."""
+        backbone = self.vit.backbone
+        tokens, streams = self.vit(backbone.normalise(batch["image"]))
+        if self.readout == "patches":
+            pooled = tokens[:, backbone.num_prefix_tokens :].mean(1)
+        else:
+            pooled = backbone.net.forward_head(tokens, pre_logits=True)
+        return self.heads(pooled), streams
+
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return MDWA + WDI + ``aux_loss`` x auxiliary MDWA, plus cross-entropy and 1 - CCC."""
+        out, streams = self.logits(batch)
+        terms = []
+        if "au" in out:
+            terms.append(self._mdwa(out["au"], batch["au"]))
+            if self.dice_loss:
+                dice = weighted_dice_loss(out["au"], batch["au"], weight=self.weight)
+                terms.append(self.dice_loss * dice)
+        if "expression" in out:
+            terms.append(cross_entropy_loss(out["expression"], batch["expression"]))
+        if "va" in out:
+            terms.append(ccc_loss(out["va"].float().tanh(), batch["va"]))
+        if len(self.aux_heads):
+            target = batch["au"] if "au" in out else _one_of(batch["expression"], len(self.weight))
+            height, width = self.vit.backbone.grid
+            last = streams[-len(self.aux_heads) :]
+            aux = [
+                self._mdwa(head(stream.pooled(height * width)), target)
+                for head, stream in zip(self.aux_heads, last, strict=True)
+            ]
+            terms.append(self.aux_loss * torch.stack(aux).mean())
+        return torch.stack(terms).sum()
+
+    def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
+        """Return AU and expression probabilities, valence and arousal in [-1, 1]."""
+        return answers(self.logits(batch)[0])
+
+    def _mdwa(self, logits: Tensor, target: Tensor) -> Tensor:
+        return mdwa_loss(logits, target, weight=self.weight, margin=self.margin, gamma=self.gamma)
+
+
+class AUHeads(nn.Module):
+    """One logit from each AU's own stream.
+
+    No layer norm stands before it: over streams that start at zero it would multiply gradients by
+    300 to 1000.
+
+    Args:
+        width: C of the ViT.
+        outputs: number of AUs.
+    """
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, width))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear
+
+    def forward(self, streams: Tensor) -> Tensor:
+        """Return (B, N) logits from (B, N, C), or from (B, 1, C) where all AUs share an expert."""
+        return (streams * self.weight).sum(2) + self.bias
+
+
+def _frozen_backbone(node: str | dict[str, Any]) -> Backbone:
+    options = as_node(node)
+    if options.setdefault("frozen", True) is not True:
+        raise RecipeError("model.backbone.frozen: auformer trains experts beside a frozen ViT")
+    return create_backbone(**options)
+
+
+def _one_of(index: Tensor, classes: int) -> Tensor:
+    """Return one-hot float rows; unknown (-1) gives a row of NaN."""
+    rows = F.one_hot(index.clamp(min=0), classes).float()
+    return rows.masked_fill((index < 0)[:, None], float("nan"))
