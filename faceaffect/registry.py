@@ -20,6 +20,7 @@ _PROTOCOLS = "faceaffect.data.protocols"
 
 TABLES: dict[str, dict[str, str]] = {
     "models": {
+        "auformer": "faceaffect.models.auformer:AUFormer",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
     },
     "data": {
