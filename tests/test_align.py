@@ -52,10 +52,10 @@ def test_similarity_equals_umeyama_of_scikit_image() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         points = rng.uniform(0, 500, (68, 2))
-        template = np.array(list(align._TEMPLATE.values())) * 0.4 * SIZE
+        template = np.array(list(align._TEMPLATE.values())) * 0.5 * SIZE
         template += [SIZE / 2 - 0.5, align.EYE_LINE * SIZE - 0.5]
         expected = SimilarityTransform.from_estimate(points[STABLE_POINTS], template).params[:2]
-        matrix = similarity_matrix(points, SIZE, eye_span=0.4)
+        matrix = similarity_matrix(points, SIZE, eye_span=0.5)
         if np.linalg.det(expected[:, :2]) > 0:
             np.testing.assert_allclose(matrix, expected, atol=1e-9)
 
@@ -74,7 +74,9 @@ def test_crop_brings_any_face_to_one_place(
     assert moved.dtype == np.float32
     eyes = moved[[36, 45]]
     np.testing.assert_allclose(eyes[1] - eyes[0], [align.EYE_SPAN * SIZE, 0], atol=1e-3)
-    np.testing.assert_allclose(eyes.mean(0), [SIZE / 2 - 0.5, 0.36 * SIZE - 0.5], atol=1e-3)
+    np.testing.assert_allclose(
+        eyes.mean(0), [SIZE / 2 - 0.5, align.EYE_LINE * SIZE - 0.5], atol=1e-3
+    )
     np.testing.assert_allclose(moved, crop(portrait(face()), face(), SIZE)[1], atol=1e-3)
     reference = crop(portrait(face()), face(), SIZE)[0].astype(int)
     assert np.abs(image - reference).mean() < 1.5
@@ -162,7 +164,7 @@ def test_failures_are_recorded_counted_and_not_retried(tmp_path: Path, on_disk: 
         with pytest.raises(DataError, match="dark: no face was found"):
             aligner("dark", dark)
     assert len(calls) == 2
-    expected = {"method": "face_alignment", "size": SIZE, "eye_span": 0.45, "version": 1}
+    expected = {"method": "face_alignment", "size": SIZE, "eye_span": align.EYE_SPAN, "version": 1}
     counts = {"crops": {"face_alignment": 1}, "failures": {"face_alignment": 1}}
     assert aligner.report() == expected | counts
     assert aligner.report(["light", "never seen"])["crops"] == {"face_alignment": 1}

@@ -26,8 +26,8 @@ Points = NDArray[np.float32]
 Method = Literal["auto", "landmarks", "face_alignment", "none"]
 
 VERSION = 1  # of what a cached crop depends on: the template, the warp, the file's form
-EYE_SPAN = 0.45
-EYE_LINE = 0.36  # height of the eyes, as a part of the crop: leaves the forehead and the chin in
+EYE_SPAN = 0.4
+EYE_LINE = 0.36  # height of the eyes, as a part of the crop: forehead and a dropped jaw are in
 
 # iBUG index to (x, y): the origin between the eyes, the unit their outer corners' distance, y down.
 # Ours, from mean adult face proportions: inner corners at 0.19, base of the nose half a unit down.
@@ -288,7 +288,7 @@ class Aligner:
 
 def _pack(source_id: str, result: Aligned) -> bytes:
     """One JPEG that any viewer opens, with the landmarks as JSON in its comment."""
-    points = None if result.landmarks is None else np.round(result.landmarks, 3).tolist()
+    points = np.round(np.asarray(result.landmarks, dtype=np.float64), 3).tolist()
     note = json.dumps({"id": source_id[-1000:], "landmarks": points}).encode()
     picture = encode_jpeg(result.image)
     return _COMMENT + (len(note) + 2).to_bytes(2, "big") + note + picture[2:]
