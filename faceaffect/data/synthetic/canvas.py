@@ -17,9 +17,10 @@ def fixed(points: Array) -> npt.NDArray[np.int32]:
     return np.rint(points * (1 << _SHIFT)).astype(np.int32)
 
 
-def rgb(colour: Any) -> tuple[float, ...]:
-    """A colour as the tuple that OpenCV takes."""
-    return tuple(float(c) for c in colour)
+def rgb(colour: Any) -> list[float]:
+    """A colour as the plain numbers that OpenCV takes."""
+    numbers: list[float] = np.asarray(colour, np.float64).tolist()
+    return numbers
 
 
 class Canvas:
@@ -39,30 +40,29 @@ class Canvas:
     def box(self, points: Array, margin: float = 2) -> tuple[slice, slice] | None:
         """Rows and columns of the image that hold the points, None if all lie outside."""
         height, width = self.image.shape[:2]
-        (x0, y0), (x1, y1) = points.min(0) - margin, points.max(0) + margin + 1
-        left, top, right, bottom = max(int(x0), 0), max(int(y0), 0), min(int(x1) + 1, width), min(int(y1) + 1, height)
+        x, y, w, h = cv2.boundingRect(np.asarray(points, np.float32))
+        edge = int(margin) + 1
+        left, top = max(x - edge, 0), max(y - edge, 0)
+        right, bottom = min(x + w + edge, width), min(y + h + edge, height)
         return (slice(top, bottom), slice(left, right)) if left < right and top < bottom else None
 
     def fill(self, polygon: Array, colour: Any, opacity: float = 1.0, blur: float = 0.0) -> None:
         """Fill a polygon (K, 2); `blur` softens its edge, in pixels."""
+        if opacity >= 1 and not blur:
+            cv2.fillPoly(self.image, [fixed(polygon)], rgb(colour), cv2.LINE_AA, _SHIFT)
+            return
         box = self.box(polygon, 2 + 2 * blur)
         if box is None:
             return
         patch = self.image[box]
-        corner = np.array([box[1].start, box[0].start], np.float32)
-        ring = [fixed(polygon - corner)]
-        if opacity >= 1 and not blur:
-            over = np.ascontiguousarray(patch)
-            cv2.fillPoly(over, ring, rgb(colour), cv2.LINE_AA, _SHIFT)
-            patch[...] = over
-            return
+        ring, corner = [fixed(polygon)], (-box[1].start, -box[0].start)
         if not blur:
             over = patch.copy()
-            cv2.fillPoly(over, ring, rgb(colour), cv2.LINE_AA, _SHIFT)
-            patch[...] = cv2.addWeighted(over, opacity, patch, 1 - opacity, 0)
+            cv2.fillPoly(over, ring, rgb(colour), cv2.LINE_AA, _SHIFT, corner)
+            cv2.addWeighted(over, opacity, patch, 1 - opacity, 0, dst=patch)
             return
         mask = np.zeros(patch.shape[:2], np.uint8)
-        cv2.fillPoly(mask, ring, 255.0 * opacity, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(mask, ring, 255.0 * opacity, cv2.LINE_AA, _SHIFT, corner)
         mask = cv2.GaussianBlur(mask, (0, 0), blur)
         self.blend(box, np.array(colour, np.float32), mask)
 
@@ -85,7 +85,7 @@ class Canvas:
         over = patch.copy()
         corner = np.array([box[1].start, box[0].start], np.float32)
         cv2.polylines(over, [fixed(points - corner)], False, rgb(colour), thick, cv2.LINE_AA, _SHIFT)
-        patch[...] = cv2.addWeighted(over, opacity, patch, 1 - opacity, 0)
+        cv2.addWeighted(over, opacity, patch, 1 - opacity, 0, dst=patch)
 
     def clip(self, polygon: Array, painted: Image, box: tuple[slice, slice]) -> None:
         """Copy `painted`, which has the size of `box`, into the image where `polygon` covers it."""
@@ -93,7 +93,7 @@ class Canvas:
         corner = np.array([box[1].start, box[0].start], np.float32)
         cv2.fillPoly(mask, [fixed(polygon - corner)], 255.0, cv2.LINE_8, _SHIFT)
         patch = self.image[box]
-        patch[...] = np.where(mask[..., None] > 0, painted, patch)
+        cv2.copyTo(painted, mask, patch)
 
 
 def ellipse(centre: Array, radii: tuple[float, float], angle: float = 0.0, points: int = 18) -> Array:

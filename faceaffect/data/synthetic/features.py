@@ -26,7 +26,7 @@ def paint_brows(canvas: Canvas, person: Identity, flat: Array, light: float) -> 
     """Two tapering strokes; the line of the bones below them comes from the relief."""
     for side in (0, 1):
         middle = spline(5, 9) @ flat[_BROW[side]]
-        tangent = np.gradient(middle, axis=0)
+        tangent = np.concatenate([middle[1:2] - middle[:1], middle[2:] - middle[:-2], middle[-1:] - middle[-2:-1]])
         normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-6
         half = normal * _TAPER * person.brow_width * canvas.unit

@@ -112,8 +112,8 @@ SHAPES: Final[Mapping[str, Field]] = {
     "brow_gap": {"brow0": (0.026, 0.0, 0.0), "brow1": (0.018, 0.0, 0.0), "brow2": (0.01, 0.0, 0.0)},
     "eye_gap": {f"eye_{k}": (0.022, 0.0, 0.0) for k in ("in", "u1", "u2", "out", "d2", "d1")},
     "eye_length": {"eye_in": (-0.012, 0.0, 0.0), "eye_out": (0.02, 0.0, 0.0)},
-    "eye_open": {"eye_u1": (0.0, -0.016, 0.0), "eye_u2": (0.0, -0.016, 0.0), "eye_d1": (0.0, 0.009, 0.0),
-                 "eye_d2": (0.0, 0.009, 0.0)},
+    "eye_open": {"eye_u1": (0.0, -0.019, 0.0), "eye_u2": (0.0, -0.019, 0.0)},
+    "lower_lid": {"eye_d1": (0.0, 0.014, 0.0), "eye_d2": (0.0, 0.014, 0.0)},
     "eye_tilt": {"eye_in": (0.0, 0.012, 0.0), "eye_out": (0.0, -0.02, 0.0), "eye_u2": (0.0, -0.010, 0.0),
                  "eye_d2": (0.0, -0.010, 0.0)},
     "nose_width": {"ala": (0.028, 0.0, 0.0), "nostril": (0.012, 0.0, 0.0)},
@@ -208,8 +208,8 @@ def _lids(points: Array, eye: npt.NDArray[np.int_], amount: Array) -> None:
     a5, a6, a7, a9, a12, a43 = (float(amount[COLUMN[au]]) for au in (5, 6, 7, 9, 12, 43))
     y = points[eye, 1]
     line = 0.5 * (y[0] + y[3])
-    low = (y[4:6] - line) * max(0.12, 1 - 0.45 * a7 - 0.45 * a6 - 0.15 * a12)
-    high = (y[1:3] - line) * (1 + 0.50 * a5 - 0.30 * a7 - 0.08 * a6 - 0.15 * a9)
+    low = (y[4:6] - line) * max(0.12, 1 - 0.40 * a7 - 0.40 * a6 - 0.12 * a12)
+    high = (y[1:3] - line) * (1 + 0.50 * a5 - 0.26 * a7 - 0.08 * a6 - 0.15 * a9)
     high = np.minimum(high, low[::-1] - 0.012)
     shut = min(1.0, a43**0.65)
     low = low + 0.3 * shut * (0.03 - low)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceaffect.data.synthetic import geometry, marks
+from faceaffect.data.synthetic.facs import AUS
 from faceaffect.data.synthetic.geometry import Array
 
 ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
@@ -30,6 +31,11 @@ _HAIR: Final = np.array(
 )
 _IRIS: Final = np.array([(70, 44, 28), (104, 70, 38), (96, 106, 60), (74, 112, 150), (110, 122, 130)], float)
 _GREY: Final = np.array((176.0, 174.0, 172.0))
+# How far calm faces lie along the directions of the actions themselves, standard deviation in shares of intensity 5:
+# some people's brows are low and their lip corners raised at rest, with none of the marks that the action would leave.
+_RESTING: Final = {
+    1: 0.28, 2: 0.24, 4: 0.34, 6: 0.4, 9: 0.25, 10: 0.36, 12: 0.17, 14: 0.5, 15: 0.32, 17: 0.42, 20: 0.2, 23: 0.4, 24: 0.38,
+}  # fmt: skip
 HAIR_STYLES: Final = ("bald", "short", "receding", "side", "fringe", "long", "bun", "curly")
 
 
@@ -133,6 +139,8 @@ def _rest(rng: np.random.Generator, age: float, masculine: bool) -> Array:
     shape["upper_lip"] -= 0.35 * sign + 0.25 * age
     shape["lower_lip"] -= 0.3 * sign + 0.2 * age
     offset = np.tensordot(np.array([*shape.values()], np.float32), geometry.SHAPE_FIELDS, 1)
+    resting = rng.normal(0, 1, len(AUS)).clip(-2, 2) * [_RESTING.get(au, 0.0) for au in AUS]
+    offset += np.tensordot(resting.astype(np.float32), geometry.ACTION_FIELDS.sum(0), 1)
     # Nobody is quite symmetric: smooth noise, the same for neighbouring points.
     knots = rng.normal(0, 0.010, (len(geometry.TEMPLATE), 3)).astype(np.float32)
     offset += geometry.attach(geometry.TEMPLATE, 0.2) @ knots * 2

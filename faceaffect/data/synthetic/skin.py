@@ -16,7 +16,9 @@ from faceaffect.data.synthetic.scene import Scene
 _LINES: Final = len(marks.CREASES)
 _FIRST_CREASE: Final = len(TEMPLATE)
 _FIRST_BUMP: Final = _FIRST_CREASE + len(marks.CREASE_POINTS)
-_CREASE_OWNER: Final = np.repeat([0, 1], _LINES)
+_WIDTH: Final = np.tile(marks.CREASE_WIDTH, 2)
+_LEVELS: Final = 14
+"""Creases are drawn in this many steps of strength, all lines of one step at once."""
 _BUMP_SIDE: Final = np.concatenate(
     [np.full(marks.MIDLINE_BUMPS, 2), np.repeat([0, 1], marks.SIDE_BUMPS)]
 )
@@ -44,12 +46,19 @@ def brightness(
     """(S, S) index into the skin ramp: relief under the scene's lamp, creases and spots."""
     amount = np.concatenate([scene.amount, scene.amount.mean(0, keepdims=True)])
     shade = _relief(person, scene, amount, flat, turn, unit, centre, size)
-    dark = _creases(person, amount, flat, unit, size)
+    dark = _creases(person, amount, flat, size)
+    cv2.addWeighted(shade, 1.0, dark, -0.32, 0, dst=shade)
     # Light catches the far lip of a furrow: the same furrow, brighter, a step away from the lamp.
-    step = np.array(scene.light[:2]) * 1.3 * size / 112
-    glow = cv2.warpAffine(dark, np.array([[1, 0, -step[0]], [0, 1, -step[1]]]), (size, size))
-    lit = cv2.scaleAdd(glow, 0.10, shade)
-    return np.asarray(cv2.addWeighted(lit, 1.0, dark, -0.32, 0, dtype=cv2.CV_8U), np.uint8)
+    dx, dy = (round(float(step) * -1.3 * size / 112) for step in scene.light[:2])
+    to, source = _shifted(dx, dy, size), _shifted(-dx, -dy, size)
+    lit = shade[to]
+    cv2.addWeighted(lit, 1.0, dark[source], 0.10, 0, dst=lit)
+    return shade
+
+
+def _shifted(dx: int, dy: int, size: int) -> tuple[slice, slice]:
+    """The part of an image that a shift by (dx, dy) fills."""
+    return slice(max(dy, 0), size + min(dy, 0)), slice(max(dx, 0), size + min(dx, 0))
 
 
 @lru_cache(maxsize=8)
@@ -62,7 +71,7 @@ def _grid(cells: int) -> Array:
 
 def _relief(
     person: Identity, scene: Scene, amount: Array, flat: Array, turn: Array, unit: float, centre: Array, size: int
-) -> Array:
+) -> Image:
     """Light on an ellipsoid with Gaussian bumps, at a quarter of the resolution: it is soft anyway."""
     cells = max(size // 4, 24)
     extra = (marks.BUMP_AUS * amount[_BUMP_SIDE]).sum(-1)
@@ -71,17 +80,18 @@ def _relief(
     width = marks.BUMP_SIZE * np.array([max(float(turn[0, 0]), 0.6), 1.0], np.float32) * (unit / size)
     bells = np.exp(_quadratics(where, width, float(np.arctan2(turn[1, 0], turn[0, 0]))) @ _grid(cells))
     height, shadow = (weight.astype(np.float32) @ bells).reshape(2, cells, cells)
-    slope = unit / size * cells
-    gy, gx = (g * slope for g in np.gradient(height))
+    slope = 0.5 * unit / size * cells
+    gy, gx = np.zeros_like(height), np.zeros_like(height)
+    gy[1:-1], gx[:, 1:-1] = height[2:] - height[:-2], height[:, 2:] - height[:, :-2]
     x, y = (_grid(cells)[1:3] * (size / unit)).reshape(2, cells, cells)
     ball_x = (x - float(centre[0] / size - 0.5) * size / unit) / 1.22
     ball_y = (y - float(centre[1] / size - 0.5) * size / unit) / 1.75
     ball_z = np.sqrt(np.clip(1 - ball_x**2 - ball_y**2, 0.12, 1))
-    nx, ny = ball_x / ball_z * 0.8 - gx, ball_y / ball_z * 0.7 - gy
+    nx, ny = ball_x / ball_z * 0.8 - slope * gx, ball_y / ball_z * 0.7 - slope * gy
     facing = (nx * scene.light[0] + ny * scene.light[1] + scene.light[2]) / np.sqrt(1 + nx * nx + ny * ny)
     lit = scene.ambient + (1 - scene.ambient) * 1.25 * np.maximum(facing, 0)
-    low = np.clip(LIT * lit * (1 + shadow), 0, 255).astype(np.float32)
-    return np.asarray(cv2.resize(low, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+    low = np.clip(LIT * lit * (1 + shadow), 0, 255).astype(np.uint8)
+    return np.asarray(cv2.resize(low, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _quadratics(where: Array, width: Array, angle: float) -> Array:
@@ -95,24 +105,25 @@ def _quadratics(where: Array, width: Array, angle: float) -> Array:
     return (-terms).astype(np.float32)
 
 
-def _creases(person: Identity, amount: Array, flat: Array, unit: float, size: int) -> Array:
+def _creases(person: Identity, amount: Array, flat: Array, size: int) -> Image:
     """(S, S) darkness 0 to 255."""
     layer = np.zeros((size, size), np.uint8)
     pen = size / 112
     strength = crease_strength(person, amount[:2])
-    shown = np.flatnonzero(strength > 0.04)
-    shown = shown[np.argsort(strength[shown])]
-    knots = flat[_FIRST_CREASE:_FIRST_BUMP].reshape(-1, 4, 2)[shown]
-    curves = fixed(_THROUGH_FOUR @ knots)
-    width = marks.CREASE_WIDTH[shown % _LINES] * (0.6 + 0.7 * strength[shown]) * pen
-    for curve, value, thick in zip(curves, strength[shown], width, strict=True):
-        # The ends fade: a thin full line first, then its middle at full width.
-        cv2.polylines(layer, [curve], False, float(150 * value), max(1, round(0.6 * thick)), cv2.LINE_AA, 4)
-        cv2.polylines(layer, [curve[1:-1]], False, float(255 * value), max(1, round(thick)), cv2.LINE_AA, 4)
+    level = np.ceil(strength * _LEVELS - 0.5).astype(int)
+    curves = fixed(_THROUGH_FOUR @ flat[_FIRST_CREASE:_FIRST_BUMP].reshape(-1, 4, 2))
+    thick = np.maximum(np.rint(_WIDTH * (0.6 + 0.7 * strength) * pen), 1).astype(int)
+    for step in range(1, _LEVELS + 1):
+        shade = 255.0 * step / _LEVELS
+        for width in np.unique(thick[level == step]).tolist():
+            lines = curves[(level == step) & (thick == width)]
+            # The ends fade: a thin faint line first, then its middle at full width.
+            cv2.polylines(layer, [*lines], False, 0.6 * shade, max(1, round(0.6 * width)), cv2.LINE_AA, 4)
+            cv2.polylines(layer, [*lines[:, 1:-1]], False, shade, width, cv2.LINE_AA, 4)
     for spot, value in zip(flat[len(person.rest) :], person.spot_strength, strict=True):
         radius = (0.4 + 0.9 * value) * pen
         cv2.circle(layer, fixed(spot), round(radius * 16), float(255 * value), -1, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(layer, (0, 0), 0.55 * pen).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(layer, (0, 0), 0.55 * pen), np.uint8)
 
 
 def paint_skin(canvas: Canvas, person: Identity, index: Image, mask: Image) -> None:
