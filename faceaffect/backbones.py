@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faceaffect.errors import RecipeError
-from faceaffect.sources import build, fill, find_source
+from faceaffect.sources import RESERVED, build, fill, find_source
 from faceaffect.weights import (
     Freezable,
     fingerprint,
@@ -35,12 +35,6 @@ __all__ = [
     "restoring",
     "save_asset",
 ]
-
-# What create_backbone sets itself, or what would reach the network or read files behind its back.
-_OWN_ARGS = {
-    "cache_dir", "checkpoint_path", "drop_path_rate", "features_only", "file", "img_size",
-    "model_name", "num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
-}  # fmt: skip
 
 _restoring: ContextVar[bool] = ContextVar("restoring", default=False)
 
@@ -99,7 +93,8 @@ class Backbone(Freezable):
         )
         self.width: int = self.net.num_features
         self.pooled_width: int = getattr(self.net, "head_hidden_size", None) or self.width
-        self.num_prefix_tokens: int = getattr(self.net, "num_prefix_tokens", 0)
+        has_class_token = getattr(self.net, "cls_token", None) is not None
+        self.num_prefix_tokens: int = getattr(self.net, "num_prefix_tokens", int(has_class_token))
 
     def describe(self) -> dict[str, Any]:
         """Return what :func:`create_backbone` needs to build the network again from an asset."""
@@ -162,10 +157,11 @@ class Backbone(Freezable):
             (B, P, ``width``), P = ``num_prefix_tokens`` + height * width of ``grid``.
         """
         with torch.set_grad_enabled(self._needs_graph(x)):
-            features = self.net.forward_features(x)
-            if features.ndim == 4 and not self._channels_last(features):
-                features = features.permute(0, 2, 3, 1)
-            return cast(Tensor, features.flatten(1, -2) if features.ndim == 4 else features)
+            features: Tensor = self.net.forward_features(x)
+            if features.ndim == 3:
+                return features
+            channels_last = features.shape[-1] == self.width != features.shape[1]
+            return features.flatten(1, 2) if channels_last else features.flatten(2).mT
 
     def pyramid(self, x: Tensor, levels: int = 3) -> list[Tensor]:
         """Return feature maps from shallow to deep.
@@ -242,9 +238,6 @@ class Backbone(Freezable):
             return [round((i + 1) * count / levels) - 1 for i in range(levels)]
         return list(range(count - levels, count))
 
-    def _channels_last(self, features: Tensor) -> bool:
-        return features.shape[-1] == self.width != features.shape[1]
-
     def _needs_graph(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (
             not self.frozen
@@ -289,17 +282,12 @@ def create_backbone(
         CheckpointError: weights are missing, damaged or of other shapes, or the hub cannot be
             reached.
     """
-    reserved = sorted(_OWN_ARGS & set(args or {}))
+    reserved = sorted(RESERVED & set(args or {}))
     if reserved:
         raise RecipeError(f"backbone.args.{reserved[0]}: not an argument of the network itself")
     # Weights that a checkpoint will bring need not be found again.
     needed = frozen or not _restoring.get()
-    source = find_source(
-        name,
-        pretrained=pretrained and (needed or name.startswith("hf-hub:")),
-        weights=weights if needed else None,
-        revision=revision if needed else None,
-    )
+    source = find_source(name, pretrained, weights, revision, fetch=needed)
     size = image_size or source.config.get("input_size", (3, 224, 224))[1]
     options = {
         **source.args,
@@ -309,7 +297,7 @@ def create_backbone(
     net = build(source, size, options)
     described = {key: value for key, value in options.items() if key != "drop_path_rate"}
     backbone = Backbone(net, name=source.name, args=described, image_size=size)
-    if source.file is not None and needed:
+    if source.file is not None:
         if not source.own:
             fill(net, source)
         backbone.source = {

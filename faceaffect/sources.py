@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -25,6 +26,12 @@ from faceaffect.weights import asset_path, load_asset, load_asset_metadata, read
 
 HUB_TIMEOUT = 10.0
 """Seconds that the model hub has to answer before it counts as unreachable."""
+
+RESERVED = {
+    "cache_dir", "checkpoint_path", "drop_path_rate", "features_only", "file", "img_size",
+    "model_name", "num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+}  # fmt: skip
+"""Arguments of timm that are not about the network, or that are set here."""
 
 # Where timm looks for weights: always said outright, never taken from a description.
 _PLACES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "custom_load")
@@ -57,11 +64,16 @@ class Source:
 
 
 def find_source(
-    name: str, *, pretrained: bool, weights: str | None, revision: str | None
+    name: str, pretrained: bool, weights: str | None, revision: str | None, *, fetch: bool
 ) -> Source:
     """Resolve a backbone's name; only ``pretrained`` lets it ask the hub.
 
-    The arguments are those of :func:`faceaffect.backbones.create_backbone`.
+    Args:
+        name: as the other arguments, see :func:`faceaffect.backbones.create_backbone`.
+        pretrained: whether to take weights from the hub.
+        weights: a file or folder with weights.
+        revision: of the weights on the hub.
+        fetch: whether weights are wanted; if not, the source has no ``file``.
 
     Raises:
         RecipeError: an unknown name, or settings that contradict each other.
@@ -89,18 +101,22 @@ def find_source(
             "backbone.revision: is about weights on the hub and needs pretrained: true"
         )
     if scheme == "asset":
-        return _asset(place)
-    if scheme == "local-dir":
-        return _folder(Path(place), "file", place)
-    if scheme == "hf-hub":
+        source = _asset(place)
+    elif scheme == "local-dir":
+        source = _folder(Path(place), "file", place)
+    elif scheme == "hf-hub":
         config = hub_file(place, ["config.json"], revision)
-        hub_file(place, _WEIGHT_FILES, revision)
-        return _folder(config.parent, "hub", place)
-    source = Source(name, _config(name))
-    if weights is not None:
-        source.kind, source.title, source.file = "file", weights, Path(weights)
-    elif pretrained:
-        _take_own_weights(source, revision)
+        if fetch:
+            hub_file(place, _WEIGHT_FILES, revision)
+        source = _folder(config.parent, "hub", f"{place}{_commit(config)}")
+    else:
+        source = Source(name, _config(name))
+        if weights is not None:
+            source.kind, source.title, source.file = "file", weights, Path(weights)
+        elif pretrained and fetch:
+            _take_own_weights(source, revision)
+    if not fetch:
+        source.file = None
     return source
 
 
@@ -170,7 +186,12 @@ def _take_own_weights(source: Source, revision: str | None) -> None:
     if not repo:
         raise RecipeError(f"backbone.pretrained: the hub has no weights of '{source.name}'")
     source.file = hub_file(repo, _WEIGHT_FILES, revision)
-    source.kind, source.title, source.own = "hub", repo, True
+    source.kind, source.title, source.own = "hub", f"{repo}{_commit(source.file)}", True
+
+
+def _commit(cached: Path) -> str:
+    """Return the commit of a file in the hub's cache, as a suffix."""
+    return f"@{cached.parent.name}" if cached.parent.parent.name == "snapshots" else ""
 
 
 def _folder(folder: Path, kind: str, title: str) -> Source:
@@ -185,7 +206,8 @@ def _folder(folder: Path, kind: str, title: str) -> Source:
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: not a description by timm: {error!r}") from None
     config = {**_config(name), **described}
-    return Source(name, config, about.get("model_args", {}), kind, title, folder)
+    args = {k: v for k, v in about.get("model_args", {}).items() if k not in RESERVED}
+    return Source(name, config, args, kind, title, folder)
 
 
 def _asset(name: str) -> Source:
@@ -209,19 +231,20 @@ def build(source: Source, size: int, options: Mapping[str, Any]) -> Any:
     config = {key: value for key, value in source.config.items() if key not in _PLACES}
     if source.own:
         config["file"] = str(source.file)
+    architecture = source.name.partition(".")[0]
     try:
         net = timm.create_model(
-            source.name.partition(".")[0],
-            pretrained=source.own,
-            pretrained_cfg=config,
-            num_classes=0,
-            **given,
+            architecture, pretrained=source.own, pretrained_cfg=config, num_classes=0, **given
         )
     except Exception as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        shown = ", ".join(f"{key}={value!r}" for key, value in given.items()) or "no arguments"
         raise RecipeError(
             f"backbone: timm cannot build '{source.name}' with {shown}: {error}"
         ) from None
+    if source.own and options:
+        with torch.device("meta"):
+            usual = timm.create_model(architecture, num_classes=0).state_dict()
+        _complain_of_missing(source, [key for key in net.state_dict() if key not in usual])
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     patch = patch[0] if isinstance(patch, tuple) else patch
     if patch is not None and size % patch:
@@ -260,8 +283,12 @@ def fill(net: Any, source: Source) -> None:
         ) from None
     finally:
         hook.remove()
+    _complain_of_missing(source, missing)
+
+
+def _complain_of_missing(source: Source, missing: list[str]) -> None:
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise CheckpointError(
-            f"{source.file}: lacks {len(missing)} weights of {source.name}: {shown}"
+            f"{source.title}: lacks {len(missing)} weights of this {source.name}: {shown}"
         )

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import socket
@@ -148,6 +149,7 @@ def test_what_is_added_to_a_frozen_backbone_trains(vit_file: Path) -> None:
     stored = set(model.state_dict()) - frozen_keys(model)
     assert stored == {"backbone.net.blocks.0.mlp.2.weight", "backbone.net.blocks.0.mlp.2.bias"}
     assert "backbone.net.blocks.0.mlp.0.fc1.weight" in frozen_keys(model)
+    assert set(model.state_dict()) - frozen_keys(copy.deepcopy(model)) == stored
 
 
 def test_frozen_weights_count_as_named_only_if_something_names_them(vit_file: Path) -> None:
@@ -370,6 +372,15 @@ def test_cached_hub_weights_need_no_network(
     stored = sources.read_weights(vit_file)
     assert torch.equal(got.net.norm.weight, stored["norm.weight"])
     assert torch.equal(got.net.blocks[2].attn.qkv.weight, stored["blocks.2.attn.qkv.weight"])
+
+
+def test_hub_weights_that_leave_parts_random_are_refused(
+    no_hub: list[Any], monkeypatch: pytest.MonkeyPatch, vit_file: Path
+) -> None:
+    monkeypatch.setattr(sources, "try_to_load_from_cache", lambda *a, **k: str(vit_file))
+    assert create_backbone("test_vit", pretrained=True, drop_path=0.1).source is not None
+    with pytest.raises(CheckpointError, match=r"lacks 12 weights of this test_vit: blocks\.6"):
+        create_backbone("test_vit", pretrained=True, args={"depth": 7})
 
 
 def test_restoring_reads_only_frozen_weights(no_hub: list[Any], vit_file: Path) -> None:
