@@ -306,7 +306,10 @@ def create_backbone(
             "fingerprint": fingerprint(net.state_dict()),
         }
     if grad_checkpointing:
-        net.set_grad_checkpointing(True)
+        try:
+            net.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError):
+            raise RecipeError(f"backbone.grad_checkpointing: {source.name} has none") from None
     if frozen:
         backbone.freeze()
         if backbone.source is None and not _restoring.get():

@@ -314,6 +314,7 @@ def test_local_folder_in_timms_format(tmp_path: Path) -> None:
         ({"name": "test_vit", "args": {"dept": 3}}, "dept=3"),
         ({"name": "test_vit", "args": {"checkpoint_path": "x"}}, "args.checkpoint_path"),
         ({"name": "test_vit", "image_size": 50}, "50 is no multiple of 16"),
+        ({"name": "vgg11", "grad_checkpointing": True}, "vgg11 has none"),
     ],
 )
 def test_bad_options_are_one_clear_error(options: dict[str, Any], message: str) -> None:
