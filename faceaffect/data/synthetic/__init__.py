@@ -1,4 +1,4 @@
-"""Rendered faces whose action units, expression, valence, arousal, landmarks, pose and attributes are known exactly."""
+"""Rendered faces whose labels, landmarks, pose and attributes are known exactly."""
 
 from faceaffect.data.synthetic.dataset import SyntheticFaces
 

@@ -63,8 +63,8 @@ class Canvas:
             return
         mask = np.zeros(patch.shape[:2], np.uint8)
         cv2.fillPoly(mask, ring, 255.0 * opacity, cv2.LINE_AA, _SHIFT, corner)
-        mask = cv2.GaussianBlur(mask, (0, 0), blur)
-        self.blend(box, np.array(colour, np.float32), mask)
+        soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), blur), np.uint8)
+        self.blend(box, np.array(colour, np.float32), soft)
 
     def blend(self, box: tuple[slice, slice], colour: Array, mask: Image) -> None:
         """Mix a colour (3,) into a box of the image, `mask` 0 to 255 the opacity."""
@@ -76,7 +76,9 @@ class Canvas:
         """A polyline through points (K, 2), `width` in pens."""
         thick = max(1, round(width * self.pen))
         if opacity >= 1:
-            cv2.polylines(self.image, [fixed(points)], False, rgb(colour), thick, cv2.LINE_AA, _SHIFT)
+            cv2.polylines(
+                self.image, [fixed(points)], False, rgb(colour), thick, cv2.LINE_AA, _SHIFT
+            )
             return
         box = self.box(points, thick + 1)
         if box is None:
@@ -84,7 +86,9 @@ class Canvas:
         patch = self.image[box]
         over = patch.copy()
         corner = np.array([box[1].start, box[0].start], np.float32)
-        cv2.polylines(over, [fixed(points - corner)], False, rgb(colour), thick, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(
+            over, [fixed(points - corner)], False, rgb(colour), thick, cv2.LINE_AA, _SHIFT
+        )
         cv2.addWeighted(over, opacity, patch, 1 - opacity, 0, dst=patch)
 
     def clip(self, polygon: Array, painted: Image, box: tuple[slice, slice]) -> None:
@@ -96,7 +100,9 @@ class Canvas:
         cv2.copyTo(painted, mask, patch)
 
 
-def ellipse(centre: Array, radii: tuple[float, float], angle: float = 0.0, points: int = 18) -> Array:
+def ellipse(
+    centre: Array, radii: tuple[float, float], angle: float = 0.0, points: int = 18
+) -> Array:
     """A polygon (points, 2) around `centre`; `angle` in radians, clockwise on the image."""
     t = np.linspace(0, 2 * np.pi, points, endpoint=False, dtype=np.float32)
     x, y = radii[0] * np.cos(t), radii[1] * np.sin(t)

@@ -1,4 +1,4 @@
-"""SyntheticFaces: rendered faces with exact FACS ground truth, the dataset that needs no download."""
+"""SyntheticFaces: rendered faces with exact FACS ground truth, which need no download."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from faceaffect.errors import DataError
 from faceaffect.schema import LabelSchema
 
 VERSION: Final = 1
-"""Counts changes of what a (seed, index) looks like; part of the cache key and of the result's notes."""
+"""Counts changes of what a (seed, index) looks like; part of the cache key and the notes."""
 
 POSITIVE_FROM: Final = 2
 """An AU is positive from this intensity on."""
@@ -29,22 +29,25 @@ POSITIVE_FROM: Final = 2
 class SyntheticFaces(FaceDataset):
     """Rendered faces whose labels are known exactly.
 
-    What a sample shows depends on the seed and its index alone, whatever the process; who it shows depends on the
-    seed and the subject number. Sample i shows subject i modulo `subjects`.
+    What a sample shows depends on the seed and its index alone, whatever the process; who it shows
+    depends on the seed and the subject number. Sample i shows subject i modulo `subjects`.
 
     Args:
         n: number of samples.
         subjects: number of people.
         seed: world: other seeds have other people, other labels.
         aus: label columns; faces show every AU of `facs.AUS` all the same.
-        expressions: classes that occur, () for no expression label (the first seven of `facs.EXPRESSIONS` then occur).
+        expressions: classes that occur, () for no expression label (the first seven of
+            `facs.EXPRESSIONS` then occur).
         valence_arousal: whether to label valence and arousal.
         rates: share of positives per AU: "bp4d", "disfa", "uniform" or {AU: share}.
-        cooccurrence: [AU, AU, correlation] triples that replace the default ones; 1 makes the second a copy.
+        cooccurrence: [AU, AU, correlation] triples that replace the default ones; 1 makes the
+            second a copy.
         image_size: side of the rendered picture in pixels.
-        clips: frames per sample, 0 for still pictures. A clip goes from calm to the labelled apex and back.
-        label_noise: probability that an AU label is flipped or an expression replaced by another; intensities and
-            valence and arousal then stay true.
+        clips: frames per sample, 0 for still pictures. A clip goes from calm to the labelled apex
+            and back.
+        label_noise: probability that an AU label is flipped or an expression replaced by another;
+            intensities and valence and arousal then stay true.
         occlusion: probability of a random object before the face.
         hide: {AU: probability that an object covers its evidence}.
         cache: folder where rendered samples are kept, None for none.
@@ -110,11 +113,13 @@ class SyntheticFaces(FaceDataset):
             draw = rng.random((len(au), len(facs.AUS) + 2))
             au = np.where(draw[:, columns] < label_noise, 1 - au, au).astype(np.float32)
             wrong = draw[:, -2] < label_noise
-            expression = np.where(wrong, _other_class(expression, draw[:, -1], len(schema.expressions)), expression)
+            expression = np.where(
+                wrong, _other_class(expression, draw[:, -1], len(schema.expressions)), expression
+            )
         people = attribute_table(self.seed, subjects)
         return Samples(
             id=np.array([f"s{self.seed}/{i:06d}" for i in range(len(au))]),
-            subject=np.array([subject_name(self.seed, s) for s in self._subject]),
+            subject=np.array([subject_name(self.seed, s) for s in self._subject.tolist()]),
             au=au if schema.aus else None,
             au_intensity=grade if schema.aus else None,
             expression=expression if schema.expressions else None,
@@ -164,12 +169,15 @@ class SyntheticFaces(FaceDataset):
         """None: samples are generated."""
         return None
 
+
 def subject_name(seed: int, subject: int) -> str:
-    """Subject id; the seed is part of it, so that people of two worlds are never taken for one another."""
+    """Subject id; it holds the seed, so that people of two worlds are never mixed up."""
     return f"s{seed}-{subject:04d}"
 
 
-def _class_index(expression: npt.NDArray[np.int64], names: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _class_index(
+    expression: npt.NDArray[np.int64], names: tuple[str, ...]
+) -> npt.NDArray[np.int64]:
     position = np.full(len(facs.EXPRESSIONS), -1)
     position[[facs.EXPRESSIONS.index(name) for name in names]] = np.arange(len(names))
     return np.asarray(position[expression], np.int64)
@@ -197,7 +205,12 @@ def _write(file: Path, sample: Loaded) -> None:
     handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, image=sample.image, landmarks=np.asarray(sample.landmarks), pose=np.asarray(sample.pose))
+            np.savez(
+                stream,
+                image=sample.image,
+                landmarks=np.asarray(sample.landmarks),
+                pose=np.asarray(sample.pose),
+            )
         Path(name).replace(file)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -205,7 +218,13 @@ def _write(file: Path, sample: Loaded) -> None:
 
 
 def _check(n: int, subjects: int, seed: int, image_size: int, clips: int) -> None:
-    lowest = {"n": (n, 1), "subjects": (subjects, 1), "seed": (seed, 0), "image_size": (image_size, 32), "clips": (clips, 0)}
+    lowest = {
+        "n": (n, 1),
+        "subjects": (subjects, 1),
+        "seed": (seed, 0),
+        "image_size": (image_size, 32),
+        "clips": (clips, 0),
+    }
     for name, (value, least) in lowest.items():
         if value < least:
             raise DataError(f"synthetic: {name}={value}: at least {least}")

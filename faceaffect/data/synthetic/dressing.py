@@ -10,7 +10,11 @@ from faceaffect.data.synthetic.geometry import INDEX, Array, at, project, spline
 from faceaffect.data.synthetic.identity import Identity
 from faceaffect.data.synthetic.scene import Scene
 
-_JAW = [at(f"jaw{i}", side=1)[0] for i in range(16, 8, -1)] + at("jaw8") + [at(f"jaw{i}", side=0)[0] for i in range(9, 17)]
+_JAW = (
+    [at(f"jaw{i}", side=1)[0] for i in range(16, 8, -1)]
+    + at("jaw8")
+    + [at(f"jaw{i}", side=0)[0] for i in range(9, 17)]
+)
 _SKULL = (
     [at(f"skull{i}", side=0)[0] for i in (1, 2, 3, 4)]
     + at("skull0")
@@ -18,7 +22,14 @@ _SKULL = (
 )
 # Hairline from the right temple over the forehead to the left one, (x, y, z).
 _HAIRLINE: Final = np.array(
-    [(1.00, -0.02, 0.0), (0.90, -0.30, 0.15), (0.80, -0.58, 0.28), (0.52, -0.80, 0.42), (0.0, -0.86, 0.52)], np.float32
+    [
+        (1.00, -0.02, 0.0),
+        (0.90, -0.30, 0.15),
+        (0.80, -0.58, 0.28),
+        (0.52, -0.80, 0.42),
+        (0.0, -0.86, 0.52),
+    ],
+    np.float32,
 )
 _MIDDLE_WEIGHT: Final = np.array([0.0, 0.2, 0.6, 0.9, 1.0], np.float32)
 
@@ -30,7 +41,9 @@ def face_outline(flat: Array) -> Array:
 
 def backdrop(scene: Scene, size: int) -> Image:
     """(S, S, 3): a few colours, smoothly spread."""
-    return np.asarray(cv2.resize(scene.backdrop, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(
+        cv2.resize(scene.backdrop, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8
+    )
 
 
 def ears(person: Identity) -> Array:
@@ -40,7 +53,7 @@ def ears(person: Identity) -> Array:
     for name, sign in (("jaw16:r", 1), ("jaw16:l", -1)):
         root = person.rest[INDEX[name]]
         ring = np.stack([0.085 * np.cos(t) * sign, 0.19 * np.sin(t), np.full(12, -0.12)], 1)
-        halves.append(ring + (root[0] + 0.03 * sign, root[1] + 0.20, 0.0))
+        halves.append(ring + np.array((root[0] + 0.03 * sign, root[1] + 0.20, 0.0)))
     return np.concatenate(halves).astype(np.float32)
 
 
@@ -51,12 +64,15 @@ def paint_body(canvas: Canvas, person: Identity, scene: Scene, flat: Array, ligh
     middle = 0.5 * (right + left)
     down = np.array((0.0, unit), np.float32)
     half = np.array((0.58 * unit, 0.0), np.float32)
-    neck = np.stack([middle - half, middle + half, middle + half * 1.1 + down, middle - half * 1.1 + down])
+    neck = np.stack(
+        [middle - half, middle + half, middle + half * 1.1 + down, middle - half * 1.1 + down]
+    )
     canvas.fill(neck, person.ramp[96, 0].astype(np.float32) * light)
     line = middle[1] + 0.72 * unit
     if line < size:
         cloth = np.array([(0, size), (0, line + 0.25 * unit), (middle[0] - 0.7 * unit, line),
-                          (middle[0], line + 0.22 * unit), (middle[0] + 0.7 * unit, line), (size, line + 0.25 * unit),
+                          (middle[0], line + 0.22 * unit), (middle[0] + 0.7 * unit, line), (size,
+                          line + 0.25 * unit),
                           (size, size)], np.float32)  # fmt: skip
         canvas.fill(cloth, scene.clothes * light)
 
@@ -67,7 +83,15 @@ def paint_hair_behind(canvas: Canvas, person: Identity, flat: Array, light: floa
         return
     outline = flat[_SKULL]
     middle = flat[[INDEX["jaw16:r"], INDEX["jaw16:l"]]].mean(0)
-    grow = {"short": 1.05, "receding": 1.03, "bun": 1.05, "curly": 1.22, "side": 1.09, "fringe": 1.10, "long": 1.14}
+    grow = {
+        "short": 1.05,
+        "receding": 1.03,
+        "bun": 1.05,
+        "curly": 1.22,
+        "side": 1.09,
+        "fringe": 1.10,
+        "long": 1.14,
+    }
     ring = middle + (outline - middle) * grow[person.hair_style]
     if person.hair_style in ("long", "fringe"):
         down = np.array((0.0, canvas.unit), np.float32)
@@ -85,7 +109,9 @@ def hairline(person: Identity) -> Array:
     """(9, 3): the border of the hair on the forehead, right to left, in face units."""
     half = _HAIRLINE.copy()
     top, corner, side = person.hairline
-    rise = {"receding": (-0.05, -0.16), "fringe": (0.34, 0.10), "bun": (-0.02, -0.02)}.get(person.hair_style, (0.0, 0.0))
+    rise = {"receding": (-0.05, -0.16), "fringe": (0.34, 0.10), "bun": (-0.02, -0.02)}.get(
+        person.hair_style, (0.0, 0.0)
+    )
     half[:, 1] += (top + rise[0]) * _MIDDLE_WEIGHT + 0.5 * side
     half[2:4, 1] += corner + rise[1]
     left = half[-2::-1] * (-1, 1, 1)
@@ -102,9 +128,12 @@ def paint_hair(canvas: Canvas, person: Identity, flat: Array, border: Array, lig
     low = border
     if person.hair_style == "side":
         # A parting: the hair hangs deeper on one side.
-        low = low + np.linspace(-0.02, 0.16, 9, dtype=np.float32)[:, None] * (0, canvas.unit) * np.sin(
-            np.linspace(0, np.pi, 9, dtype=np.float32)
-        )[:, None]
+        low = (
+            low
+            + np.linspace(-0.02, 0.16, 9, dtype=np.float32)[:, None]
+            * (0, canvas.unit)
+            * np.sin(np.linspace(0, np.pi, 9, dtype=np.float32))[:, None]
+        )
     inner = spline(9, 25) @ low
     if person.hair_style == "curly":
         bump = 0.03 * canvas.unit * np.abs(np.sin(np.arange(25) * 1.3))
@@ -113,21 +142,27 @@ def paint_hair(canvas: Canvas, person: Identity, flat: Array, border: Array, lig
     canvas.fill(np.concatenate([outer, inner[::-1].astype(np.float32)]), person.hair * light)
     for share, tone in ((0.2, 1.22), (0.45, 0.72), (0.7, 1.15), (0.9, 0.68)):
         strand = outer + (inner - outer) * share
-        canvas.line(strand.astype(np.float32)[2:-2], np.minimum(person.hair * (tone * light), 255), 1.2, 0.5)
+        canvas.line(
+            strand.astype(np.float32)[2:-2], np.minimum(person.hair * (tone * light), 255), 1.2, 0.5
+        )
 
 
 def paint_beard(canvas: Canvas, person: Identity, flat: Array, light: float) -> None:
-    """Beard over the lower face and moustache over the lip, both thin enough to see the skin through."""
+    """Beard and moustache, thin enough to see the skin through."""
     colour = person.hair * (0.8 * light)
     if person.beard:
         jaw = flat[_JAW[2:-2]]
-        mouth = flat[at("corner", "lip_low2", side=0) + at("lip_low0") + at("lip_low2", "corner", side=1)]
+        mouth = flat[
+            at("corner", "lip_low2", side=0) + at("lip_low0") + at("lip_low2", "corner", side=1)
+        ]
         middle = flat[INDEX["lip_low0"]]
         inner = middle + (mouth - middle) * (1.35, 1.1)
         ring = np.concatenate([jaw, inner.astype(np.float32)])
         canvas.fill(ring, colour, person.beard, blur=1.6 * canvas.pen)
     if person.moustache:
-        lip = flat[at("corner", "lip_up2", side=1) + at("lip_up0") + at("lip_up2", "corner", side=0)]
+        lip = flat[
+            at("corner", "lip_up2", side=1) + at("lip_up0") + at("lip_up2", "corner", side=0)
+        ]
         nose = flat[at("ala", side=1) + at("subnasal") + at("ala", side=0)]
         ring = np.concatenate([lip, (0.45 * nose + 0.55 * lip[[1, 2, 3]])[::-1]])
         canvas.fill(ring.astype(np.float32), colour, person.moustache, blur=0.8 * canvas.pen)
@@ -137,7 +172,9 @@ def paint_occluders(canvas: Canvas, scene: Scene, turn: Array, centre: tuple[flo
     """Objects before the face; they move with it."""
     for shape, colour in scene.occluders:
         solid = np.column_stack([shape, np.full(len(shape), 0.9, np.float32)])
-        ring = spline(len(shape), 3 * len(shape), closed=True) @ project(solid, turn, canvas.unit, centre)
+        ring = spline(len(shape), 3 * len(shape), closed=True) @ project(
+            solid, turn, canvas.unit, centre
+        )
         canvas.fill(ring, colour)
         canvas.line(np.concatenate([ring, ring[:1]]), colour * 0.7, 1.0)
 

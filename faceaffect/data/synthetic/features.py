@@ -14,10 +14,22 @@ from faceaffect.data.synthetic.scene import Scene
 _LID_UP = [at("eye_in", "eye_u1", "eye_u2", "eye_out", side=s) for s in (0, 1)]
 _LID_LOW = [at("eye_in", "eye_d1", "eye_d2", "eye_out", side=s) for s in (0, 1)]
 _BROW = [at("brow0", "brow1", "brow2", "brow3", "brow4", side=s) for s in (0, 1)]
-_UPPER = [*at("corner", "lip_up2", "lip_up1", side=1), INDEX["lip_up0"], *at("lip_up1", "lip_up2", "corner", side=0)]
-_LOWER = [*at("corner", "lip_low2", "lip_low1", side=1), INDEX["lip_low0"], *at("lip_low1", "lip_low2", "corner", side=0)]
+_UPPER = [
+    *at("corner", "lip_up2", "lip_up1", side=1),
+    INDEX["lip_up0"],
+    *at("lip_up1", "lip_up2", "corner", side=0),
+]
+_LOWER = [
+    *at("corner", "lip_low2", "lip_low1", side=1),
+    INDEX["lip_low0"],
+    *at("lip_low1", "lip_low2", "corner", side=0),
+]
 _IN_UP = [*at("in_corner", "in_up1", side=1), INDEX["in_up0"], *at("in_up1", "in_corner", side=0)]
-_IN_LOW = [*at("in_corner", "in_low1", side=1), INDEX["in_low0"], *at("in_low1", "in_corner", side=0)]
+_IN_LOW = [
+    *at("in_corner", "in_low1", side=1),
+    INDEX["in_low0"],
+    *at("in_low1", "in_corner", side=0),
+]
 _TAPER: Final = np.array([0.75, 1.0, 1.0, 0.95, 0.85, 0.72, 0.55, 0.38, 0.15], np.float32)[:, None]
 _BALL_X, _IRIS_RADIUS = 0.422, 0.082
 
@@ -26,7 +38,9 @@ def paint_brows(canvas: Canvas, person: Identity, flat: Array, light: float) -> 
     """Two tapering strokes; the line of the bones below them comes from the relief."""
     for side in (0, 1):
         middle = spline(5, 9) @ flat[_BROW[side]]
-        tangent = np.concatenate([middle[1:2] - middle[:1], middle[2:] - middle[:-2], middle[-1:] - middle[-2:-1]])
+        tangent = np.concatenate(
+            [middle[1:2] - middle[:1], middle[2:] - middle[:-2], middle[-1:] - middle[-2:-1]]
+        )
         normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-6
         half = normal * _TAPER * person.brow_width * canvas.unit
@@ -35,7 +49,9 @@ def paint_brows(canvas: Canvas, person: Identity, flat: Array, light: float) -> 
         canvas.line(middle[:6], person.brow * (0.6 * light), 0.5, 0.5)
 
 
-def paint_eyes(canvas: Canvas, person: Identity, scene: Scene, flat: Array, turn: Array, light: float) -> None:
+def paint_eyes(
+    canvas: Canvas, person: Identity, scene: Scene, flat: Array, turn: Array, light: float
+) -> None:
     """Eyeballs behind the lids; a closed eye is a line of lashes."""
     skin = person.ramp[:, 0].astype(np.float32)
     for side in (0, 1):
@@ -53,7 +69,14 @@ def paint_eyes(canvas: Canvas, person: Identity, scene: Scene, flat: Array, turn
 
 
 def _lid_skin(
-    canvas: Canvas, person: Identity, scene: Scene, flat: Array, up: Array, side: int, skin: Array, light: float
+    canvas: Canvas,
+    person: Identity,
+    scene: Scene,
+    flat: Array,
+    up: Array,
+    side: int,
+    skin: Array,
+    light: float,
 ) -> None:
     """The fold above the upper lid: higher over a closed eye, gone in a tightened one."""
     brow = flat[_BROW[side]][2]
@@ -65,7 +88,14 @@ def _lid_skin(
 
 
 def _eyeball(
-    canvas: Canvas, person: Identity, scene: Scene, up: Array, low: Array, turn: Array, side: int, light: float
+    canvas: Canvas,
+    person: Identity,
+    scene: Scene,
+    up: Array,
+    low: Array,
+    turn: Array,
+    side: int,
+    light: float,
 ) -> None:
     ring = np.concatenate([up, low[::-1]])
     box = canvas.box(ring)
@@ -86,8 +116,15 @@ def _eyeball(
     scaled.fill(disc * 0.82 + centre * 0.18, person.iris * light)
     scaled.fill(ellipse(centre, (radius * 0.42, radius * 0.42), points=12), (12.0, 10.0, 10.0))
     glint = centre + np.array((MIRROR[0] * scene.light[0], scene.light[1])) * radius * 0.45
-    scaled.fill(ellipse(glint.astype(np.float32), (radius * 0.22, radius * 0.22), points=8), (250.0, 250.0, 250.0))
-    scaled.fill(np.concatenate([up, up[::-1] + (0, 0.035 * canvas.unit)]) - corner, (40.0, 30.0, 30.0), 0.35)
+    scaled.fill(
+        ellipse(glint.astype(np.float32), (radius * 0.22, radius * 0.22), points=8),
+        (250.0, 250.0, 250.0),
+    )
+    scaled.fill(
+        np.concatenate([up, up[::-1] + np.array((0, 0.035 * canvas.unit))]) - corner,
+        (40.0, 30.0, 30.0),
+        0.35,
+    )
     canvas.clip(ring, eye, box)
 
 
@@ -101,9 +138,12 @@ def paint_nose(canvas: Canvas, person: Identity, flat: Array, light: float) -> N
         across = wing - tip
         angle = float(np.arctan2(across[1], across[0]))
         radius = np.hypot(*across) * 0.24
-        canvas.fill(ellipse(hole - (0, 0.012 * canvas.unit), (radius, radius * 0.55), angle, 10), dark, 0.85)
+        canvas.fill(
+            ellipse(hole - (0, 0.012 * canvas.unit), (radius, radius * 0.55), angle, 10), dark, 0.85
+        )
         up = np.array((0.0, -1.0)) * canvas.unit
-        arc = np.stack([wing + up * 0.10 + across * 0.02, wing + up * 0.05 + across * 0.22, wing + across * 0.12,
+        arc = np.stack([wing + up * 0.10 + across * 0.02, wing + up * 0.05 + across * 0.22,
+        wing + across * 0.12,
                         wing - across * 0.12 - up * 0.035])  # fmt: skip
         canvas.line(spline(4, 8) @ arc.astype(np.float32), soft, 0.9, 0.75)
 
@@ -113,7 +153,7 @@ def paint_mouth(canvas: Canvas, person: Identity, scene: Scene, flat: Array, lig
     amount = scene.amount.mean(0)
     upper, lower = spline(7, 21) @ flat[_UPPER], spline(7, 21) @ flat[_LOWER]
     seam_up, seam_low = spline(5, 17) @ flat[_IN_UP], spline(5, 17) @ flat[_IN_LOW]
-    seam_low = np.maximum(seam_low, seam_up + (0, 1e-3))
+    seam_low = np.maximum(seam_low, seam_up + np.array((0, 1e-3), np.float32))
     pressed = float(amount[COLUMN[24]])
     shape = np.concatenate([upper, seam_up[::-1]])
     canvas.fill(shape, person.lip * (0.86 * light), 0.80)
@@ -130,7 +170,12 @@ def paint_mouth(canvas: Canvas, person: Identity, scene: Scene, flat: Array, lig
 
 def _shine(canvas: Canvas, person: Identity, flat: Array, light: float) -> None:
     low, seam = flat[_LOWER][2:5], flat[_IN_LOW][1:4]
-    canvas.line(0.55 * low + 0.45 * seam, np.minimum(person.lip * 1.25 + 22, 255) * min(light, 1.1), 0.9, 0.35)
+    canvas.line(
+        0.55 * low + 0.45 * seam,
+        np.minimum(person.lip * 1.25 + 22, 255) * min(light, 1.1),
+        0.9,
+        0.35,
+    )
 
 
 def _cavity(canvas: Canvas, flat: Array, up: Array, low: Array, light: float) -> None:
@@ -146,13 +191,25 @@ def _cavity(canvas: Canvas, flat: Array, up: Array, low: Array, light: float) ->
     left, middle, right = (flat[INDEX[n]] for n in ("in_corner:l", "in_up0", "in_corner:r"))
     gap = float((low[:, 1] - up[:, 1]).max()) / canvas.unit
     if gap > 0.11:
-        tongue = ellipse(0.5 * (low[8] + middle) + down * gap * 0.42, (0.17 * canvas.unit, 0.10 * canvas.unit), points=14)
+        tongue = ellipse(
+            0.5 * (low[8] + middle) + down * gap * 0.42,
+            (0.17 * canvas.unit, 0.10 * canvas.unit),
+            points=14,
+        )
         mouth.fill(tongue - corner, np.array((178.0, 84.0, 88.0)) * light)
     # Teeth belong to the skull: a lip that rises uncovers them.
     nose = flat[INDEX["subnasal"]]
     edge = nose + down * max(0.29, float(middle[1] - nose[1]) / canvas.unit + 0.03)
     span = (right - left) * 0.40
-    arch = np.stack([edge - span - down * 0.02, edge - span * 0.5, edge, edge + span * 0.5, edge + span - down * 0.02])
+    arch = np.stack(
+        [
+            edge - span - down * 0.02,
+            edge - span * 0.5,
+            edge,
+            edge + span * 0.5,
+            edge + span - down * 0.02,
+        ]
+    )
     teeth = np.concatenate([arch, (arch - down * 0.4)[::-1]]) - corner
     mouth.fill(teeth.astype(np.float32), np.array((236.0, 230.0, 220.0)) * min(light, 1.05))
     mouth.fill(np.concatenate([up, up[::-1] + down * 0.02]) - corner, (40.0, 10.0, 14.0), 0.45)
@@ -160,7 +217,14 @@ def _cavity(canvas: Canvas, flat: Array, up: Array, low: Array, light: float) ->
 
 
 def _wrinkled_red(
-    canvas: Canvas, person: Identity, amount: Array, upper: Array, lower: Array, up: Array, low: Array, light: float
+    canvas: Canvas,
+    person: Identity,
+    amount: Array,
+    upper: Array,
+    lower: Array,
+    up: Array,
+    low: Array,
+    light: float,
 ) -> None:
     tight = float(amount[COLUMN[23]])
     if tight < 0.1:
@@ -178,7 +242,8 @@ def paint_glasses(canvas: Canvas, person: Identity, points: Array) -> None:
     left, right, arms = points[:16], points[16:32], points[32:]
     for lens in (left, right):
         canvas.fill(lens, (225.0, 232.0, 240.0), 0.08)
-        cv2.polylines(canvas.image, [np.rint(lens * 16).astype(np.int32)], True, rgb(person.glasses_colour),
+        cv2.polylines(canvas.image, [np.rint(lens * 16).astype(np.int32)], True,
+        rgb(person.glasses_colour),
                       max(1, round(1.3 * canvas.pen)), cv2.LINE_AA, 4)  # fmt: skip
     for a, b in ((0, 1), (2, 3), (4, 5)):
         canvas.line(arms[[a, b]], person.glasses_colour, 1.1)
@@ -189,7 +254,9 @@ def glasses_points(person: Identity) -> Array:
     t = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     power = (1.0, 0.75, 0.5)[person.glasses - 1]
     x = 0.265 * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** power
-    y = (0.24, 0.21, 0.19)[person.glasses - 1] * np.sign(np.sin(t)) * np.abs(np.sin(t)) ** power + 0.03
+    y = (0.24, 0.21, 0.19)[person.glasses - 1] * np.sign(np.sin(t)) * np.abs(
+        np.sin(t)
+    ) ** power + 0.03
     rims = [np.stack([sign * (x + _BALL_X), y, np.full(16, 0.80)], 1) for sign in (1, -1)]
     arms = [(-0.155, 0.0, 0.88), (0.155, 0.0, 0.88)]
     for sign in (1, -1):

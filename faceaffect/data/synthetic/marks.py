@@ -1,7 +1,7 @@
-"""What action units and age leave on the skin: creases (thin dark lines) and relief (soft bumps and hollows).
+"""What action units and age leave on the skin: creases (thin lines) and relief (soft bumps).
 
-Displacement alone does not tell AU6 from AU7 or AU23 from AU24; FACS coders read these marks, and so must a model.
-Coordinates are those of `geometry`. Every crease has four control points.
+Displacement alone does not tell AU6 from AU7 or AU23 from AU24; FACS coders read these marks, and
+so must a model. Coordinates are those of `geometry`. Every crease has four control points.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from faceaffect.data.synthetic.geometry import Array, attach, both_halves
 
 
 class Crease(NamedTuple):
-    """A line on one half of the face: its four points, the AUs that draw it, its width, how much age draws it."""
+    """A line on one half of the face: four points, the AUs that draw it, width, share of age."""
 
     points: tuple[tuple[float, float], ...]
     aus: Mapping[int, float]
@@ -23,8 +23,9 @@ class Crease(NamedTuple):
 
 
 class Bump(NamedTuple):
-    """A Gaussian on one half (or on the midline, x = 0): size, relief height, darkening, and what AUs add to both."""
+    """A Gaussian on one half, or on the midline (x = 0): relief, shade, what AUs add to both."""
 
+    name: str
     x: float
     y: float
     width: float
@@ -56,22 +57,28 @@ CREASES: Final = (
     Crease(((0.055, -0.36), (0.062, -0.29), (0.058, -0.22), (0.035, -0.14)), {4: 1.0}, 1.7, 0.45),
     Crease(((0.12, -0.37), (0.135, -0.33), (0.14, -0.30), (0.14, -0.27)), {4: 0.55}, 1.0, 0.15),
     # AU9: lines across the root of the nose and down its side
-    Crease(((0.0, -0.055), (0.04, -0.06), (0.08, -0.045), (0.115, -0.015)), {9: 1.0, 4: 0.15}, 1.2, 0.1),
+    Crease(((0.0, -0.055), (0.04, -0.06), (0.08, -0.045), (0.115, -0.015)),
+           {9: 1.0, 4: 0.15}, 1.2, 0.1),
     Crease(((0.0, 0.02), (0.045, 0.012), (0.09, 0.03), (0.125, 0.06)), {9: 1.0}, 1.2),
     Crease(((0.05, 0.10), (0.08, 0.10), (0.115, 0.12), (0.15, 0.15)), {9: 0.9}, 1.1),
     Crease(((0.07, 0.19), (0.10, 0.20), (0.135, 0.23), (0.165, 0.27)), {9: 0.8}, 1.1),
-    Crease(((0.185, 0.27), (0.205, 0.33), (0.225, 0.39), (0.235, 0.45)), {9: 0.7, 10: 0.3}, 1.3, 0.1),
+    Crease(((0.185, 0.27), (0.205, 0.33), (0.225, 0.39), (0.235, 0.45)),
+           {9: 0.7, 10: 0.3}, 1.3, 0.1),
     # AU6: crow's feet and the furrow below the eye
     Crease(((0.67, 0.00), (0.73, -0.04), (0.79, -0.09), (0.84, -0.14)), {6: 0.9}, 1.1, 0.45),
     Crease(((0.68, 0.03), (0.75, 0.025), (0.82, 0.02), (0.88, 0.01)), {6: 1.0}, 1.1, 0.5),
     Crease(((0.67, 0.06), (0.73, 0.095), (0.79, 0.13), (0.84, 0.17)), {6: 0.9}, 1.1, 0.45),
-    Crease(((0.29, 0.13), (0.38, 0.175), (0.49, 0.175), (0.61, 0.11)), {6: 1.0, 12: 0.1}, 1.5, 0.55),
+    Crease(((0.29, 0.13), (0.38, 0.175), (0.49, 0.175), (0.61, 0.11)),
+           {6: 1.0, 12: 0.1}, 1.5, 0.55),
     # AU7: the straight fold of the tightened lower lid
-    Crease(((0.27, 0.085), (0.37, 0.103), (0.47, 0.100), (0.58, 0.062)), {7: 0.95, 6: 0.15}, 1.0, 0.25),
+    Crease(((0.27, 0.085), (0.37, 0.103), (0.47, 0.100), (0.58, 0.062)),
+           {7: 0.95, 6: 0.15}, 1.0, 0.25),
     # nasolabial fold: AU10 draws its upper half, AU12 its lower half
-    Crease(((0.205, 0.42), (0.245, 0.47), (0.285, 0.53), (0.315, 0.60)), {10: 1.0, 9: 0.6, 12: 0.45}, 1.8, 0.6),
-    Crease(((0.315, 0.60), (0.36, 0.66), (0.41, 0.73), (0.445, 0.81)), {12: 0.85, 10: 0.3}, 1.5, 0.6),
-    # AU14: the dimple, a short dark comma beside the corner; two fine lines fan out from it
+    Crease(((0.205, 0.42), (0.245, 0.47), (0.285, 0.53), (0.315, 0.60)),
+           {10: 1.0, 9: 0.6, 12: 0.45}, 1.8, 0.6),
+    Crease(((0.315, 0.60), (0.36, 0.66), (0.41, 0.73), (0.445, 0.81)),
+           {12: 0.85, 10: 0.3}, 1.5, 0.6),
+    # AU14: the dimple, a short dark comma beside the corner; a second, fainter line runs around it
     Crease(((0.435, 0.77), (0.463, 0.81), (0.466, 0.855), (0.44, 0.895)), {14: 0.9}, 1.4, 0.12),
     Crease(((0.495, 0.76), (0.522, 0.81), (0.522, 0.86), (0.495, 0.91)), {14: 0.55}, 1.0),
     # AU15: the line down from the corner
@@ -89,47 +96,53 @@ CREASES: Final = (
     Crease(((0.57, 0.79), (0.60, 0.85), (0.605, 0.91), (0.585, 0.98)), {20: 0.6}, 0.9),
     Crease(((0.0, 1.035), (0.10, 1.035), (0.20, 1.045), (0.30, 1.07)), {20: 0.6}, 1.1),
     # AU23: fine upright lines above and below the lips
-    *(Crease(_short(x, 0.695 + 0.10 * x, 0.2 * x, 0.055), {23: 0.7}, 0.8, 0.2) for x in (0.05, 0.13, 0.20, 0.27)),
-    *(Crease(_short(x, 0.965 - 0.12 * x, 0.15 * x, 0.045), {23: 0.6}, 0.8) for x in (0.06, 0.15, 0.23)),
+    *(Crease(_short(x, 0.695 + 0.10 * x, 0.2 * x, 0.055),
+           {23: 0.7}, 0.8, 0.2) for x in (0.05, 0.13, 0.20, 0.27)),
+    *(Crease(_short(x, 0.965 - 0.12 * x, 0.15 * x, 0.045),
+           {23: 0.6}, 0.8) for x in (0.06, 0.15, 0.23)),
     # AU24: the line that the pressed lip leaves beside the corner
     Crease(((0.325, 0.80), (0.35, 0.825), (0.352, 0.865), (0.325, 0.895)), {24: 0.9}, 1.6),
 )  # fmt: skip
 
 BUMPS: Final = (
-    Bump(0.0, 0.16, 0.060, 0.22, 0.085, 0.05),
-    Bump(0.0, 0.43, 0.095, 0.085, 0.085, 0.03),
-    Bump(0.0, 0.605, 0.13, 0.035, 0.0, -0.20),
-    Bump(0.0, 1.00, 0.16, 0.040, -0.01, -0.10, {17: -0.02}, {17: -0.14}),
-    Bump(0.0, 1.16, 0.17, 0.12, 0.04, 0.0, {17: 0.075}),
-    Bump(0.0, -0.21, 0.060, 0.09, 0.02, 0.0, {4: 0.035, 9: 0.03}, {4: -0.10, 9: -0.05}),
-    Bump(0.0, 0.02, 0.07, 0.06, 0.0, -0.03, {}, {9: -0.08}),
-    Bump(0.15, 0.47, 0.055, 0.06, 0.055, 0.0, {9: 0.03, 10: 0.02}),
-    Bump(0.52, 0.40, 0.17, 0.14, 0.045, 0.02, {6: 0.070, 12: 0.055, 10: 0.01}, {6: 0.05, 12: 0.04}),
-    Bump(0.29, 0.37, 0.08, 0.10, 0.0, 0.0, {10: 0.060, 9: 0.045}, {10: 0.04}),
-    Bump(0.42, -0.09, 0.21, 0.075, -0.02, -0.14),
-    Bump(0.20, 0.03, 0.06, 0.09, -0.03, -0.13),
-    Bump(0.42, 0.11, 0.14, 0.030, 0.008, 0.0, {7: 0.040, 6: 0.012}, {7: 0.06}),
-    Bump(0.43, 0.185, 0.15, 0.032, 0.0, -0.04, {6: -0.02}, {6: -0.16}),
-    Bump(0.40, -0.28, 0.24, 0.06, 0.03, 0.0, {4: 0.02, 1: -0.01}),
-    Bump(0.14, -0.20, 0.055, 0.07, 0.0, 0.0, {4: 0.050, 9: 0.03}),
-    Bump(0.30, -0.62, 0.26, 0.18, 0.03),
-    Bump(0.26, 0.53, 0.040, 0.08, 0.0, -0.04, {}, {10: -0.13, 12: -0.04, 9: -0.06}),
-    Bump(0.40, 0.72, 0.040, 0.09, 0.0, -0.03, {}, {12: -0.09, 10: -0.03}),
-    Bump(0.47, 0.825, 0.040, 0.055, 0.0, 0.0, {14: -0.022}, {14: -0.15}),
-    Bump(0.395, 0.78, 0.035, 0.05, 0.0, 0.0, {14: 0.030}, {14: 0.06}),
-    Bump(0.44, 0.98, 0.065, 0.06, 0.0, 0.0, {15: 0.055}),
-    Bump(0.38, 0.93, 0.040, 0.06, 0.0, -0.02, {}, {15: -0.14}),
-    Bump(0.13, 0.715, 0.15, 0.028, 0.006, 0.0, {24: 0.045}, {24: 0.09}),
-    Bump(0.12, 0.985, 0.14, 0.030, 0.0, 0.0, {24: 0.040}, {24: 0.08}),
-    Bump(0.50, 0.86, 0.06, 0.09, 0.0, 0.0, {20: -0.02}, {20: -0.05}),
-    Bump(0.62, 0.70, 0.16, 0.18, -0.015, -0.02, {12: 0.01}),
-)
+    Bump("bridge of the nose", 0.0, 0.16, 0.060, 0.22, 0.085, 0.05),
+    Bump("tip of the nose", 0.0, 0.43, 0.095, 0.085, 0.085, 0.03),
+    Bump("under the nose", 0.0, 0.605, 0.13, 0.035, 0.0, -0.20),
+    Bump("under the lower lip", 0.0, 1.00, 0.16, 0.040, -0.01, -0.10, {17: -0.02}, {17: -0.14}),
+    Bump("chin boss", 0.0, 1.16, 0.17, 0.12, 0.04, 0.0, {17: 0.075}),
+    Bump("between the brows", 0.0, -0.21, 0.060, 0.09, 0.02, 0.0,
+         {4: 0.035, 9: 0.03}, {4: -0.10, 9: -0.05}),
+    Bump("root of the nose", 0.0, 0.02, 0.07, 0.06, 0.0, -0.03, {}, {9: -0.08}),
+    Bump("wing of the nose", 0.15, 0.47, 0.055, 0.06, 0.055, 0.0, {9: 0.03, 10: 0.02}),
+    Bump("cheek", 0.52, 0.40, 0.17, 0.14, 0.045, 0.02,
+         {6: 0.070, 12: 0.055, 10: 0.01}, {6: 0.05, 12: 0.04}),
+    Bump("beside the nose", 0.29, 0.37, 0.08, 0.10, 0.0, 0.0, {10: 0.060, 9: 0.045}, {10: 0.04}),
+    Bump("eye socket", 0.42, -0.09, 0.21, 0.075, -0.02, -0.14),
+    Bump("inner corner of the eye", 0.20, 0.03, 0.06, 0.09, -0.03, -0.13),
+    Bump("lower lid", 0.42, 0.11, 0.14, 0.030, 0.008, 0.0, {7: 0.040, 6: 0.012}, {7: 0.06}),
+    Bump("below the eye", 0.43, 0.185, 0.15, 0.032, 0.0, -0.04, {6: -0.02}, {6: -0.16}),
+    Bump("bone of the brow", 0.40, -0.28, 0.24, 0.06, 0.03, 0.0, {4: 0.02, 1: -0.01}),
+    Bump("head of the brow", 0.14, -0.20, 0.055, 0.07, 0.0, 0.0, {4: 0.050, 9: 0.03}),
+    Bump("forehead", 0.30, -0.62, 0.26, 0.18, 0.03),
+    Bump("fold, upper half", 0.26, 0.53, 0.040, 0.08, 0.0, -0.04,
+         {}, {10: -0.13, 12: -0.04, 9: -0.06}),
+    Bump("fold, lower half", 0.40, 0.72, 0.040, 0.09, 0.0, -0.03, {}, {12: -0.09, 10: -0.03}),
+    Bump("dimple", 0.47, 0.825, 0.040, 0.055, 0.0, 0.0, {14: -0.022}, {14: -0.15}),
+    Bump("rim of the dimple", 0.395, 0.78, 0.035, 0.05, 0.0, 0.0, {14: 0.030}, {14: 0.06}),
+    Bump("pouch below the corner", 0.44, 0.98, 0.065, 0.06, 0.0, 0.0, {15: 0.055}),
+    Bump("below the corner", 0.38, 0.93, 0.040, 0.06, 0.0, -0.02, {}, {15: -0.14}),
+    Bump("above the upper lip", 0.13, 0.715, 0.15, 0.028, 0.006, 0.0, {24: 0.045}, {24: 0.09}),
+    Bump("below the lower lip", 0.12, 0.985, 0.14, 0.030, 0.0, 0.0, {24: 0.040}, {24: 0.08}),
+    Bump("beside the mouth", 0.50, 0.86, 0.06, 0.09, 0.0, 0.0, {20: -0.02}, {20: -0.05}),
+    Bump("hollow of the cheek", 0.62, 0.70, 0.16, 0.18, -0.015, -0.02, {12: 0.01}),
+)  # fmt: skip
 
 
 def depth(x: Array, y: Array) -> Array:
     """Height z of the rest face at (x, y), roughly: an ellipsoid, good enough to hang marks on."""
     inside = np.clip(1.0 - (x / 1.05) ** 2 - ((y - 0.15) / 1.55) ** 2, 0.0, 1.0)
-    return (0.82 * np.sqrt(inside) + 0.10 * np.exp(-((x / 0.3) ** 2) - ((y - 0.7) / 0.4) ** 2)).astype(np.float32)
+    mouth = np.exp(-((x / 0.3) ** 2) - ((y - 0.7) / 0.4) ** 2)
+    return np.asarray(0.82 * np.sqrt(inside) + 0.10 * mouth, np.float32)
 
 
 def _lift(flat: Array) -> Array:

@@ -1,7 +1,7 @@
 """From a person and a scene to a picture and its exact landmarks."""
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
 
 def shape(person: Identity, amount: Array) -> Array:
-    """(N + M, 3) points of the face and its marks in face units, for actions `amount` (2, 18) of 0 to 1."""
+    """Points of the face and its marks (N + M, 3), for actions `amount` (2, 18) of 0 to 1."""
     side = np.exp(person.asymmetry * np.array([[0.5], [-0.5]], np.float32))
     moved = person.rest + ((amount * side).ravel() @ _FIELDS).reshape(-1, 3)
     geometry.deform(moved, amount)
@@ -44,7 +44,10 @@ def shape(person: Identity, amount: Array) -> Array:
 def view(scene: Scene, size: int) -> tuple[float, tuple[float, float]]:
     """Pixels per face unit, and where the middle of the face lies on an image of `size` pixels."""
     unit = size / 112 * 42.5 * scene.zoom
-    return unit, (size * (0.5 + float(scene.shift[0])) - 0.5, size * (0.515 + float(scene.shift[1])) - 0.5)
+    return unit, (
+        size * (0.5 + float(scene.shift[0])) - 0.5,
+        size * (0.515 + float(scene.shift[1])) - 0.5,
+    )
 
 
 def landmarks(person: Identity, scene: Scene, size: int) -> Array:
@@ -89,14 +92,16 @@ def _draw(person: Identity, scene: Scene, size: int) -> Image:
     features.paint_brows(canvas, person, flat, light)
     dressing.paint_hair(canvas, person, flat, border_flat, light)
     if person.glasses:
-        features.paint_glasses(canvas, person, geometry.project(features.glasses_points(person), turn, unit, centre))
+        features.paint_glasses(
+            canvas, person, geometry.project(features.glasses_points(person), turn, unit, centre)
+        )
     dressing.paint_occluders(canvas, scene, turn, centre)
     return canvas.image
 
 
 @lru_cache(maxsize=1)
 def _noise() -> npt.NDArray[np.float32]:
-    """A tile of unit noise, cut anew for each picture: drawing fresh noise would cost more than the face."""
+    """A tile of unit noise, cut anew for each picture, since drawing fresh noise costs a lot."""
     return np.random.Generator(np.random.PCG64(7)).standard_normal((_TILE, _TILE, 3), np.float32)
 
 
@@ -104,18 +109,18 @@ def _camera(image: Image, scene: Scene) -> Image:
     """Exposure, lens, sensor and file: tint and gamma, blur, noise, JPEG."""
     size = image.shape[0]
     level = np.linspace(0, 1, 256)[:, None] ** scene.gamma * scene.tint * 255
-    image = cv2.LUT(image, np.clip(level, 0, 255).astype(np.uint8)[:, None])
+    shot: Any = cv2.LUT(image, np.clip(level, 0, 255).astype(np.uint8)[:, None])
     if scene.blur > 0.15:
-        image = cv2.GaussianBlur(image, (0, 0), scene.blur * size / 112)
+        shot = cv2.GaussianBlur(shot, (0, 0), scene.blur * size / 112)
     if scene.noise > 0:
         tile = _noise()
         while tile.shape[0] < size + 256:
             tile = np.tile(tile, (2, 2, 1))
         top, left = scene.grain
         grain = tile[top : top + size, left : left + size]
-        image = cv2.scaleAdd(grain, scene.noise, image.astype(np.float32))
-        image = cv2.convertScaleAbs(np.maximum(image, 0))
+        shot = cv2.scaleAdd(grain, scene.noise, shot.astype(np.float32))
+        shot = cv2.convertScaleAbs(np.maximum(shot, 0))
     if scene.jpeg:
-        _, code = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg])
-        image = cv2.imdecode(code, cv2.IMREAD_COLOR)
-    return np.asarray(image, np.uint8)
+        _, code = cv2.imencode(".jpg", shot, [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg])
+        shot = cv2.imdecode(code, cv2.IMREAD_COLOR)
+    return np.asarray(shot, np.uint8)

@@ -1,4 +1,4 @@
-"""Labels of the synthetic faces: expression, action units, valence and arousal, vectorised and without rendering."""
+"""Labels of the synthetic faces: expression, action units, valence, arousal; no rendering."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from faceaffect.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 
-# Columns of the table of uniform draws that one sample owns; a new use takes a new column, so that old labels stay.
+# Columns of the table of uniform draws that one sample owns; a new use takes a new column, so that
+# old labels stay.
 _DRAWS: Final = 96
 _GRADE_SHARES: Final = (0.36, 0.28, 0.22, 0.14)  # of intensities 2, 3, 4, 5 among positives (ours)
 _TRACE_SHARE: Final = 0.22  # of intensity 1 among negatives (ours)
@@ -38,16 +39,17 @@ class Labels:
 class LabelSampler:
     """Draws labels whose AU rates, expression shares and co-occurrence follow the given numbers.
 
-    The expression is drawn first. An AU's probability given the expression is `expit(b + prototype)`, `b` solved so
-    that its rate over all expressions is the one asked for. A Gaussian copula adds co-occurrence that expressions do
-    not explain. The grade follows the position in the tail, so that correlated AUs also have correlated intensity.
+    The expression is drawn first. An AU's probability given the expression is `expit(b +
+    prototype)`, `b` solved so that its rate over all expressions is the one asked for. A Gaussian
+    copula adds co-occurrence that expressions do not explain. The grade follows the position in the
+    tail, so that correlated AUs also have correlated intensity.
 
     Args:
-        rates: preset name ("bp4d", "disfa", "uniform") or {AU: share of positives}; AUs that a mapping does not name
-            keep the "uniform" rate.
+        rates: preset name ("bp4d", "disfa", "uniform") or {AU: share of positives}; AUs that a
+            mapping does not name keep the "uniform" rate.
         expressions: class names that occur; shares come from the preset (equal under a mapping).
-        cooccurrence: {(AU, AU): correlation} that replaces entries of `facs.COOCCURRENCE`. A correlation of 1 makes
-            the second AU a copy of the first, rate included.
+        cooccurrence: {(AU, AU): correlation} that replaces entries of `facs.COOCCURRENCE`. A
+            correlation of 1 makes the second AU a copy of the first, rate included.
 
     Raises:
         DataError: an unknown preset, AU or expression, or a number out of range.
@@ -68,12 +70,13 @@ class LabelSampler:
         self.probability = self._conditional()
 
     def _correlation(self, changes: Mapping[tuple[int, int], float]) -> Floats:
-        """Copula correlation, brought back to a proper one where the asked pairs contradict each other."""
+        """Copula correlation, made a proper one where the pairs contradict each other."""
         matrix = np.eye(len(AUS))
         for (a, b), value in {**facs.COOCCURRENCE, **changes}.items():
             if a not in COLUMN or b not in COLUMN or a == b or not -1 <= value <= 1:
                 raise DataError(
-                    f"cooccurrence of AU{a} and AU{b}: {value}: two different AUs of {list(AUS)}, -1 to 1"
+                    f"cooccurrence of AU{a} and AU{b}: {value}: "
+                    f"two different AUs of {list(AUS)}, -1 to 1"
                 )
             if value == 1 and (a, b) in changes:
                 self.copies[COLUMN[b]] = COLUMN[a]
@@ -85,9 +88,12 @@ class LabelSampler:
         return np.asarray(matrix / np.outer(scale, scale))
 
     def _conditional(self) -> Floats:
-        """(expressions, AUs): probability of each AU given the expression, by bisection on the intercept."""
+        """Probability of each AU given the expression, (expressions, AUs); bisects intercepts."""
         shift = np.array(
-            [[facs.PROTOTYPES[facs.EXPRESSIONS[e]].get(au, 0.0) for au in AUS] for e in self.allowed]
+            [
+                [facs.PROTOTYPES[facs.EXPRESSIONS[e]].get(au, 0.0) for au in AUS]
+                for e in self.allowed
+            ]
         )
         rate = np.array([self.rates[au] for au in AUS])
         low, high = np.full(len(AUS), -40.0), np.full(len(AUS), 40.0)
@@ -102,7 +108,9 @@ class LabelSampler:
     def __call__(self, n: int, seed: int) -> Labels:
         """Labels of samples 0 to n - 1; sample i does not depend on n."""
         draw = np.random.Generator(np.random.PCG64([seed, 101])).random((n, _DRAWS))
-        which = np.minimum(np.searchsorted(np.cumsum(self.share), draw[:, 0], side="right"), len(self.share) - 1)
+        which = np.minimum(
+            np.searchsorted(np.cumsum(self.share), draw[:, 0], side="right"), len(self.share) - 1
+        )
         probability = self.probability[which]
         latent = ndtr(ndtri(np.clip(draw[:, 1 : 1 + len(AUS)], 1e-9, 1 - 1e-9)) @ self._root.T)
         for copy, source in self.copies.items():
@@ -131,12 +139,17 @@ def _exclude(grade: Floats, locked: set[int]) -> None:
 
 
 def valence_arousal(expression: npt.NDArray[np.int64], grade: Floats) -> Floats:
-    """(N, 2) in [-1, 1]: the place of the expression, scaled by how strongly it is shown, plus what each AU adds."""
+    """(N, 2) in [-1, 1]: the place of the expression, by its strength, plus what each AU adds."""
     place = np.array([facs.EXPRESSION_VA[name] for name in facs.EXPRESSIONS])
-    core = np.array([[facs.PROTOTYPES[e].get(au, 0.0) >= 3 for au in AUS] for e in facs.EXPRESSIONS], float)
+    core = np.array(
+        [[facs.PROTOTYPES[e].get(au, 0.0) >= 3 for au in AUS] for e in facs.EXPRESSIONS], float
+    )
     strength = (grade * core[expression]).sum(1) / np.maximum(core[expression].sum(1), 1) / 4
     action = np.array([facs.AU_VA.get(au, (0.0, 0.0)) for au in AUS])
-    felt = place[expression] * np.where(expression == 0, 1.0, 0.35 + 0.65 * np.minimum(strength, 1))[:, None]
+    felt = (
+        place[expression]
+        * np.where(expression == 0, 1.0, 0.35 + 0.65 * np.minimum(strength, 1))[:, None]
+    )
     return np.asarray(np.clip(felt + grade / 5 @ action, -1, 1))
 
 
@@ -148,12 +161,16 @@ def resolve_rates(rates: str | Mapping[int, float]) -> dict[int, float]:
     """
     if isinstance(rates, str):
         if rates not in facs.RATE_PRESETS:
-            raise DataError(f"rates: {rates!r}: choose one of {sorted(facs.RATE_PRESETS)} or give {{AU: share}}")
+            raise DataError(
+                f"rates: {rates!r}: choose one of {sorted(facs.RATE_PRESETS)} or give {{AU: share}}"
+            )
         return dict(facs.RATE_PRESETS[rates])
     given = {int(au): float(share) for au, share in rates.items()}
     for au, share in given.items():
         if au not in COLUMN or not 0 <= share <= 1:
-            raise DataError(f"rates: AU{au}: {share}: an AU of {list(AUS)} with a share from 0 to 1")
+            raise DataError(
+                f"rates: AU{au}: {share}: an AU of {list(AUS)} with a share from 0 to 1"
+            )
     return {**facs.RATE_PRESETS["uniform"], **given}
 
 

@@ -1,5 +1,6 @@
-"""One picture: what changes from one picture of a person to the next, apart from the actions of the face."""
+"""One picture: all that changes from one to the next, and the actions of the face."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from faceaffect.data.synthetic.geometry import Array
 MAX_YAW = np.deg2rad(30)
 MAX_TILT = np.deg2rad(15)
 
-# Where the evidence of an AU lies, (x, y, half width, half height) in face units: what an occluder has to cover.
+# Where the evidence of an AU lies, (x, y, half width, half height) in face units: what an occluder
+# has to cover.
 _REGION = {
     **dict.fromkeys((1, 2, 4), (0.0, -0.38, 0.85, 0.30)),
     **dict.fromkeys((5, 6, 7, 43), (0.0, 0.03, 0.95, 0.22)),
@@ -26,7 +28,8 @@ class Scene:
     """Everything about one picture except the person.
 
     Attributes:
-        amount: (2, 18) what is drawn of each AU, intensity / 5, on the right and the left of the image.
+        amount: (2, 18) what is drawn of each AU, intensity / 5, on the right and the left of the
+            image.
         pose: (3,) pitch, yaw, roll in radians.
         zoom: size of the face relative to the normal crop.
         shift: (2,) offset of the face, in shares of the image.
@@ -63,7 +66,9 @@ class Scene:
     jpeg: int
 
 
-def plain_scene(grades: dict[int, float], pose: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Scene:
+def plain_scene(
+    grades: Mapping[int, float], pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Scene:
     """A frontal studio picture of the given AU intensities: no noise, no occluder, soft light."""
     amount = np.zeros((2, len(AUS)), np.float32)
     for au, grade in grades.items():
@@ -71,8 +76,10 @@ def plain_scene(grades: dict[int, float], pose: tuple[float, float, float] = (0.
     return Scene(
         amount=amount, pose=np.array(pose, np.float32), zoom=1.0, shift=np.zeros(2, np.float32),
         light=_direction(-0.45, 0.5), ambient=0.45, tint=np.ones(3, np.float32), gamma=1.0,
-        gaze=np.zeros(2, np.float32), backdrop=np.array([[(206, 214, 222)], [(178, 188, 200)]], np.uint8),
-        clothes=np.array((92, 108, 132), np.float32), occluders=(), blur=0.0, noise=0.0, grain=(0, 0), jpeg=0,
+        gaze=np.zeros(2, np.float32), backdrop=np.array([[(206, 214, 222)], [(178, 188, 200)]],
+        np.uint8),
+        clothes=np.array((92, 108, 132), np.float32), occluders=(), blur=0.0, noise=0.0, grain=(0,
+        0), jpeg=0,
     )  # fmt: skip
 
 
@@ -136,7 +143,7 @@ def _pose(rng: np.random.Generator) -> Array:
 
 
 def _direction(azimuth: float, elevation: float) -> Array:
-    """Unit vector in face coordinates (y down) towards a lamp right of and above the viewer, in radians."""
+    """Unit vector (y down) towards a lamp right of and above the viewer, angles in radians."""
     return np.array(
         [
             np.sin(azimuth) * np.cos(elevation),
@@ -150,7 +157,10 @@ def _direction(azimuth: float, elevation: float) -> Array:
 def _backdrop(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     side = int(rng.choice((1, 2, 2, 4, 7)))
     base = rng.uniform(30, 225) + rng.normal(0, 22, 3)
-    grey, colour = rng.normal(0, rng.uniform(4, 50), (side, side, 1)), rng.normal(0, 12, (side, side, 3))
+    grey, colour = (
+        rng.normal(0, rng.uniform(4, 50), (side, side, 1)),
+        rng.normal(0, 12, (side, side, 3)),
+    )
     return np.clip(base + grey + colour, 0, 255).astype(np.uint8)
 
 
@@ -177,4 +187,6 @@ def _object(
     power = rng.uniform(0.4, 1.0)
     ring = np.stack([np.sign(f(t)) * np.abs(f(t)) ** power for f in (np.cos, np.sin)], 1)
     ring *= rng.uniform(0.94, 1.06, (20, 1))
-    return (ring * size + np.array(centre)).astype(np.float32), rng.uniform(25, 230, 3).astype(np.float32)
+    return (ring * size + np.array(centre)).astype(np.float32), rng.uniform(25, 230, 3).astype(
+        np.float32
+    )

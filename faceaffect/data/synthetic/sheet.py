@@ -27,9 +27,13 @@ _TYPICAL = {
 
 
 def au_sheet(
-    aus: Sequence[int] = facs.AUS, grades: Sequence[int] = (0, 2, 5), people: int = 8, size: int = 112, seed: int = 1
+    aus: Sequence[int] = facs.AUS,
+    grades: Sequence[int] = (0, 2, 5),
+    people: int = 8,
+    size: int = 112,
+    seed: int = 1,
 ) -> Image:
-    """One block of rows per AU: a row per intensity, a column per person, everything else calm. Returns (H, W, 3)."""
+    """(H, W, 3): a block of rows per AU, a row per intensity, a column per person."""
     rows = []
     for au in aus:
         for grade in grades:
@@ -41,7 +45,9 @@ def au_sheet(
 
 def expression_sheet(people: int = 8, size: int = 112, seed: int = 1) -> Image:
     """One row per expression in its typical form, a column per person. Returns (H, W, 3)."""
-    return np.concatenate([_row(_TYPICAL[name], name, people, size, seed) for name in facs.EXPRESSIONS])
+    return np.concatenate(
+        [_row(_TYPICAL[name], name, people, size, seed) for name in facs.EXPRESSIONS]
+    )
 
 
 def clip_sheet(clips: int = 5, frames: int = 10, size: int = 112, seed: int = 1) -> Image:
@@ -56,7 +62,9 @@ def clip_sheet(clips: int = 5, frames: int = 10, size: int = 112, seed: int = 1)
     return np.concatenate(rows)
 
 
-def dataset_sheet(images: Sequence[Image], landmarks: Sequence[Array] = (), columns: int = 8) -> Image:
+def dataset_sheet(
+    images: Sequence[Image], landmarks: Sequence[Array] = (), columns: int = 8
+) -> Image:
     """Pictures (S, S, 3) side by side, with their landmarks on them if given. Returns (H, W, 3)."""
     cells = [image.copy() for image in images]
     for cell, points in zip(cells, landmarks, strict=False):
@@ -71,8 +79,12 @@ def write_sheets(folder: str | Path, size: int = 112) -> list[Path]:
     """Write the three sheets as WebP files into `folder` and return their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sheets = {"synthetic_aus": au_sheet, "synthetic_expressions": expression_sheet, "synthetic_clips": clip_sheet}
-    return [write_image(folder / f"{name}.webp", draw(size=size)) for name, draw in sheets.items()]
+    sheets = {
+        "synthetic_aus": au_sheet(size=size),
+        "synthetic_expressions": expression_sheet(size=size),
+        "synthetic_clips": clip_sheet(size=size),
+    }
+    return [write_image(folder / f"{name}.webp", image) for name, image in sheets.items()]
 
 
 def write_image(path: Path, image: Image, quality: int = 82) -> Path:
@@ -96,5 +108,14 @@ def _row(grades: dict[int, int], text: str, people: int, size: int, seed: int) -
 
 def _label(text: str, size: int) -> Image:
     image = np.full((size, round(size * 0.8), 3), 255, np.uint8)
-    cv2.putText(image, text, (6, size // 2), cv2.FONT_HERSHEY_SIMPLEX, size / 300, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.putText(
+        image,
+        text,
+        (6, size // 2),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        size / 300,
+        (40, 40, 40),
+        1,
+        cv2.LINE_AA,
+    )
     return image

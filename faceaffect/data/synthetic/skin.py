@@ -5,7 +5,6 @@ from typing import Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from faceaffect.data.synthetic import marks
 from faceaffect.data.synthetic.canvas import Canvas, Image, fixed
@@ -63,22 +62,35 @@ def _shifted(dx: int, dy: int, size: int) -> tuple[slice, slice]:
 
 @lru_cache(maxsize=8)
 def _grid(cells: int) -> Array:
-    """(6, cells**2): 1, x, y, x², xy, y² of the cell centres, in shares of the image from its middle."""
+    """1, x, y, x², xy, y² of the cell centres (6, cells**2), in image sides from the middle."""
     axis = (np.arange(cells, dtype=np.float32) + 0.5) / cells - 0.5
     y, x = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
 
 
 def _relief(
-    person: Identity, scene: Scene, amount: Array, flat: Array, turn: Array, unit: float, centre: Array, size: int
+    person: Identity,
+    scene: Scene,
+    amount: Array,
+    flat: Array,
+    turn: Array,
+    unit: float,
+    centre: Array,
+    size: int,
 ) -> Image:
-    """Light on an ellipsoid with Gaussian bumps, at a quarter of the resolution: it is soft anyway."""
+    """Light on an ellipsoid with Gaussian bumps, at a quarter of the resolution: it is soft."""
     cells = max(size // 4, 24)
     extra = (marks.BUMP_AUS * amount[_BUMP_SIDE]).sum(-1)
     weight = person.relief + extra
     where = flat[_FIRST_BUMP : _FIRST_BUMP + len(marks.BUMP_POINTS)] / size - 0.5
-    width = marks.BUMP_SIZE * np.array([max(float(turn[0, 0]), 0.6), 1.0], np.float32) * (unit / size)
-    bells = np.exp(_quadratics(where, width, float(np.arctan2(turn[1, 0], turn[0, 0]))) @ _grid(cells))
+    width = (
+        marks.BUMP_SIZE
+        * np.array([max(float(turn[0, 0]), 0.6), 1.0], np.float32)
+        * np.float32(unit / size)
+    )
+    bells = np.exp(
+        _quadratics(where, width, float(np.arctan2(turn[1, 0], turn[0, 0]))) @ _grid(cells)
+    )
     height, shadow = (weight.astype(np.float32) @ bells).reshape(2, cells, cells)
     slope = 0.5 * unit / size * cells
     gy, gx = np.zeros_like(height), np.zeros_like(height)
@@ -88,7 +100,9 @@ def _relief(
     ball_y = (y - float(centre[1] / size - 0.5) * size / unit) / 1.75
     ball_z = np.sqrt(np.clip(1 - ball_x**2 - ball_y**2, 0.12, 1))
     nx, ny = ball_x / ball_z * 0.8 - slope * gx, ball_y / ball_z * 0.7 - slope * gy
-    facing = (nx * scene.light[0] + ny * scene.light[1] + scene.light[2]) / np.sqrt(1 + nx * nx + ny * ny)
+    facing = (nx * scene.light[0] + ny * scene.light[1] + scene.light[2]) / np.sqrt(
+        1 + nx * nx + ny * ny
+    )
     lit = scene.ambient + (1 - scene.ambient) * 1.25 * np.maximum(facing, 0)
     low = np.clip(LIT * lit * (1 + shadow), 0, 255).astype(np.uint8)
     return np.asarray(cv2.resize(low, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -118,11 +132,15 @@ def _creases(person: Identity, amount: Array, flat: Array, size: int) -> Image:
         for width in np.unique(thick[level == step]).tolist():
             lines = curves[(level == step) & (thick == width)]
             # The ends fade: a thin faint line first, then its middle at full width.
-            cv2.polylines(layer, [*lines], False, 0.6 * shade, max(1, round(0.6 * width)), cv2.LINE_AA, 4)
+            cv2.polylines(
+                layer, [*lines], False, 0.6 * shade, max(1, round(0.6 * width)), cv2.LINE_AA, 4
+            )
             cv2.polylines(layer, [*lines[:, 1:-1]], False, shade, width, cv2.LINE_AA, 4)
     for spot, value in zip(flat[len(person.rest) :], person.spot_strength, strict=True):
         radius = (0.4 + 0.9 * value) * pen
-        cv2.circle(layer, fixed(spot), round(radius * 16), float(255 * value), -1, cv2.LINE_AA, 4)
+        cv2.circle(
+            layer, fixed(spot).tolist(), round(radius * 16), float(255 * value), -1, cv2.LINE_AA, 4
+        )
     return np.asarray(cv2.GaussianBlur(layer, (0, 0), 0.55 * pen), np.uint8)
 
 
