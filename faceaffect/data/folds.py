@@ -8,6 +8,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from faceaffect.data.dataset import Samples
 
+MANY = 10_000
+"""From so many groups on they are dealt out by one label each: weighing up all takes minutes."""
+
 
 def strata(samples: Samples) -> NDArray[np.int64]:
     """Return the stratum of each sample, by which folds are made alike.
@@ -41,20 +44,28 @@ def assign_folds(
         folds: number of folds, at least 2.
         seed: of shuffling the groups.
     """
-    _, group = np.unique(group, return_inverse=True)
+    _, first, group = np.unique(group, return_index=True, return_inverse=True)
+    if len(first) > MANY or len(first) == len(group):
+        return _stratified(StratifiedKFold, stratum[first], None, folds, seed)[group]
+    fold = _stratified(StratifiedGroupKFold, stratum, group, folds, seed)
+    return fold if len(np.unique(fold)) == folds else _by_size(group, folds)
+
+
+def _stratified(
+    splitter: type[StratifiedKFold] | type[StratifiedGroupKFold],
+    stratum: NDArray[np.int64],
+    group: NDArray[np.int64] | None,
+    folds: int,
+    seed: int,
+) -> NDArray[np.int64]:
     if np.bincount(stratum - stratum.min()).max() < folds:
         stratum = np.zeros_like(stratum)  # too few of every kind to be in every fold
-    alone = len(group) == group.max() + 1
-    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
-        folds, shuffle=True, random_state=seed
-    )
     fold = np.empty(len(stratum), np.int64)
+    parts = splitter(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for number, (_, indices) in enumerate(splitter.split(stratum, stratum, group)):
+        for number, (_, indices) in enumerate(parts.split(stratum, stratum, group)):
             fold[indices] = number
-    if len(np.unique(fold)) < folds:
-        fold = _by_size(group, folds)
     return fold
 
 
