@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 import pandas as pd
 
-COLOURS = ((200, 200, 200), (230, 200, 40), (40, 90, 220), (220, 40, 40), (40, 180, 60), (150, 60, 200))
+COLOURS = (
+    (200, 200, 200),
+    (230, 200, 40),
+    (40, 90, 220),
+    (220, 40, 40),
+    (40, 180, 60),
+    (150, 60, 200),
+)
 EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust")
 
 
@@ -31,9 +38,11 @@ def write_image(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-def write_clip(path: Path, label: int = 0, frames: int = 12, size: int = 48) -> Path:
+def write_clip(
+    path: Path, label: int = 0, frames: int = 12, size: int = 48, first: int = 0
+) -> Path:
     """Write a video file, or without a suffix a folder of numbered frames."""
-    images = [face(label, seed, (size, size)) for seed in range(frames)]
+    images = [face(label, seed, (size, size)) for seed in range(first, first + frames)]
     if not path.suffix:
         for number, image in enumerate(images):
             write_image(path / f"{number + 1:03d}.jpg", image)
@@ -59,7 +68,7 @@ def write_csv(folder: Path, people: int = 6, each: int = 4, *, clips: bool = Fal
             clip = clips and shot == 0
             name = f"p{person}/{shot}.{'mp4' if clip else 'jpg'}"
             if clip:
-                write_clip(folder / name, label)
+                write_clip(folder / name, label, first=100 * person)
             else:
                 write_image(folder / name, face(label, 100 * person + shot))
             rows.append(

@@ -278,7 +278,9 @@ def test_many_unreadable_samples_stop_the_run() -> None:
 
 def test_no_batch_is_empty() -> None:
     module = data(24, (0, 1, 2), protocol="all", batch_size=1)
-    assert [batch["id"][0] for batch in module.test_dataloader()] == [f"0/{i}" for i in range(3, 24)]
+    assert [batch["id"][0] for batch in module.test_dataloader()] == [
+        f"0/{i}" for i in range(3, 24)
+    ]
     module = data(36, (7, 8, 9), batch_size=1)
     loader = module.train_dataloader()
     assert len(list(loader)) == len(loader) == len(module.split.train)
@@ -340,7 +342,9 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(
     whole = fit(None, None, limit_train_batches=limit)
     steps = len(whole) // 3
     for kill in (steps - 1, steps + 2, 2 * steps):
-        keep = ModelCheckpoint(tmp_path / str(kill), "last", enable_version_counter=False, **options)
+        keep = ModelCheckpoint(
+            tmp_path / str(kill), "last", enable_version_counter=False, **options
+        )
         fit(kill, None, keep, limit_train_batches=limit)
         last = tmp_path / str(kill) / "last.ckpt"
         done = kill if when == "each step" else kill // steps * steps

@@ -59,7 +59,7 @@ def test_classes_choose_and_order(root: Path) -> None:
 
 def test_what_is_missing_is_said_with_where_to_get_it(root: Path, tmp_path: Path) -> None:
     where = "github.com/muxspace/facial_expressions"
-    with pytest.raises(DataError, match="the folder .*nowhere is missing") as error:
+    with pytest.raises(DataError, match=r"the folder .*nowhere is missing") as error:
         create_data("facial_expressions", root=str(tmp_path / "nowhere"))
     assert where in str(error.value)
     legend = root / "data" / "legend.csv"

@@ -59,9 +59,7 @@ def test_kfold_tests_everybody_once_and_nobody_is_on_two_sides() -> None:
 
 def test_a_split_is_the_same_every_time_and_changes_with_its_seed() -> None:
     data = dataset(CROWD)
-    one, again, other = (
-        split({"name": "subject_kfold", "seed": seed}, data) for seed in (0, 0, 1)
-    )
+    one, again, other = (split({"name": "subject_kfold", "seed": seed}, data) for seed in (0, 0, 1))
     assert one.info == again.info
     assert np.array_equal(one.val, again.val)
     assert one.info["sha256"] != other.info["sha256"]

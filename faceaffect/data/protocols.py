@@ -76,11 +76,9 @@ class _Selecting(Protocol):
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction <= 0.5:
-            raise RecipeError(f"data.protocol.val_fraction: {self.val_fraction} is not in (0, 0.5]")
+            raise RecipeError(f"{self.name}.val_fraction: {self.val_fraction} is not in (0, 0.5]")
         if self.selection not in ("val", "test"):
-            raise RecipeError(
-                f"data.protocol.selection: '{self.selection}' is neither val nor test"
-            )
+            raise RecipeError(f"{self.name}.selection: '{self.selection}' is neither val nor test")
 
     def _divide(
         self, dataset: FaceDataset, who: People, rest: Indices, test: Indices, **info: Any
@@ -122,8 +120,8 @@ class SubjectKFold(_Selecting):
         """Check the options."""
         super().__post_init__()
         if self.folds < 2:
-            raise RecipeError(f"data.protocol.folds: {self.folds} is fewer than 2")
-        _check_fold(self.fold, self.folds)
+            raise RecipeError(f"{self.name}.folds: {self.folds} is fewer than 2")
+        _check_fold(self.name, self.fold, self.folds)
 
     def split(self, dataset: FaceDataset) -> Split:
         """Share out the people; see :class:`Protocol`."""
@@ -166,7 +164,7 @@ class LeaveOneSubjectOut(_Selecting):
     def split(self, dataset: FaceDataset) -> Split:
         """Set one person apart; see :class:`Protocol`."""
         who = people(dataset)
-        _check_fold(self.fold, who.count)
+        _check_fold(self.name, self.fold, who.count)
         test = who.group == self.fold - 1
         return self._divide(
             dataset,
@@ -201,7 +199,7 @@ class ThreeFold(_Selecting):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _check_fold(self.fold, 3)
+        _check_fold(self.name, self.fold, 3)
 
     def split(self, dataset: FaceDataset) -> Split:
         """Set one published part apart; see :class:`Protocol`."""
@@ -337,9 +335,9 @@ def hash_ids(ids: list[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
-def _check_fold(fold: int, folds: int) -> None:
+def _check_fold(name: str, fold: int, folds: int) -> None:
     if not 1 <= fold <= folds:
-        raise RecipeError(f"data.protocol.fold: {fold} is out of range; the folds are 1 to {folds}")
+        raise RecipeError(f"{name}.fold: {fold} is out of range; the folds are 1 to {folds}")
 
 
 def _refuse_leaks(

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -150,18 +151,20 @@ def _read(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig") as file:
             header = file.readline()
         separator = max(",;\t", key=header.count)
-        cells = pd.read_csv(
-            path,
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with too many cells
+            cells = pd.read_csv(
+                path,
+                sep=separator,
+                dtype=str,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                encoding="utf-8-sig",
+                index_col=False,
+            )
     except FileNotFoundError:
         raise DataError(f"data.table: {path} is missing") from None
-    except (ValueError, OSError) as error:  # an empty file, bad UTF-8, uneven rows
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not readable as a table: {reason}") from None
     cells = pd.DataFrame({name: cells[name].fillna("").str.strip() for name in cells})
