@@ -58,7 +58,7 @@ def with_fold(recipe: Recipe, protocol: str, fold: int) -> Recipe:
 
 
 def _folds(recipe: Recipe, asked: Sequence[int] | None) -> tuple[str, list[int]]:
-    data = create_data(seed=recipe["seed"], **recipe["data"])
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
     name = data.split.info["name"]
     number = data.protocol.fold_count(data.dataset)
     if number < 2:

@@ -15,7 +15,7 @@ from faceaffect.data.batch import FaceBatch, as_clips, frames, move_labels, move
 from faceaffect.errors import CheckpointError, FaceAffectError, SchemaError
 from faceaffect.evaluation.predictions import Predictions
 from faceaffect.metrics import TaskMetrics, score
-from faceaffect.optim import Optim
+from faceaffect.optim import Optim, decay_groups
 from faceaffect.schema import LabelSchema
 
 FORMAT = 1
@@ -54,8 +54,8 @@ class AffectModule(L.LightningModule, ABC):
             raise SchemaError(
                 "schema: a model needs at least one task: aus, expressions or valence_arousal"
             )
-        self.save_hyperparameters()
-        self.hparams["schema"] = schema.to_dict()
+        self.save_hyperparameters(ignore=["schema"])
+        self.save_hyperparameters({"schema": schema.to_dict()})
         self.schema = schema
         self.statistics: dict[str, Any] | None = None
         self.optim = Optim()
@@ -99,11 +99,7 @@ class AffectModule(L.LightningModule, ABC):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what is trained; weights of fewer than two dimensions do not decay."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in trained if p.ndim >= 2]},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        return decay_groups(self.parameters())
 
     # Steps
 
@@ -129,8 +125,7 @@ class AffectModule(L.LightningModule, ABC):
         """Seed this step and report the step before it if its loss was not finite."""
         self._raise_if_not_finite()
         if self.seed is not None:
-            words = [self.seed, self.current_epoch, batch_idx, self.global_rank]
-            torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+            seed_step(self.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of a batch; a batch without a readable sample is passed over."""
@@ -220,16 +215,7 @@ class AffectModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimiser and schedule from ``self.optim``."""
-        groups = [group for group in self.parameter_groups() if group["params"]]
-        optimizer = self.optim.optimizer(groups)
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs
-        per_epoch = steps / epochs if epochs and epochs > 0 else self.trainer.num_training_batches
-        scheduler = self.optim.scheduler(optimizer, steps, per_epoch)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return self.optim.configure(self.trainer, self.parameter_groups())
 
     # Checkpoints
 
@@ -278,6 +264,12 @@ class AffectModule(L.LightningModule, ABC):
         state = checkpoint["state_dict"]
         left_out = backbones.frozen_keys(self) if own["frozen"] else set()
         state.update({k: v for k, v in self.state_dict().items() if k in left_out})
+
+
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Seed torch for one training step, so that a resumed run repeats its random numbers."""
+    words = [seed, epoch, step, rank]
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
 
 
 def _mean_over_frames(prediction: dict[str, Any], clip: Tensor, clips: int) -> dict[str, Any]:

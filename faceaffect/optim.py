@@ -1,8 +1,12 @@
 """Optimiser and learning-rate schedule from the ``optim`` section of a recipe."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2, list_optimizers
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
@@ -75,3 +79,24 @@ class Optim:
         """Return the schedule over ``steps`` optimiser steps."""
         warmup = min(round(self.warmup_epochs * steps_per_epoch), steps)
         return get_scheduler(SCHEDULES[self.schedule], optimizer, warmup, steps)
+
+    def configure(self, trainer: L.Trainer, groups: list[dict[str, Any]]) -> OptimizerLRScheduler:
+        """Return what ``configure_optimizers`` returns, for a training of the trainer's length."""
+        optimizer = self.optimizer([group for group in groups if group["params"]])
+        steps = int(trainer.estimated_stepping_batches)
+        epochs = trainer.max_epochs
+        per_epoch = steps / epochs if epochs and epochs > 0 else trainer.num_training_batches
+        scheduler = self.scheduler(optimizer, steps, per_epoch)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return groups of what is trained; weights of fewer than two dimensions do not decay."""
+    trained = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2]},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]

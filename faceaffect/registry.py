@@ -21,12 +21,15 @@ _PROTOCOLS = "faceaffect.data.protocols"
 TABLES: dict[str, dict[str, str]] = {
     "models": {
         "auformer": "faceaffect.models.auformer:AUFormer",
+        "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
+        "vit_pretraining": "faceaffect.models.vit_pretraining:VitPretraining",
     },
     "data": {
         "csv": "faceaffect.data.csv:CsvFaces",
         "facial_expressions": "faceaffect.data.facial_expressions:FacialExpressions",
         "mixture": "faceaffect.data.mixture:Mixture",
+        "synthetic": "faceaffect.data.synthetic:SyntheticFaces",
     },
     "protocols": {
         "all": f"{_PROTOCOLS}:All",

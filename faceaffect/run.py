@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -99,7 +100,7 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
             )
     recipe = resolve(stored["name"], stored["sections"], overrides, str(source))
     folder = _test_folder(Path(source), recipe)
-    data = create_data(seed=recipe["seed"], **recipe["data"])
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
     model = load_model(source)
     trainer = _trainer(recipe, folder, [], logger=False)
     with warnings.catch_warnings():
@@ -115,7 +116,7 @@ def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
     arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
-    data = create_data(seed=recipe["seed"], **recipe["data"])
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
     model = create_model(schema=data.schema, **recipe["model"])
     model.optim, model.seed = optim, recipe["seed"]
     model.task_weights = _task_weights(recipe, data)
@@ -138,6 +139,7 @@ def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:
 def _trainer(
     recipe: Recipe, folder: Path, callbacks: list[Callback], logger: Literal[False] | None = None
 ) -> L.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the headline says it all
     kwargs = arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
     own = [
         registry.create("callbacks", n, f"callbacks[{i}]")
@@ -150,6 +152,7 @@ def _trainer(
             logger=_loggers(recipe, folder) if logger is None else False,
             default_root_dir=folder,
             use_distributed_sampler=False,
+            enable_progress_bar=sys.stdout.isatty(),
             enable_model_summary=False,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
@@ -158,10 +161,11 @@ def _trainer(
 
 def _loggers(recipe: Recipe, folder: Path) -> list[Logger]:
     loggers = []
-    for index, node in enumerate(recipe["logger"]):
-        node = registry.as_node(node)
-        where = {"save_dir": str(folder)} | ({"name": "log"} if node["name"] != "wandb" else {})
-        given = {key: value for key, value in where.items() if key not in node}
+    for index, value in enumerate(recipe["logger"]):
+        node = registry.as_node(value)
+        given = {} if "save_dir" in node else {"save_dir": str(folder)}
+        if node["name"] != "wandb":  # there a name is what the web page shows
+            given["name"] = "log"
         loggers.append(registry.create("loggers", node, f"logger[{index}]", **given))
     return loggers
 
@@ -383,8 +387,7 @@ def _git_revision() -> str | None:
 
 
 def _quiet() -> None:
-    """Silence remarks of Lightning that are no news here: its devices, workers and tips."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Silence remarks of Lightning that are no news here."""
     for text in (
         ".*does not have many workers.*",
         ".*in eval mode at the start of training.*",

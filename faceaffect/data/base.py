@@ -93,6 +93,10 @@ class FaceDataModule(L.LightningDataModule):
         )
         self.split: Split = self.protocol.split(dataset)
 
+    def prepare_data(self) -> None:
+        """Let the dataset prepare itself; Lightning calls this in one process of each machine."""
+        self.dataset.prepare()
+
     def train_dataloader(self) -> FaceLoader:
         """Return shuffled, balanced and augmented batches of the training part.
 
@@ -172,12 +176,12 @@ def _workers(batches: int) -> int:
     return min(4, cores or 1, batches // 4)
 
 
-def create_data(name: str, *, seed: int = 0, **args: Any) -> FaceDataModule:
+def create_data(name: str, *, run_seed: int = 0, **args: Any) -> FaceDataModule:
     """Build a dataset by its registered name, and the datamodule around it.
 
     Args:
         name: a name of ``list_data()``.
-        seed: of order and augmentation.
+        run_seed: of order and augmentation; a ``seed`` among the arguments is the dataset's own.
         args: arguments of the dataset and of :class:`FaceDataModule` in one mapping, as they stand
             in the data section of a recipe; one that both take goes to both.
 
@@ -199,7 +203,7 @@ def create_data(name: str, *, seed: int = 0, **args: Any) -> FaceDataModule:
     of_module = {key: value for key, value in args.items() if key in common}
     checked = arguments(FaceDataModule, of_module, "data", given=_GIVEN)
     dataset = dataset_class(**arguments(dataset_class, of_dataset, "data"))
-    return FaceDataModule(dataset, seed=seed, **checked)
+    return FaceDataModule(dataset, seed=run_seed, **checked)
 
 
 _GIVEN = {"dataset": None, "seed": None}
