@@ -1,0 +1,196 @@
+"""The clue aggregator: LLaMA-VID's token generation, a frame as one context token and its content.
+
+Identity of EMO-LLaMA's "Q-Former-based clue aggregator" with it is inferred; the computation
+follows LLaMA-VID's code.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    InstructBlipQFormerConfig,
+    InstructBlipQFormerModel,
+    PreTrainedTokenizerBase,
+)
+
+from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.models.emo_llama.checkpoint import (
+    Checkpoint,
+    fill_part,
+    find_checkpoint,
+    read_config,
+    read_tokenizer,
+)
+
+
+@dataclass(frozen=True)
+class AggregatorOptions:
+    """Settings of the clue aggregator.
+
+    Args:
+        content: how patches become content tokens: ``mean`` one, ``grid:G`` G x G by average
+            pooling, ``none`` one a patch.
+        queries: learned queries of the Q-Former.
+        qformer: a checkpoint to start from, such as ``Salesforce/instructblip-vicuna-7b`` or a
+            local copy: its Q-Former, queries and tokenizer. Without one the Q-Former is random and
+            reads the language model's tokens.
+        pretrained: the hub may be asked for it.
+        width: of the Q-Former, without a checkpoint; also the next three.
+        layers: of the Q-Former; every second one looks at the face.
+        heads: of its attention.
+        hidden: width of its MLPs.
+        max_text: tokens of a question that guide it; of a longer one the last.
+    """
+
+    content: str = "mean"
+    queries: int = 32
+    qformer: str | None = None
+    pretrained: bool = False
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    max_text: int = 256
+
+
+class ClueAggregator(nn.Module):
+    """Turns the tokens of a frame and a question into tokens of the language model.
+
+    Args:
+        vision_width: channels C of the vision tokens.
+        num_prefix_tokens: class and register tokens in front of the patches.
+        llm_width: width D of the language model.
+        options: settings.
+        vocabulary: ids that questions have; of the checkpoint's tokenizer if there is one.
+    """
+
+    def __init__(
+        self,
+        vision_width: int,
+        num_prefix_tokens: int,
+        llm_width: int,
+        options: AggregatorOptions,
+        vocabulary: int,
+    ) -> None:
+        super().__init__()
+        self.grid = content_grid(options.content)
+        self.num_prefix_tokens = num_prefix_tokens
+        config, checkpoint = _config(options, vision_width, vocabulary)
+        self.qformer = InstructBlipQFormerModel(config)
+        self.queries = nn.Parameter(torch.empty(1, options.queries, config.hidden_size))
+        nn.init.normal_(self.queries, std=0.02)
+        if checkpoint is not None:
+            fill_part(self.qformer, checkpoint)
+            _fill_queries(self.queries, checkpoint)
+        self.norm = nn.LayerNorm(vision_width)
+        self.to_vision = nn.Linear(config.hidden_size, vision_width)
+        self.key = nn.Linear(vision_width, vision_width)
+        self.value = nn.Linear(vision_width, llm_width)
+        self.projector = nn.Sequential(
+            nn.Linear(vision_width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width)
+        )
+
+    def content(self, tokens: Tensor) -> Tensor:
+        """Return the content tokens (N, K, D) of frames (N, prefix + P, C)."""
+        patches = tokens[:, self.num_prefix_tokens :]
+        if self.grid is not None:
+            side = round(patches.shape[1] ** 0.5)
+            square = patches.mT.reshape(*patches.mT.shape[:2], side, side)
+            patches = F.adaptive_avg_pool2d(square, self.grid).flatten(2).mT
+        return cast(Tensor, self.projector(patches))
+
+    def context(self, tokens: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the context token (N, 1, D) of frames, each guided by a question.
+
+        Args:
+            tokens: (N, prefix + P, C).
+            text: (N, L) ids, padded on the right.
+            text_mask: (N, L) bool.
+        """
+        queries = self.queries.expand(len(tokens), -1, -1)
+        ahead = torch.ones(queries.shape[:2], dtype=text_mask.dtype, device=text_mask.device)
+        answer = self.qformer(
+            input_ids=text,
+            attention_mask=torch.cat([ahead, text_mask], 1),
+            query_embeds=queries,
+            encoder_hidden_states=self.norm(tokens),
+        )
+        clues = self.to_vision(answer.last_hidden_state[:, : queries.shape[1]])
+        patches = tokens[:, self.num_prefix_tokens :]
+        scores = clues @ self.key(patches).mT / patches.shape[-1] ** 0.5
+        # The mean over queries before the sum over patches: the same, at a 32nd of the cost.
+        weight = scores.softmax(-1).mean(1, keepdim=True)
+        return cast(Tensor, self.value(weight @ patches))
+
+    def tokens_per_frame(self, patches: int) -> int:
+        """Return how many tokens a frame of so many patches becomes."""
+        return 1 + (patches if self.grid is None else self.grid**2)
+
+
+def content_grid(content: str) -> int | None:
+    """Return the side of the pooled grid, None for no pooling.
+
+    Raises:
+        RecipeError: not one of ``mean``, ``none``, ``grid:G``.
+    """
+    if content == "none":
+        return None
+    match = re.fullmatch(r"mean|grid:([1-9]\d?)", content)
+    if match is None:
+        raise RecipeError(f"model.aggregator.content: '{content}' is not mean, none or grid:G")
+    return int(match[1] or 1)
+
+
+def text_tokenizer(options: AggregatorOptions) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of the Q-Former's checkpoint; None without a checkpoint."""
+    checkpoint = _checkpoint(options)
+    return None if checkpoint is None else read_tokenizer(checkpoint, "qformer_tokenizer")
+
+
+def _checkpoint(options: AggregatorOptions) -> Checkpoint | None:
+    if options.qformer is None:
+        return None
+    where = "model.aggregator.qformer"
+    return find_checkpoint(
+        options.qformer, pretrained=options.pretrained, revision=None, where=where
+    )
+
+
+def _config(
+    options: AggregatorOptions, vision_width: int, vocabulary: int
+) -> tuple[InstructBlipQFormerConfig, Checkpoint | None]:
+    checkpoint = _checkpoint(options)
+    if checkpoint is None:
+        if options.width % options.heads:
+            raise RecipeError("model.aggregator.width: is no multiple of heads")
+        config = InstructBlipQFormerConfig(
+            vocab_size=vocabulary,
+            hidden_size=options.width,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            intermediate_size=options.hidden,
+            encoder_hidden_size=vision_width,
+            max_position_embeddings=max(512, options.max_text),
+        )
+        return config, None
+    whole: Any = read_config(checkpoint)
+    config = getattr(whole, "qformer_config", whole)
+    if config.encoder_hidden_size != vision_width:
+        raise RecipeError(
+            f"model.aggregator.qformer: made for vision tokens of {config.encoder_hidden_size} "
+            f"channels, the tower gives {vision_width}"
+        )
+    return config, checkpoint
+
+
+def _fill_queries(queries: nn.Parameter, checkpoint: Checkpoint) -> None:
+    holder = nn.Module()
+    holder.query_tokens = queries
+    try:
+        fill_part(holder, checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; is model.aggregator.queries right?") from None

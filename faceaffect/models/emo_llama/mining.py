@@ -1,0 +1,163 @@
+"""Face Info Mining: patch features look at facial priors, globally and locally.
+
+The paper names the module and its two views; formulas, widths and the place of insertion are not
+published, so all of them are ours.
+"""
+
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from faceaffect.models.emo_llama.priors import REGIONS, FacePrior
+
+
+class CrossAttention(nn.Module):
+    """Pre-norm multi-head attention from queries of one width to keys of another.
+
+    Args:
+        width: channels of the queries and of the output.
+        key_width: channels of keys and values.
+        inner: channels of all heads together.
+        heads: number of heads.
+    """
+
+    def __init__(self, width: int, key_width: int, inner: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.key_norm = nn.LayerNorm(key_width)
+        self.query = nn.Linear(width, inner, bias=False)
+        self.key_value = nn.Linear(key_width, 2 * inner, bias=False)
+        self.out = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Return (N, P, C) from queries x (N, P, C) and keys (N, S, D)."""
+        n, length, _ = x.shape
+        query = self.query(self.norm(x)).view(n, length, self.heads, -1).transpose(1, 2)
+        both = self.key_value(self.key_norm(keys)).view(n, keys.shape[1], 2, self.heads, -1)
+        key, value = both.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
+
+
+class LandmarkRegions(nn.Module):
+    """One token for each of the nine landmark regions.
+
+    Args:
+        width: channels of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(
+            nn.Linear(2 * len(points), width) for points in REGIONS.values()
+        )
+        self.region = nn.Parameter(torch.zeros(len(REGIONS), width))
+        nn.init.normal_(self.region, std=0.02)
+
+    def forward(self, landmarks: Tensor) -> Tensor:
+        """Return (N, 9, width) from landmarks (N, 68, 2) in [-1, 1]."""
+        tokens = [
+            project(landmarks[:, list(points)].flatten(1))
+            for project, points in zip(self.project, REGIONS.values(), strict=True)
+        ]
+        return torch.stack(tokens, 1) + self.region
+
+
+class FaceInfoMining(nn.Module):
+    """Adds what patches find in the priors: X + tanh(g1) CA(X, global) + tanh(g2) CA(X, local).
+
+    Global keys are the prior's tokens and its pooled map, local keys the nine landmark regions. The
+    gates start at zero, so that training starts from the base model; a face without priors passes
+    unchanged at any time.
+
+    Args:
+        width: channels of the patches.
+        map_width: channels of the prior's map.
+        token_width: channels of the prior's tokens.
+        key_width: channels of all keys.
+        inner: channels of all attention heads together.
+        heads: number of heads.
+        grid: the map is pooled to grid x grid keys.
+        use_global: attend to the global keys.
+        use_local: attend to the local keys.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        map_width: int,
+        token_width: int,
+        *,
+        key_width: int = 256,
+        inner: int = 512,
+        heads: int = 8,
+        grid: int = 7,
+        use_global: bool = True,
+        use_local: bool = True,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        if use_global:
+            self.from_map = _to(map_width, key_width)
+            self.from_tokens = _to(token_width, key_width)
+            self.look_globally = CrossAttention(width, key_width, inner, heads)
+            self.global_gate = nn.Parameter(torch.zeros(1))
+        if use_local:
+            self.regions = LandmarkRegions(key_width)
+            self.look_locally = CrossAttention(width, key_width, inner, heads)
+            self.local_gate = nn.Parameter(torch.zeros(1))
+        self.use_global, self.use_local = use_global, use_local
+
+    def forward(self, patches: Tensor, prior: FacePrior) -> Tensor:
+        """Return enriched patches (N, P, width) from patches (N, P, width) and their priors."""
+        prior = prior.blanked()
+        dtype = patches.dtype
+        mined = patches
+        if self.use_global:
+            pooled = F.adaptive_avg_pool2d(prior.map.to(dtype), self.grid).flatten(2).mT
+            keys = torch.cat([self.from_tokens(prior.tokens.to(dtype)), self.from_map(pooled)], 1)
+            mined = mined + self.global_gate.tanh() * self.look_globally(patches, keys)
+        if self.use_local:
+            keys = self.regions(prior.landmarks.to(dtype))
+            mined = mined + self.local_gate.tanh() * self.look_locally(patches, keys)
+        return torch.where(prior.ok[:, None, None], mined.to(dtype), patches)
+
+
+def _to(width: int, key_width: int) -> nn.Module:
+    return nn.Identity() if width == key_width else nn.Linear(width, key_width)
+
+
+class PriorTokens(nn.Module):
+    """Priors as tokens of the language model instead, as EmoLA does: one of the map, one of points.
+
+    Args:
+        map_width: channels of the prior's map.
+        width: of the language model's embeddings.
+    """
+
+    count = 2
+
+    def __init__(self, map_width: int, width: int) -> None:
+        super().__init__()
+        self.from_map = _mlp(map_width, width)
+        self.from_points = _mlp(136, width)
+
+    def forward(self, prior: FacePrior) -> Tensor:
+        """Return (N, 2, width); zeros where no face was found."""
+        prior = prior.blanked()
+        dtype = next(self.parameters()).dtype
+        pooled = self.from_map(prior.map.mean((2, 3)).to(dtype))
+        points = self.from_points(prior.landmarks.flatten(1).to(dtype))
+        tokens = torch.stack([pooled, points], 1)
+        return torch.where(prior.ok[:, None, None], tokens, torch.zeros_like(tokens))
+
+
+def _mlp(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
+
+
+Inject = Literal["pre_qformer", "extra_tokens"]
+"""Where priors enter: into the patches before the Q-Former, or as tokens of their own."""

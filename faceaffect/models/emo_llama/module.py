@@ -1,0 +1,330 @@
+"""EmoLlama: vision tower, facial priors, Face Info Mining, clue aggregator, language model."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TextStreamer
+
+from faceaffect.data.batch import FaceBatch, as_clips
+from faceaffect.data.conversations import read_items
+from faceaffect.data.instructions import Turn, turns_by_id
+from faceaffect.errors import RecipeError
+from faceaffect.evaluation.answers import join_answers, read_answers
+from faceaffect.models.emo_llama.aggregator import AggregatorOptions, ClueAggregator, text_tokenizer
+from faceaffect.models.emo_llama.dialogue import Dialogue, TemplateName
+from faceaffect.models.emo_llama.features import Faces, FrozenFaces
+from faceaffect.models.emo_llama.llm import create_llm
+from faceaffect.models.emo_llama.mining import FaceInfoMining, Inject, PriorTokens
+from faceaffect.models.emo_llama.packing import Row
+from faceaffect.models.emo_llama.priors import create_prior, profile
+from faceaffect.models.emo_llama.prompts import Prompter, Slot, labels_of, probabilities
+from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_options
+from faceaffect.models.emo_llama.tower import create_tower
+from faceaffect.module import AffectModule
+from faceaffect.registry import Options, as_node
+from faceaffect.schema import LabelSchema
+
+DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
+"""What :meth:`EmoLlama.describe` asks if nothing else is asked."""
+
+
+def mining_options(
+    inject: Inject = "pre_qformer",
+    key_width: int = 256,
+    inner: int = 512,
+    heads: int = 8,
+    grid: int = 7,
+    use_global: bool = True,
+    use_local: bool = True,
+) -> dict[str, Any]:
+    """Return the settings of Face Info Mining.
+
+    Args:
+        inject: ``pre_qformer`` enriches the patches; ``extra_tokens`` gives the language model two
+            tokens a frame instead.
+        key_width: channels of the keys.
+        inner: channels of all attention heads together.
+        heads: number of heads.
+        grid: the prior's map is pooled to grid x grid keys.
+        use_global: attend to the prior's tokens and map.
+        use_local: attend to the nine landmark regions.
+
+    Raises:
+        RecipeError: settings that contradict each other.
+    """
+    if inner % heads:
+        raise RecipeError(f"model.mining.inner: {inner} is no multiple of heads={heads}")
+    if not (use_global or use_local):
+        raise RecipeError("model.mining: neither global nor local; say mining: null instead")
+    return dict(locals())
+
+
+class EmoLlama(AffectModule):
+    """An instruction-tuned language model that sees faces, after EMO-LLaMA.
+
+    Args:
+        schema: what the model answers.
+        tower: the frozen vision tower, see
+            :func:`~faceaffect.models.emo_llama.tower.create_tower`.
+        prior: the frozen face-analysis network, or null for none.
+        mining: settings of Face Info Mining, or null to leave the priors out.
+        aggregator: settings of the clue aggregator.
+        llm: the language model, see :func:`~faceaffect.models.emo_llama.llm.create_llm`.
+        template: ``vicuna``, ``plain`` or the tokenizer's own ``chat``.
+        face_profile: put estimated age, gender and group into the prompt; for reproduction only,
+            since such estimates are sensitive and err.
+        answer_mode: ``score`` takes the likelihood of every option; ``generate`` reads what the
+            model says, unreadable answers being errors; ``both`` predicts by scores and adds the
+            texts when testing.
+        instructions: a file of dialogues (JSON lines, LLaVA or LLaMA-Factory) that are trained on
+            beside the templates; those of samples outside the training part are left out.
+        talk_rate: chance that a sample is also asked for an answer in free words in a step.
+        au_balance: positives of an AU of rate r weigh ((1 - r) / r) to this power in the loss.
+        aggregator_lr: learning rate of the aggregator relative to the others.
+        max_new_tokens: of a generated answer.
+        cache: folder for the outputs of the frozen networks; needs data without augmentation.
+
+    Raises:
+        RecipeError: settings that contradict each other.
+        CheckpointError: weights are missing or damaged.
+    """
+
+    clips = True
+
+    def __init__(
+        self,
+        schema: LabelSchema | dict[str, Any],
+        *,
+        tower: Annotated[str | dict[str, Any], Options(create_tower)] = "asset:mini_vit",
+        prior: str | dict[str, Any] | None = "face_analysis",
+        mining: Annotated[dict[str, Any] | None, Options(mining_options)] = {},  # noqa: B006
+        aggregator: Annotated[dict[str, Any], Options(AggregatorOptions)] = {},  # noqa: B006
+        llm: Annotated[str | dict[str, Any], Options(create_llm)] = "asset:mini_llama",
+        template: TemplateName = "vicuna",
+        face_profile: bool = False,
+        answer_mode: Literal["score", "generate", "both"] = "score",
+        instructions: str | None = None,
+        talk_rate: float = 0.5,
+        au_balance: float = 0.0,
+        aggregator_lr: float = 1.0,
+        max_new_tokens: int = 64,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(schema)
+        net = None if prior is None else create_prior(**as_node(prior))
+        if net is None and (face_profile or mining):
+            raise RecipeError("model.prior: null, but mining or face_profile needs one")
+        self.faces = FrozenFaces(create_tower(**as_node(tower)), net, cache)
+        self.llm = create_llm(**as_node(llm))
+        self.dialogue = Dialogue(self.llm, template)
+        options = AggregatorOptions(**aggregator)
+        reader = text_tokenizer(options)
+        self.reader = self.llm.tokenizer if reader is None else reader
+        self.max_text = options.max_text
+        seen = self.faces.tower
+        self.aggregator = ClueAggregator(
+            seen.width, seen.num_prefix_tokens, self.llm.width, options, len(self.reader)
+        )
+        self.mining: FaceInfoMining | None = None
+        self.prior_tokens: PriorTokens | None = None
+        if net is not None and mining is not None:
+            settings = mining_options(**mining)
+            if settings.pop("inject") == "extra_tokens":
+                self.prior_tokens = PriorTokens(net.map_width, self.llm.width)
+            else:
+                widths = (seen.width, net.map_width, net.token_width)
+                self.mining = FaceInfoMining(*widths, **settings)
+        self.face_profile, self.answer_mode, self.instructions = (
+            face_profile,
+            answer_mode,
+            instructions,
+        )
+        self.talk_rate, self.au_balance = talk_rate, au_balance
+        self.aggregator_lr, self.max_new_tokens = aggregator_lr, max_new_tokens
+        self.dialogues: dict[str, list[list[Turn]]] = {}
+        self.au_weights: dict[int, float] = {}
+        self._only_scores = False
+
+    # Training
+
+    def setup(self, stage: str) -> None:
+        """Read the instruction file for the training part; refuse a cache of augmented faces."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if self.faces.cache_folder and getattr(data, "augment", None) is not None:
+            raise RecipeError("model.cache: needs data without augmentation (data.augment)")
+        if stage == "fit" and self.instructions is not None and data is not None:
+            trained = data.dataset.samples.id[data.split.train].tolist()
+            self.dialogues, _ = turns_by_id(read_items(self.instructions), trained)
+
+    def prepare(self, statistics: dict[str, Any]) -> None:
+        """Take the weights of rare AUs from the training part's rates."""
+        super().prepare(statistics)
+        rates = {au: statistics.get("au_rate", {}).get(f"AU{au}", 0.5) for au in self.schema.aus}
+        self.au_weights = {
+            au: ((1 - rate) / rate) ** self.au_balance for au, rate in rates.items() if rate > 0
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained, the aggregator with a learning rate of its own."""
+        own = {id(p) for p in self.aggregator.parameters()}
+        groups = []
+        for group in super().parameter_groups():
+            settings = {key: value for key, value in group.items() if key != "params"}
+            slow = [p for p in group["params"] if id(p) in own]
+            rest = [p for p in group["params"] if id(p) not in own]
+            groups.append({"params": rest, **settings})
+            groups.append({"params": slow, "lr": self.optim.lr * self.aggregator_lr, **settings})
+        return groups
+
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return the mean cross-entropy of the answers; every row counts alike."""
+        faces = self.look(batch)
+        seed = int(torch.randint(2**31, (1,)))
+        rng = np.random.default_rng(seed)
+        prompter = self.prompter(faces, drop=rng)
+        rows = self.training_rows(batch, prompter, rng)
+        if not rows:
+            return (
+                sum((p.sum() for p in self.parameters() if p.requires_grad), torch.zeros(())) * 0.0
+            )
+        return answer_loss(self.llm, rows, self.show(faces, prompter.slots)).mean()
+
+    def training_rows(
+        self, batch: FaceBatch, prompter: Prompter, rng: np.random.Generator
+    ) -> list[Row]:
+        """Write the questions and answers of a step: each known task, dialogues, free words."""
+        rows: list[Row | None] = []
+        for sample, name in enumerate(batch["id"]):
+            labels = labels_of(batch, sample, self.schema)
+            for task in self.schema.tasks:
+                rows.append(prompter.learn(sample, task, labels, rng, self.au_weights))
+            if rng.random() < self.talk_rate:
+                rows.append(prompter.talk(sample, labels, rng))
+            written = [batch["turns"][sample]] if "turns" in batch else self.dialogues.get(name, [])
+            written = [turns for turns in written if turns]
+            if written:
+                rows.append(prompter.tell(sample, written[int(rng.integers(len(written)))]))
+        return [row for row in rows if row is not None]
+
+    # Seeing
+
+    def look(self, batch: FaceBatch) -> Faces:
+        """Return what the frozen networks see, the patches enriched by Face Info Mining."""
+        faces: Faces = self.faces(as_clips(batch))
+        if self.mining is not None and faces.prior is not None:
+            split = self.faces.tower.num_prefix_tokens
+            prefix, patches = faces.tokens[:, :split], faces.tokens[:, split:]
+            faces.tokens = torch.cat([prefix, self.mining(patches, faces.prior)], 1)
+        return faces
+
+    def prompter(self, faces: Faces, drop: np.random.Generator | None = None) -> Prompter:
+        """Return the writer of a batch's prompts; ``drop`` leaves out a tenth of the profiles."""
+        patches = faces.tokens.shape[1] - self.faces.tower.num_prefix_tokens
+        each = self.aggregator.tokens_per_frame(patches)
+        each += PriorTokens.count if self.prior_tokens is not None else 0
+        media = "video" if max(faces.count, default=0) > 1 else "image"
+        profiles = [""] * len(faces.count)
+        if self.face_profile and faces.prior is not None and self.faces.prior is not None:
+            for sample in range(len(faces.count)):
+                own = faces.prior.take((faces.owner == sample).nonzero()[:, 0])
+                if drop is None or drop.random() >= 0.1:
+                    names = self.faces.prior.group_names
+                    profiles[sample] = profile(own.groups, own.ok, names, 0.5)
+        lengths = [count * each for count in faces.count]
+        return Prompter(self.schema, self.dialogue, lengths, profiles, media)
+
+    def show(self, faces: Faces, slots: list[Slot]) -> Tensor:
+        """Return the visual tokens (V, D) of all slots: for each frame context, content, priors."""
+        device = faces.tokens.device
+        places = torch.arange(len(faces.owner), device=device)
+        starts = np.cumsum([0, *faces.count])
+        frame = torch.cat([places[starts[s.sample] : starts[s.sample + 1]] for s in slots])
+        repeat = torch.tensor([faces.count[s.sample] for s in slots], device=device)
+        slot = torch.repeat_interleave(torch.arange(len(slots), device=device), repeat)
+        text, mask = self._guides([s.question for s in slots], device)
+        tokens = [
+            self.aggregator.context(faces.tokens[frame], text[slot], mask[slot]),
+            self.aggregator.content(faces.tokens)[frame],
+        ]
+        if self.prior_tokens is not None and faces.prior is not None:
+            tokens.append(self.prior_tokens(faces.prior)[frame])
+        return torch.cat(tokens, 1).flatten(0, 1)
+
+    def _guides(self, questions: Iterable[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return ids (S, L) and mask of the questions; of a longer one the last tokens."""
+        ids: list[list[int]] = self.reader(list(questions))["input_ids"]
+        ids = [row[-self.max_text :] for row in ids]
+        length = max(len(row) for row in ids)
+        table = torch.tensor([row + [0] * (length - len(row)) for row in ids], device=device)
+        known = torch.tensor([[n < len(row) for n in range(length)] for row in ids], device=device)
+        return table, known
+
+    # Answers
+
+    def predict(self, batch: FaceBatch) -> dict[str, Any]:
+        """Return probabilities, by option scores or by reading text; see ``answer_mode``."""
+        faces = self.look(batch)
+        answers: dict[str, Any] = {}
+        if self.answer_mode != "generate":
+            answers = {task: self.scores(faces, task) for task in self.schema.tasks}
+        if self.answer_mode == "score" or (self.answer_mode == "both" and self._only_scores):
+            return answers
+        texts = {task: self.say(faces, task=task) for task in self.schema.tasks}
+        if self.answer_mode == "generate":
+            read = read_answers(texts, self.schema)
+            answers = {task: value.to(faces.tokens.device) for task, value in read.items()}
+        rows = range(len(faces.count))
+        lines = [{task: texts[task][row] for task in texts} for row in rows]
+        return answers | {"text": [join_answers(line) for line in lines]}
+
+    def scores(self, faces: Faces, task: str) -> Tensor:
+        """Return the predictions of a task by the likelihood of each option."""
+        prompter = self.prompter(faces)
+        rows = [prompter.score(sample, task) for sample in range(len(faces.count))]
+        scores = score_options(self.llm, rows, self.show(faces, prompter.slots))
+        return probabilities(scores, task, self.schema)
+
+    def say(
+        self, faces: Faces, *, task: str = "", question: str = "", streamer: Any = None
+    ) -> list[str]:
+        """Return greedy answers to a task's canonical question, or to any other."""
+        prompter = self.prompter(faces)
+        asked = prompter.question(task) if task else question.format(media=prompter.media)
+        rows = [prompter.ask(sample, asked) for sample in range(len(faces.count))]
+        visual = self.show(faces, prompter.slots)
+        limits = {"max_new_tokens": self.max_new_tokens, "end": self.dialogue.end}
+        ids = generate(self.llm, rows, visual, streamer=streamer, **limits)
+        return [self.dialogue.decode(row) for row in ids]
+
+    @torch.no_grad()
+    def describe(
+        self, batch: FaceBatch, question: str | None = None, *, stream: bool = False
+    ) -> list[str]:
+        """Answer a question about each face in free words.
+
+        Args:
+            batch: images or clips; no labels are needed.
+            question: by default :data:`DESCRIBE`.
+            stream: print the answer as it comes; for one face.
+        """
+        faces = self.look(batch)
+        streamer = TextStreamer(self.llm.tokenizer, skip_special_tokens=True) if stream else None
+        asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
+        return self.say(faces, question=asked, streamer=streamer)
+
+    def on_validation_start(self) -> None:
+        """Do not generate text that validation has no use for."""
+        self._only_scores = True
+
+    def on_validation_end(self) -> None:
+        """Generate again."""
+        self._only_scores = False
+
+    def export_adapter(self, folder: str | Path) -> None:
+        """Write the language model's adapter in peft's own format."""
+        self.llm.save_adapter(folder)

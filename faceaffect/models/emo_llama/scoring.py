@@ -1,0 +1,138 @@
+"""What the language model makes of packed rows: a loss, scores of options, or new text."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import GenerationConfig
+
+from faceaffect.models.emo_llama.llm import LanguageModel
+from faceaffect.models.emo_llama.packing import Row, blocked, pack
+
+
+def answer_loss(
+    llm: LanguageModel,
+    rows: Sequence[Row],
+    visual: Tensor,
+    padding: Literal["left", "right"] = "left",
+) -> Tensor:
+    """Return the cross-entropy of the learned tokens of each row, (B,), weighted to a mean.
+
+    Args:
+        llm: the language model.
+        rows: prompts with answers.
+        visual: (V, D) visual tokens, slot after slot.
+        padding: see :func:`~faceaffect.models.emo_llama.packing.pack`.
+    """
+    packed = pack(rows, visual.device, padding)
+    row, column = (packed.weight > 0).nonzero(as_tuple=True)
+    before = packed.before[row, column]
+    needed, place = _distinct(before)
+    embeddings = packed.embed(llm.embed(packed.ids), visual)
+    mask = packed.attention(embeddings.dtype)
+    answer = llm(embeddings, mask, packed.position, logits_to_keep=needed, use_cache=False)
+    logits = answer.logits[row, place].float()
+    each = F.cross_entropy(logits, packed.ids[row, column], reduction="none")
+    total = each.new_zeros(len(rows))
+    return total.index_add(0, row, each * packed.weight[row, column])
+
+
+def score_options(
+    llm: LanguageModel,
+    rows: Sequence[Row],
+    visual: Tensor,
+    padding: Literal["left", "right"] = "left",
+) -> Tensor:
+    """Return the log-likelihood of every answer, summed over its learned tokens.
+
+    The prompt is run once and its keys and values are kept; all answers of a row follow in one
+    pass, blind to each other.
+
+    Args:
+        llm: the language model.
+        rows: prompts, each with at least one answer.
+        visual: (V, D) visual tokens, slot after slot.
+        padding: of the prompts.
+
+    Returns:
+        (B, most answers of a row) float32; minus infinity where a row has fewer.
+    """
+    prompt = pack([Row(row.prefix) for row in rows], visual.device, padding)
+    last, place = _distinct(_last(prompt.known))
+    embeddings = prompt.embed(llm.embed(prompt.ids), visual)
+    first = llm(embeddings, prompt.known, prompt.position, logits_to_keep=last, use_cache=True)
+    options = pack([Row([], row.branches) for row in rows], visual.device, "right")
+    lengths = prompt.known.sum(1, keepdim=True)
+    tokens = llm.embed(options.ids)
+    mask = _after(prompt.known, options.branch, tokens.dtype)
+    positions = (lengths + options.position) * options.known
+    second = llm(tokens, mask, positions, past_key_values=first.past_key_values, use_cache=True)
+    row, column = (options.weight > 0).nonzero(as_tuple=True)
+    before = options.before[row, column]
+    start = first.logits[torch.arange(len(rows), device=place.device), place].float()
+    logits = torch.where(
+        (before < 0)[:, None], start[row], second.logits[row, before.clamp_min(0)].float()
+    )
+    each = -F.cross_entropy(logits, options.ids[row, column], reduction="none")
+    count = max(len(r.branches) for r in rows)
+    scores = each.new_zeros(len(rows), count)
+    scores.index_put_((row, options.branch[row, column] - 1), each, accumulate=True)
+    there = torch.tensor([[n < len(r.branches) for n in range(count)] for r in rows])
+    return scores.masked_fill(~there.to(scores.device), -torch.inf)
+
+
+def generate(
+    llm: LanguageModel,
+    rows: Sequence[Row],
+    visual: Tensor,
+    *,
+    max_new_tokens: int,
+    end: int,
+    streamer: Any = None,
+) -> list[list[int]]:
+    """Return greedily generated ids for each prompt, end token and padding included.
+
+    Args:
+        llm: the language model.
+        rows: prompts; their answers are passed over.
+        visual: (V, D) visual tokens, slot after slot.
+        max_new_tokens: at most so many.
+        end: the token that ends an answer.
+        streamer: of transformers, gets the ids as they come; for one prompt.
+    """
+    prompt = pack([Row(row.prefix) for row in rows], visual.device, "left")
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    ids = llm.net.generate(
+        inputs_embeds=prompt.embed(llm.embed(prompt.ids), visual),
+        attention_mask=prompt.known.long(),
+        generation_config=config,
+        streamer=streamer,
+    )
+    return cast(list[list[int]], ids.tolist())
+
+
+def _distinct(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sorted distinct columns and the place of each column among them."""
+    return columns.unique(return_inverse=True)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _last(known: Tensor) -> Tensor:
+    """Return the last known column of each row."""
+    return known.shape[1] - 1 - known.flip(1).int().argmax(1)
+
+
+def _after(prompt: Tensor, branch: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what answers see of the prompt (B, L) and of answers (B, M): (B, 1, M, L + M)."""
+    order = torch.arange(branch.shape[1], device=branch.device)
+    same = (branch[:, :, None] == branch[:, None, :]) & (order[:, None] >= order)
+    ahead = prompt[:, None, :].expand(-1, branch.shape[1], -1)
+    return blocked(torch.cat([ahead, same], 2), dtype)

@@ -1,0 +1,302 @@
+"""Packed rows against plain sequences: the loss, option scores and greedy text."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from emo_tiny import LLAMA, LORA, save_tokenizer
+from torch import Tensor
+
+from faceaffect.errors import CheckpointError
+from faceaffect.models.emo_llama.dialogue import Dialogue
+from faceaffect.models.emo_llama.llm import LanguageModel, create_llm
+from faceaffect.models.emo_llama.packing import Row, Text, Visual, pack
+from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_options
+
+QWEN = {**LLAMA, "model_type": "qwen2"}
+SMOL = {**LLAMA, "model_type": "smollm3", "pad_token_id": 0}
+QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def make(words: str, config: dict[str, Any] = LLAMA, **args: Any) -> LanguageModel:
+    torch.manual_seed(0)
+    llm = create_llm(config=config, tokenizer=words, **{"lora": LORA, **args})
+    for name, parameter in llm.named_parameters():
+        if "lora_B" in name:  # at zero the adapters would go untested
+            torch.nn.init.normal_(parameter, std=0.1)
+    return llm.eval()
+
+
+def rows_of(dialogue: Dialogue, count: int = 3) -> tuple[list[Row], Tensor]:
+    """Return prompts of different lengths with options of different lengths and number."""
+    rows, lengths = [], [3, 5, 1, 4, 2, 6, 7, 2][:count]
+    choices = [["happiness", "anger", "no particular emotion"], ["AU12: yes", "AU12: no"], ["fear"]]
+    for slot, length in enumerate(lengths):
+        question = f"Which expression? {'please ' * slot}"
+        prompt = dialogue.prompt([], question, [Visual(slot, length)])
+        branches = [option.texts() for option in dialogue.options(choices[slot % 3])]
+        if slot % 3 == 1:
+            branches += [option.texts() for option in dialogue.options(["AU1: yes", "AU1: no"])]
+        rows.append(Row(prompt, branches))
+    return rows, torch.randn(sum(lengths), 32, generator=torch.Generator().manual_seed(1))
+
+
+def plainly(llm: LanguageModel, row: Row, branch: list[Text], visual: Tensor, start: int) -> float:
+    """Score one option by one plain forward of one sequence, without packing, mask or cache."""
+    parts, ids = [], []
+    for piece in row.prefix:
+        if isinstance(piece, Visual):
+            parts.append(visual[start : start + piece.length])
+            ids += [-1] * piece.length
+        else:
+            parts.append(llm.embed(torch.tensor(piece.ids)))
+            ids += piece.ids
+    learned = []
+    for text in branch:
+        if text.ids:
+            parts.append(llm.embed(torch.tensor(text.ids)))
+        learned += range(len(ids), len(ids) + len(text.ids)) if text.said else []
+        ids += text.ids
+    logits = llm.net(inputs_embeds=torch.cat(parts)[None]).logits[0]
+    chance = F.log_softmax(logits.float(), -1)
+    return sum(float(chance[at - 1, ids[at]]) for at in learned)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("config", [LLAMA, QWEN, QWEN3, SMOL], ids=lambda c: c["model_type"])
+@torch.no_grad()
+def test_shared_prefix_scores_equal_one_forward_per_option(
+    words: str, config: dict[str, Any], padding: Any
+) -> None:
+    llm = make(words, config)
+    rows, visual = rows_of(Dialogue(llm, "vicuna"))
+    scores = score_options(llm, rows, visual, padding)
+    assert scores.shape == (3, 4)
+    starts = [0, 3, 8]
+    for row, start, found in zip(rows, starts, scores, strict=True):
+        expected = [plainly(llm, row, branch, visual, start) for branch in row.branches]
+        known = found[: len(expected)]
+        torch.testing.assert_close(known, torch.tensor(expected), atol=1e-4, rtol=0)
+        assert found[len(expected) :].isneginf().all()
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_the_loss_is_the_mean_of_what_scores_sum(words: str, padding: Any) -> None:
+    llm = make(words)
+    rows, visual = rows_of(Dialogue(llm, "plain"))
+    with torch.no_grad():
+        scores = score_options(llm, rows, visual)
+    losses = answer_loss(llm, rows, visual, padding)
+    for row, loss, score in zip(rows, losses, scores, strict=True):
+        said = sum(len(t.ids) for branch in row.branches for t in branch if t.said)
+        total = score[: len(row.branches)].sum()
+        torch.testing.assert_close(loss, -total / said, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_scores_do_not_depend_on_the_batch(words: str) -> None:
+    llm = make(words)
+    rows, visual = rows_of(Dialogue(llm, "plain"), 8)
+    together = score_options(llm, rows, visual)
+    start = 0
+    for number, row in enumerate(rows):
+        (place,) = [p for p in row.prefix if isinstance(p, Visual)]
+        alone = Row([Visual(0, p.length) if isinstance(p, Visual) else p for p in row.prefix])
+        alone.branches = row.branches
+        single = score_options(llm, [alone], visual[start : start + place.length])
+        torch.testing.assert_close(
+            together[number, : single.shape[1]], single[0], atol=1e-4, rtol=0
+        )
+        start += place.length
+
+
+@torch.no_grad()
+def test_greedy_text_is_the_same_at_batch_one_and_eight(words: str) -> None:
+    llm = make(words)
+    dialogue = Dialogue(llm, "plain")
+    rows, visual = rows_of(dialogue, 8)
+    limits = {"max_new_tokens": 12, "end": dialogue.end}
+    together = [dialogue.decode(ids) for ids in generate(llm, rows, visual, **limits)]
+    assert len(set(together)) > 1
+    start = 0
+    for row, text in zip(rows, together, strict=True):
+        (place,) = [p for p in row.prefix if isinstance(p, Visual)]
+        alone = Row([Visual(0, p.length) if isinstance(p, Visual) else p for p in row.prefix])
+        own = visual[start : start + place.length]
+        (ids,) = generate(llm, [alone], own, **limits)
+        assert dialogue.decode(ids) == text
+        start += place.length
+
+
+@torch.no_grad()
+def test_the_first_generated_token_is_the_most_likely_one(words: str) -> None:
+    llm = make(words)
+    dialogue = Dialogue(llm, "plain")
+    rows, visual = rows_of(dialogue, 3)
+    first = [ids[0] for ids in generate(llm, rows, visual, max_new_tokens=1, end=dialogue.end)]
+    for row in rows:
+        row.branches = [[Text((token,), said=True)] for token in range(600)]
+    assert score_options(llm, rows, visual).argmax(1).tolist() == first
+
+
+@torch.no_grad()
+def test_generation_ignores_settings_of_the_checkpoint(words: str) -> None:
+    llm = make(words)
+    dialogue = Dialogue(llm, "plain")
+    rows, visual = rows_of(dialogue, 3)
+    limits = {"max_new_tokens": 12, "end": dialogue.end}
+    before = generate(llm, rows, visual, **limits)
+    llm.base.generation_config.update(
+        do_sample=True, temperature=9.0, top_p=0.9, repetition_penalty=5.0
+    )
+    assert generate(llm, rows, visual, **limits) == before
+
+
+def test_answers_do_not_see_each_other(words: str) -> None:
+    llm = make(words)
+    dialogue = Dialogue(llm, "plain")
+    options = [o.texts() for o in dialogue.options(["AU12: yes", "AU12: no"])]
+    prompt = dialogue.prompt([], "Which?", [Visual(0, 2)])
+    visual = torch.randn(2, 32)
+    with torch.no_grad():
+        pair = score_options(llm, [Row(prompt, options)], visual)[0]
+        swapped = score_options(llm, [Row(prompt, options[::-1])], visual)[0]
+        alone = score_options(llm, [Row(prompt, options[1:])], visual)[0]
+    torch.testing.assert_close(pair.flip(0), swapped)
+    torch.testing.assert_close(pair[1:], alone)
+
+
+def test_weights_of_answers_enter_the_loss(words: str) -> None:
+    llm = make(words)
+    dialogue = Dialogue(llm, "plain")
+    branches = [o.texts() for o in dialogue.options(["yes", "no"])]
+    prompt = dialogue.prompt([], "Which?", [Visual(0, 2)])
+    visual = torch.randn(2, 32)
+    one, two = (answer_loss(llm, [Row(prompt, [b])], visual).item() for b in branches)
+    mixed = answer_loss(llm, [Row(prompt, branches, [3.0, 1.0])], visual).item()
+    lengths = [sum(len(t.ids) for t in b if t.said) for b in branches]
+    weight = [3.0 * lengths[0], 1.0 * lengths[1]]
+    assert mixed == pytest.approx((weight[0] * one + weight[1] * two) / sum(weight), rel=1e-5)
+
+
+def test_only_answers_are_learned(words: str) -> None:
+    dialogue = Dialogue(make(words), "vicuna")
+    prefix = dialogue.prompt(
+        [("What is it?", "joy")], "Sure?", [Visual(0, 2), Visual(1, 3)], "Profile: old."
+    )
+    row = Row(prefix, [dialogue.options(["yes, quite"])[0].texts()])
+    packed = pack([row], torch.device("cpu"))
+    learned = packed.ids[packed.weight > 0].tolist()
+    assert learned == [*dialogue.answer("joy"), *dialogue.answer("yes, quite")]
+    assert packed.weight.sum().item() == pytest.approx(1)
+    assert not packed.weight[packed.visual >= 0].any()
+    assert packed.visual[packed.visual >= 0].tolist() == [0, 1, 2, 3, 4]
+    unlearned = dialogue.llm.tokenizer.decode(packed.ids[packed.weight == 0])
+    assert "Profile: old." in unlearned
+    assert "ASSISTANT" in unlearned
+
+
+def test_options_split_where_they_differ(words: str) -> None:
+    dialogue = Dialogue(make(words), "plain")
+    yes, no = dialogue.options(["AU12: yes", "AU12: no"])
+    assert yes.given == no.given
+    assert dialogue.llm.tokenizer.decode(list(yes.given)).strip() == "AU12:"
+    assert yes.said[-1] == no.said[-1] == dialogue.end
+    (only,) = dialogue.options(["fear"])
+    assert only.given == ()
+    # An option that begins another keeps its own end token.
+    short, long = dialogue.options(["sad", "sad and afraid"])
+    assert short.said[-1] == dialogue.end
+    assert len(long.said) > len(short.said)
+
+
+def test_chat_templates_of_tokenizers(words: str) -> None:
+    llm = make(words)
+    with pytest.raises(CheckpointError, match="no chat template"):
+        Dialogue(llm, "chat")
+    llm.tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    dialogue = Dialogue(llm, "chat")
+    assert dialogue.end == llm.end
+    visuals = [Visual(0, 1), Visual(1, 1)]
+    pieces = dialogue.prompt([("One?", "1")], "Two?", visuals)
+    text = "".join(
+        "<image>" if isinstance(p, Visual) else llm.tokenizer.decode(list(p.ids)) for p in pieces
+    )
+    messages = [
+        {"role": "user", "content": "<image>\nOne?"},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "<image>\nTwo?"},
+    ]
+    assert text == llm.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+
+
+def test_a_tokenizer_without_pad_token_will_do_and_one_without_end_will_not(words: str) -> None:
+    llm = make(words)
+    llm.tokenizer.pad_token = None
+    rows, visual = rows_of(Dialogue(llm, "plain"))
+    assert torch.isfinite(answer_loss(llm, rows, visual)).all()
+    llm.tokenizer.eos_token = None
+    with pytest.raises(CheckpointError, match="no end token"):
+        LanguageModel(llm.base, llm.tokenizer, lora=None)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(words: str) -> None:
+    losses, gradients = [], []
+    for checkpointing in (False, True):
+        llm = make(words, grad_checkpointing=checkpointing).train()
+        layers = [m for m in llm.modules() if type(m).__name__ == "LlamaDecoderLayer"]
+        assert all(layer.training == checkpointing for layer in layers)
+        rows, visual = rows_of(Dialogue(llm, "plain"))
+        loss = answer_loss(llm, rows, visual).mean()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([p.grad for p in llm.parameters() if p.requires_grad])
+    torch.testing.assert_close(*losses)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [8, 12])
+@torch.no_grad()
+def test_shared_prefix_is_three_times_faster_than_full_forwards(words: str, count: int) -> None:
+    config = {**LLAMA, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4}
+    llm = make(words, config)
+    dialogue = Dialogue(llm, "plain")
+    names = ["anger", "happiness", "neutral", "fear", "sadness", "disgust", "contempt", "surprise"]
+    choices = [names] if count == 8 else [[f"AU{a}: yes", f"AU{a}: no"] for a in range(1, 13)]
+    rows, full = [], []
+    for slot in range(8):
+        visual = [Visual(slot, 17)]
+        prompt = dialogue.prompt([], "Which expression does the face show? " * 3, visual)
+        branches = [o.texts() for choice in choices for o in dialogue.options(choice)]
+        rows.append(Row(prompt, branches))
+        full += [Row(prompt, [branch]) for branch in branches]
+    faces = torch.randn(8 * 17, 128)
+    whole = pack(full, torch.device("cpu"))
+    embeddings, mask = whole.embed(llm.embed(whole.ids), faces), whole.known
+
+    def seconds(call: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    shared = seconds(lambda: score_options(llm, rows, faces))
+    plain = seconds(lambda: llm(embeddings, mask, whole.position, use_cache=False))
+    assert plain / shared > 3
