@@ -1,12 +1,14 @@
 """A picture that can be painted on: anti-aliased shapes with opacity, over OpenCV."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from faceaffect.data.synthetic.geometry import Array
+from faceaffect.data.synthetic.geometry import Array, View
+from faceaffect.data.synthetic.identity import Identity
+from faceaffect.data.synthetic.scene import Scene
 
 Image = npt.NDArray[np.uint8]
 _SHIFT = 4
@@ -55,7 +57,8 @@ class Canvas:
         if box is None:
             return
         patch = self.image[box]
-        ring, corner = [fixed(polygon)], (-box[1].start, -box[0].start)
+        # OpenCV counts the offset in the same fixed point as the polygon.
+        ring, corner = [fixed(polygon)], (-box[1].start << _SHIFT, -box[0].start << _SHIFT)
         if not blur:
             over = patch.copy()
             cv2.fillPoly(over, ring, rgb(colour), cv2.LINE_AA, _SHIFT, corner)
@@ -108,3 +111,23 @@ def ellipse(
     x, y = radii[0] * np.cos(t), radii[1] * np.sin(t)
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([c * x - s * y, s * x + c * y], 1).astype(np.float32) + centre
+
+
+class Face(NamedTuple):
+    """What every brush needs: where to paint, whom, when, and the pixels of all points.
+
+    Attributes:
+        canvas: the picture.
+        person: who is painted.
+        scene: actions and circumstances.
+        flat: (N + M + S, 2) pixels of the named points, the marks and the spots.
+        seen: the view that `flat` was projected by.
+        light: brightness of what has no relief of its own, around 1.
+    """
+
+    canvas: Canvas
+    person: Identity
+    scene: Scene
+    flat: Array
+    seen: View
+    light: float

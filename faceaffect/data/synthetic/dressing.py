@@ -5,8 +5,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from faceaffect.data.synthetic.canvas import Canvas, Image, fixed
-from faceaffect.data.synthetic.geometry import INDEX, Array, at, project, spline
+from faceaffect.data.synthetic.canvas import Canvas, Face, Image, fixed
+from faceaffect.data.synthetic.geometry import INDEX, Array, at, spline
 from faceaffect.data.synthetic.identity import Identity
 from faceaffect.data.synthetic.scene import Scene
 
@@ -57,8 +57,9 @@ def ears(person: Identity) -> Array:
     return np.concatenate(halves).astype(np.float32)
 
 
-def paint_body(canvas: Canvas, person: Identity, scene: Scene, flat: Array, light: float) -> None:
+def paint_body(face: Face) -> None:
     """Neck and shoulders, behind the head."""
+    canvas, scene, flat, light = face.canvas, face.scene, face.flat, face.light
     unit, size = canvas.unit, canvas.image.shape[0]
     right, left = flat[INDEX["jaw12:r"]], flat[INDEX["jaw12:l"]]
     middle = 0.5 * (right + left)
@@ -67,7 +68,7 @@ def paint_body(canvas: Canvas, person: Identity, scene: Scene, flat: Array, ligh
     neck = np.stack(
         [middle - half, middle + half, middle + half * 1.1 + down, middle - half * 1.1 + down]
     )
-    canvas.fill(neck, person.ramp[96, 0].astype(np.float32) * light)
+    canvas.fill(neck, face.person.ramp[96, 0] * light)
     line = middle[1] + 0.72 * unit
     if line < size:
         cloth = np.array([(0, size), (0, line + 0.25 * unit), (middle[0] - 0.7 * unit, line),
@@ -77,8 +78,9 @@ def paint_body(canvas: Canvas, person: Identity, scene: Scene, flat: Array, ligh
         canvas.fill(cloth, scene.clothes * light)
 
 
-def paint_hair_behind(canvas: Canvas, person: Identity, flat: Array, light: float) -> None:
+def paint_hair_behind(face: Face) -> None:
     """What shows beside and below the head."""
+    canvas, person, flat, light = face.canvas, face.person, face.flat, face.light
     if person.hair_style in ("bald",):
         return
     outline = flat[_SKULL]
@@ -118,8 +120,9 @@ def hairline(person: Identity) -> Array:
     return np.concatenate([half, left]).astype(np.float32)
 
 
-def paint_hair(canvas: Canvas, person: Identity, flat: Array, border: Array, light: float) -> None:
+def paint_hair(face: Face, border: Array) -> None:
     """The hair over the top of the head, from the pixels of its border (9, 2)."""
+    canvas, person, flat, light = face.canvas, face.person, face.flat, face.light
     if person.hair_style == "bald":
         return
     middle = flat[[INDEX["jaw16:r"], INDEX["jaw16:l"]]].mean(0)
@@ -147,9 +150,10 @@ def paint_hair(canvas: Canvas, person: Identity, flat: Array, border: Array, lig
         )
 
 
-def paint_beard(canvas: Canvas, person: Identity, flat: Array, light: float) -> None:
+def paint_beard(face: Face) -> None:
     """Beard and moustache, thin enough to see the skin through."""
-    colour = person.hair * (0.8 * light)
+    canvas, person, flat = face.canvas, face.person, face.flat
+    colour = person.hair * (0.8 * face.light)
     if person.beard:
         jaw = flat[_JAW[2:-2]]
         mouth = flat[
@@ -168,15 +172,13 @@ def paint_beard(canvas: Canvas, person: Identity, flat: Array, light: float) -> 
         canvas.fill(ring.astype(np.float32), colour, person.moustache, blur=0.8 * canvas.pen)
 
 
-def paint_occluders(canvas: Canvas, scene: Scene, turn: Array, centre: tuple[float, float]) -> None:
+def paint_occluders(face: Face) -> None:
     """Objects before the face; they move with it."""
-    for shape, colour in scene.occluders:
+    for shape, colour in face.scene.occluders:
         solid = np.column_stack([shape, np.full(len(shape), 0.9, np.float32)])
-        ring = spline(len(shape), 3 * len(shape), closed=True) @ project(
-            solid, turn, canvas.unit, centre
-        )
-        canvas.fill(ring, colour)
-        canvas.line(np.concatenate([ring, ring[:1]]), colour * 0.7, 1.0)
+        ring = spline(len(shape), 3 * len(shape), closed=True) @ face.seen.project(solid)
+        face.canvas.fill(ring, colour)
+        face.canvas.line(np.concatenate([ring, ring[:1]]), colour * 0.7, 1.0)
 
 
 def skin_mask(canvas: Canvas, outline: Array, ear: Array) -> Image:

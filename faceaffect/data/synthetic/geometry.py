@@ -6,7 +6,7 @@ eyelids and the gap between the lips, which `deform` solves so that they can clo
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,9 @@ def _lips(points: Array, amount: Array) -> None:
     points[_LIP_LOW, 1] = np.maximum(points[_LIP_LOW, 1], points[_SEAM_LOW, 1] + 0.022)
 
 
+_PIVOT: Final = np.array([0.0, 0.30, 0.0], np.float32)
+
+
 def rotation(pitch: float, yaw: float, roll: float) -> Array:
     """(3, 3) matrix `Rz(roll) Ry(yaw) Rx(pitch)` of a head pose in radians.
 
@@ -136,19 +139,29 @@ def rotation(pitch: float, yaw: float, roll: float) -> Array:
     return np.asarray(tilt @ turn @ nod, np.float32)
 
 
-def project(points: Array, turn: Array, scale: float, centre: tuple[float, float]) -> Array:
-    """Pixels (N, 2) of face points (N, 3), in perspective.
+class View(NamedTuple):
+    """How the face is seen: rotation, pixels per face unit, where its middle lies, image side."""
 
-    Args:
-        points: face units.
-        turn: (3, 3) rotation.
-        scale: pixels per face unit.
-        centre: pixel of the middle of the face.
-    """
-    pivot = np.array([0.0, 0.30, 0.0], np.float32)
-    rotated = (points - pivot) @ turn.T
-    depth = scale * 9.0 / (9.6 - rotated[:, 2:])
-    return np.asarray(rotated[:, :2] * depth + np.array(centre), np.float32)
+    turn: Array
+    unit: float
+    centre: tuple[float, float]
+    size: int
+
+    @property
+    def roll(self) -> float:
+        """Angle of the eye line on the image, radians, clockwise."""
+        return float(np.arctan2(self.turn[1, 0], self.turn[0, 0]))
+
+    @property
+    def breadth(self) -> float:
+        """What the turn leaves of widths across the face, at most 1."""
+        return float(np.hypot(self.turn[0, 0], self.turn[1, 0]))
+
+    def project(self, points: Array) -> Array:
+        """Pixels (N, 2) of face points (N, 3), in a mild perspective."""
+        rotated = (points - _PIVOT) @ self.turn.T
+        depth = self.unit * 9.0 / (9.6 - rotated[:, 2:])
+        return np.asarray(rotated[:, :2] * depth + np.array(self.centre), np.float32)
 
 
 def _landmark_rows() -> list[int]:

@@ -46,8 +46,8 @@ _GREY: Final = np.array((176.0, 174.0, 172.0))
 # shares of intensity 5: some people's brows are low and their lip corners raised at rest, with none
 # of the marks that the action would leave.
 _RESTING: Final = {
-    1: 0.28, 2: 0.24, 4: 0.34, 6: 0.4, 9: 0.25, 10: 0.36, 12: 0.17, 14: 0.5, 15: 0.32, 17: 0.42,
-    20: 0.2, 23: 0.4, 24: 0.38,
+    1: 0.20, 2: 0.14, 4: 0.28, 6: 0.4, 9: 0.2, 10: 0.32, 12: 0.16, 14: 0.5, 15: 0.26, 17: 0.38,
+    20: 0.2, 23: 0.36, 24: 0.34,
 }  # fmt: skip
 HAIR_STYLES: Final = ("bald", "short", "receding", "side", "fringe", "long", "bun", "curly")
 
@@ -157,7 +157,7 @@ def _rest(rng: np.random.Generator, age: float, masculine: bool) -> Array:
     shape["upper_lip"] -= 0.35 * sign + 0.25 * age
     shape["lower_lip"] -= 0.3 * sign + 0.2 * age
     offset = np.tensordot(np.array([*shape.values()], np.float32), geometry.SHAPE_FIELDS, 1)
-    resting = rng.normal(0, 1, len(AUS)).clip(-2, 2) * [_RESTING.get(au, 0.0) for au in AUS]
+    resting = rng.normal(0, 1, len(AUS)).clip(-1.8, 1.8) * [_RESTING.get(au, 0.0) for au in AUS]
     offset += np.tensordot(resting.astype(np.float32), geometry.ACTION_FIELDS.sum(0), 1)
     # Nobody is quite symmetric: smooth noise, the same for neighbouring points.
     knots = rng.normal(0, 0.010, (len(geometry.TEMPLATE), 3)).astype(np.float32)

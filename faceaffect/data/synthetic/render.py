@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from faceaffect.data.synthetic import dressing, features, geometry, marks, skin
-from faceaffect.data.synthetic.canvas import Canvas, Image
-from faceaffect.data.synthetic.geometry import LANDMARKS, TEMPLATE, Array
+from faceaffect.data.synthetic.canvas import Canvas, Face, Image
+from faceaffect.data.synthetic.geometry import LANDMARKS, TEMPLATE, Array, View, rotation
 from faceaffect.data.synthetic.identity import Identity
 from faceaffect.data.synthetic.scene import Scene
 
@@ -41,20 +41,16 @@ def shape(person: Identity, amount: Array) -> Array:
     return np.asarray(moved, np.float32)
 
 
-def view(scene: Scene, size: int) -> tuple[float, tuple[float, float]]:
-    """Pixels per face unit, and where the middle of the face lies on an image of `size` pixels."""
+def view(scene: Scene, size: int) -> View:
+    """How the scene's camera sees the face on an image of `size` pixels."""
+    centre = size * (np.array((0.5, 0.515)) + scene.shift) - 0.5
     unit = size / 112 * 42.5 * scene.zoom
-    return unit, (
-        size * (0.5 + float(scene.shift[0])) - 0.5,
-        size * (0.515 + float(scene.shift[1])) - 0.5,
-    )
+    return View(rotation(*scene.pose), unit, (float(centre[0]), float(centre[1])), size)
 
 
 def landmarks(person: Identity, scene: Scene, size: int) -> Array:
     """(68, 2) landmarks in pixels of an image of `size` pixels, without drawing it."""
-    unit, centre = view(scene, size)
-    points = shape(person, scene.amount)[LANDMARKS]
-    return geometry.project(points, geometry.rotation(*scene.pose), unit, centre)
+    return view(scene, size).project(shape(person, scene.amount)[LANDMARKS])
 
 
 def render(person: Identity, scene: Scene, size: int = 112) -> Picture:
@@ -70,32 +66,27 @@ def render(person: Identity, scene: Scene, size: int = 112) -> Picture:
 
 
 def _draw(person: Identity, scene: Scene, size: int) -> Image:
-    turn = geometry.rotation(*scene.pose)
-    unit, centre = view(scene, size)
-    canvas = Canvas(dressing.backdrop(scene, size), unit)
-    border, ear = dressing.hairline(person), dressing.ears(person)
-    solid = np.concatenate([shape(person, scene.amount), person.spots, border, ear])
-    flat = geometry.project(solid, turn, unit, centre)
-    flat, ear_flat, border_flat = flat[:-33], flat[-24:], flat[-33:-24]
+    seen = view(scene, size)
+    canvas = Canvas(dressing.backdrop(scene, size), seen.unit)
+    parts = [shape(person, scene.amount), person.spots, dressing.hairline(person)]
+    flat, ear = seen.project(np.concatenate(parts)), seen.project(dressing.ears(person))
+    flat, border = flat[: -len(parts[-1])], flat[-len(parts[-1]) :]
     outline = dressing.face_outline(flat)
-    light = float(np.clip(scene.ambient + (1 - scene.ambient) * 1.25 * scene.light[2], 0.55, 1.12))
+    light = scene.ambient + (1 - scene.ambient) * 1.25 * float(scene.light[2])
+    face = Face(canvas, person, scene, flat, seen, float(np.clip(light, 0.55, 1.12)))
+    dressing.paint_hair_behind(face)
+    dressing.paint_body(face)
     middle = 0.5 * (outline.min(0) + outline.max(0))
-    index = skin.brightness(person, scene, flat, turn, unit, middle, size)
-    dressing.paint_hair_behind(canvas, person, flat, light)
-    dressing.paint_body(canvas, person, scene, flat, light)
-    mask = dressing.skin_mask(canvas, outline, ear_flat)
-    skin.paint_skin(canvas, person, index, mask)
-    dressing.paint_beard(canvas, person, flat, light)
-    features.paint_nose(canvas, person, flat, light)
-    features.paint_mouth(canvas, person, scene, flat, light)
-    features.paint_eyes(canvas, person, scene, flat, turn, light)
-    features.paint_brows(canvas, person, flat, light)
-    dressing.paint_hair(canvas, person, flat, border_flat, light)
+    skin.paint_skin(face, middle, dressing.skin_mask(canvas, outline, ear))
+    dressing.paint_beard(face)
+    features.paint_nose(face)
+    features.paint_mouth(face)
+    features.paint_eyes(face)
+    features.paint_brows(face)
+    dressing.paint_hair(face, border)
     if person.glasses:
-        features.paint_glasses(
-            canvas, person, geometry.project(features.glasses_points(person), turn, unit, centre)
-        )
-    dressing.paint_occluders(canvas, scene, turn, centre)
+        features.paint_glasses(face)
+    dressing.paint_occluders(face)
     return canvas.image
 
 

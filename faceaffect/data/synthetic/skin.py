@@ -7,10 +7,9 @@ import cv2
 import numpy as np
 
 from faceaffect.data.synthetic import marks
-from faceaffect.data.synthetic.canvas import Canvas, Image, fixed
+from faceaffect.data.synthetic.canvas import Face, Image, fixed
 from faceaffect.data.synthetic.geometry import TEMPLATE, Array
 from faceaffect.data.synthetic.identity import Identity
-from faceaffect.data.synthetic.scene import Scene
 
 _LINES: Final = len(marks.CREASES)
 _FIRST_CREASE: Final = len(TEMPLATE)
@@ -39,16 +38,18 @@ def crease_strength(person: Identity, amount: Array) -> Array:
     return np.asarray(1 - (1 - person.crease) * (1 - np.clip(0.92 * drawn, 0, 0.97)), np.float32)
 
 
-def brightness(
-    person: Identity, scene: Scene, flat: Array, turn: Array, unit: float, centre: Array, size: int
-) -> Image:
-    """(S, S) index into the skin ramp: relief under the scene's lamp, creases and spots."""
-    amount = np.concatenate([scene.amount, scene.amount.mean(0, keepdims=True)])
-    shade = _relief(person, scene, amount, flat, turn, unit, centre, size)
-    dark = _creases(person, amount, flat, size)
+def brightness(face: Face, middle: Array) -> Image:
+    """(S, S) index into the skin ramp: relief under the lamp, creases and spots.
+
+    Args:
+        face: what is painted.
+        middle: (2,) pixel in the middle of the head.
+    """
+    size = face.seen.size
+    shade, dark = _relief(face, middle), _creases(face)
     cv2.addWeighted(shade, 1.0, dark, -0.32, 0, dst=shade)
     # Light catches the far lip of a furrow: the same furrow, brighter, a step away from the lamp.
-    dx, dy = (round(float(step) * -1.3 * size / 112) for step in scene.light[:2])
+    dx, dy = (round(float(step) * -1.3 * size / 112) for step in face.scene.light[:2])
     to, source = _shifted(dx, dy, size), _shifted(-dx, -dy, size)
     lit = shade[to]
     cv2.addWeighted(lit, 1.0, dark[source], 0.10, 0, dst=lit)
@@ -68,44 +69,39 @@ def _grid(cells: int) -> Array:
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
 
 
-def _relief(
-    person: Identity,
-    scene: Scene,
-    amount: Array,
-    flat: Array,
-    turn: Array,
-    unit: float,
-    centre: Array,
-    size: int,
-) -> Image:
+def _relief(face: Face, middle: Array) -> Image:
     """Light on an ellipsoid with Gaussian bumps, at a quarter of the resolution: it is soft."""
-    cells = max(size // 4, 24)
-    extra = (marks.BUMP_AUS * amount[_BUMP_SIDE]).sum(-1)
-    weight = person.relief + extra
-    where = flat[_FIRST_BUMP : _FIRST_BUMP + len(marks.BUMP_POINTS)] / size - 0.5
-    width = (
-        marks.BUMP_SIZE
-        * np.array([max(float(turn[0, 0]), 0.6), 1.0], np.float32)
-        * np.float32(unit / size)
-    )
-    bells = np.exp(
-        _quadratics(where, width, float(np.arctan2(turn[1, 0], turn[0, 0]))) @ _grid(cells)
-    )
-    height, shadow = (weight.astype(np.float32) @ bells).reshape(2, cells, cells)
-    slope = 0.5 * unit / size * cells
+    seen, lamp, ambient = face.seen, face.scene.light, face.scene.ambient
+    cells = max(seen.size // 4, 24)
+    height, shadow = _bumps(face, cells)
+    slope = 0.5 * seen.unit / seen.size * cells
     gy, gx = np.zeros_like(height), np.zeros_like(height)
     gy[1:-1], gx[:, 1:-1] = height[2:] - height[:-2], height[:, 2:] - height[:, :-2]
-    x, y = (_grid(cells)[1:3] * (size / unit)).reshape(2, cells, cells)
-    ball_x = (x - float(centre[0] / size - 0.5) * size / unit) / 1.22
-    ball_y = (y - float(centre[1] / size - 0.5) * size / unit) / 1.75
+    x, y = _grid(cells)[1:3].reshape(2, cells, cells)
+    units = seen.size / seen.unit
+    ball_x = (x - float(middle[0] / seen.size - 0.5)) * np.float32(units / 1.22)
+    ball_y = (y - float(middle[1] / seen.size - 0.5)) * np.float32(units / 1.75)
     ball_z = np.sqrt(np.clip(1 - ball_x**2 - ball_y**2, 0.12, 1))
     nx, ny = ball_x / ball_z * 0.8 - slope * gx, ball_y / ball_z * 0.7 - slope * gy
-    facing = (nx * scene.light[0] + ny * scene.light[1] + scene.light[2]) / np.sqrt(
-        1 + nx * nx + ny * ny
-    )
-    lit = scene.ambient + (1 - scene.ambient) * 1.25 * np.maximum(facing, 0)
+    facing = nx * lamp[0] + ny * lamp[1] + lamp[2]
+    facing = np.maximum(facing, 0) / np.sqrt(1 + nx * nx + ny * ny)
+    lit = ambient + (1 - ambient) * 1.25 * facing
     low = np.clip(LIT * lit * (1 + shadow), 0, 255).astype(np.uint8)
-    return np.asarray(cv2.resize(low, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+    side = (seen.size, seen.size)
+    return np.asarray(cv2.resize(low, side, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _bumps(face: Face, cells: int) -> Array:
+    """(2, cells, cells): height in face units and darkening, of rest and actions together."""
+    amount, seen = face.scene.amount, face.seen
+    sides = np.concatenate([amount, amount.mean(0, keepdims=True)])
+    weight = face.person.relief + (marks.BUMP_AUS * sides[_BUMP_SIDE]).sum(-1)
+    pixels = face.flat[_FIRST_BUMP : _FIRST_BUMP + len(marks.BUMP_POINTS)]
+    where = np.asarray(pixels / seen.size - 0.5, np.float32)
+    shrink = np.array([max(seen.breadth, 0.6), 1.0]) * seen.unit / seen.size
+    width = np.asarray(marks.BUMP_SIZE * shrink, np.float32)
+    bells = np.exp(_quadratics(where, width, seen.roll) @ _grid(cells))
+    return np.asarray((weight @ bells).reshape(2, cells, cells), np.float32)
 
 
 def _quadratics(where: Array, width: Array, angle: float) -> Array:
@@ -119,11 +115,12 @@ def _quadratics(where: Array, width: Array, angle: float) -> Array:
     return (-terms).astype(np.float32)
 
 
-def _creases(person: Identity, amount: Array, flat: Array, size: int) -> Image:
+def _creases(face: Face) -> Image:
     """(S, S) darkness 0 to 255."""
+    person, flat, size = face.person, face.flat, face.seen.size
     layer = np.zeros((size, size), np.uint8)
     pen = size / 112
-    strength = crease_strength(person, amount[:2])
+    strength = crease_strength(person, face.scene.amount)
     level = np.ceil(strength * _LEVELS - 0.5).astype(int)
     curves = fixed(_THROUGH_FOUR @ flat[_FIRST_CREASE:_FIRST_BUMP].reshape(-1, 4, 2))
     thick = np.maximum(np.rint(_WIDTH * (0.6 + 0.7 * strength) * pen), 1).astype(int)
@@ -144,6 +141,8 @@ def _creases(person: Identity, amount: Array, flat: Array, size: int) -> Image:
     return np.asarray(cv2.GaussianBlur(layer, (0, 0), 0.55 * pen), np.uint8)
 
 
-def paint_skin(canvas: Canvas, person: Identity, index: Image, mask: Image) -> None:
-    """Colour the masked part of the canvas by the brightness index (S, S)."""
-    cv2.copyTo(cv2.applyColorMap(index, person.ramp), mask, canvas.image)
+def paint_skin(face: Face, middle: Array, mask: Image) -> None:
+    """Colour the masked part of the canvas; `middle` as for `brightness`."""
+    cv2.copyTo(
+        cv2.applyColorMap(brightness(face, middle), face.person.ramp), mask, face.canvas.image
+    )
