@@ -46,7 +46,7 @@ _GREY: Final = np.array((176.0, 174.0, 172.0))
 # shares of intensity 5: some people's brows are low and their lip corners raised at rest, with none
 # of the marks that the action would leave.
 _RESTING: Final = {
-    1: 0.20, 2: 0.14, 4: 0.28, 6: 0.4, 9: 0.2, 10: 0.32, 12: 0.16, 14: 0.5, 15: 0.26, 17: 0.38,
+    1: 0.20, 2: 0.14, 4: 0.28, 6: 0.4, 9: 0.2, 10: 0.32, 12: 0.10, 14: 0.5, 15: 0.16, 17: 0.38,
     20: 0.2, 23: 0.36, 24: 0.34,
 }  # fmt: skip
 HAIR_STYLES: Final = ("bald", "short", "receding", "side", "fringe", "long", "bun", "curly")
