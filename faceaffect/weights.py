@@ -118,7 +118,7 @@ def frozen_keys(model: nn.Module) -> set[str]:
             for name, part in module.named_modules(prefix=prefix, remove_duplicate=False):
                 if id(part) in frozen:
                     own = [*part._parameters, *part._buffers]
-                    keys.update(f"{name}.{key}" for key in own)
+                    keys.update(f"{name}.{key}" if name else key for key in own)
     return keys & set(model.state_dict(keep_vars=True))
 
 
