@@ -22,11 +22,15 @@ TABLES: dict[str, dict[str, str]] = {
     "models": {
         "auformer": "faceaffect.models.auformer:AUFormer",
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
+        "gimefive": "faceaffect.models.gimefive:GiMeFive",
+        "sacl": "faceaffect.models.sacl:SACL",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
         "vit_pretraining": "faceaffect.models.vit_pretraining:VitPretraining",
     },
     "data": {
+        "bp4d": "faceaffect.data.bp4d:Bp4d",
         "csv": "faceaffect.data.csv:CsvFaces",
+        "disfa": "faceaffect.data.disfa:Disfa",
         "facial_expressions": "faceaffect.data.facial_expressions:FacialExpressions",
         "mixture": "faceaffect.data.mixture:Mixture",
         "synthetic": "faceaffect.data.synthetic:SyntheticFaces",
