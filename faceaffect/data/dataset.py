@@ -119,6 +119,13 @@ class FaceDataset:
         """Return the file behind a sample, None if the sample is generated."""
         return None if self.root is None else self.root / str(self.samples.id[index])
 
+    def prepare(self) -> None:
+        """Do what would be slow to do sample by sample, such as cropping faces out of videos.
+
+        Called once before training and testing, in one process; what is done already is not done
+        again. The default does nothing.
+        """
+
     def load(self, index: int) -> Loaded:
         """Decode one sample.
 

@@ -67,6 +67,11 @@ class Mixture(FaceDataset):
         dataset, own = self._find(index)
         return dataset.path(own)
 
+    def prepare(self) -> None:
+        """Prepare every source; see :meth:`FaceDataset.prepare`."""
+        for dataset in self.sources:
+            dataset.prepare()
+
     def load(self, index: int) -> Loaded:
         """Decode one sample; see :meth:`FaceDataset.load`."""
         dataset, own = self._find(index)

@@ -1,0 +1,195 @@
+"""BP4D-Spontaneous (Zhang et al., 2014): 41 people, 8 tasks each, occurrence of AUs."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from faceaffect.data.align import Aligner, Method
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples
+from faceaffect.data.frames import (
+    VIDEO_SUFFIXES,
+    Frames,
+    check_labels,
+    find_folder,
+    locate,
+    named_folders,
+    numbered_files,
+)
+from faceaffect.errors import DataError, RecipeError
+from faceaffect.schema import LabelSchema
+
+BENCHMARK_AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "1": (
+        "F001", "F002", "F008", "F009", "F010", "F016", "F018", "F023",
+        "M001", "M004", "M007", "M008", "M012", "M014",
+    ),
+    "2": (
+        "F003", "F005", "F011", "F013", "F020", "F022",
+        "M002", "M005", "M010", "M011", "M013", "M016", "M017", "M018",
+    ),
+    "3": (
+        "F004", "F006", "F007", "F012", "F014", "F015", "F017", "F019", "F021",
+        "M003", "M006", "M009", "M015",
+    ),
+}  # fmt: skip
+"""The published parts of people, as in ME-GraphAU's lists; fold k tests part 4 - k."""
+
+_PERSON, _TASK = r"[FM]\d{3}", r"T\d"
+_IMAGES = ("2D+3D", "Sequences", "Images", "Frames", "img")
+_LABELS = ("AUCoding/AU_OCC", "AU_OCC", "AUCoding", "AU-Occurrence-Codes")
+_HELP = (
+    "Expected under data.root, as Binghamton University distributes BP4D on request "
+    "(https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html): "
+    f"F001_T1.csv in {', '.join(_LABELS)}, and F001/T1/2440.jpg in {', '.join(_IMAGES)}, in "
+    "data.frames or in the root itself, or a video in F001/T1; upper and lower case are not told "
+    "apart"
+)
+
+
+class Bp4d(FaceDataset):
+    """BP4D as it is distributed: images by person and task, cropped to faces.
+
+    An image belongs to the label of its number. Labels without a frame and frames without a label
+    are left out and counted.
+
+    Args:
+        root: the folder that holds the labels (``AUCoding``) and the images.
+        aus: the AUs in column order; absent, the 12 of the usual benchmark.
+        frames: folder of the images in the root; absent, the names of the distributions are tried.
+        every: use every n-th frame: those whose number it divides.
+        align: how faces are found, see :class:`~faceaffect.data.align.Aligner`; ``none`` for
+            frames that are cropped already. BP4D has no 68 landmarks of its own.
+        crop_size: side of the stored crops in pixels.
+        crop_cache: folder of the stored crops; absent, ``faceaffect_crops`` in the root.
+        download: allow face-alignment to download its weights.
+
+    Raises:
+        DataError: something is missing or makes no sense; the file is named.
+        RecipeError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        aus: list[int] | None = None,
+        frames: str | None = None,
+        every: int = 1,
+        align: Method = "auto",
+        crop_size: int = 256,
+        crop_cache: str | None = None,
+        download: bool = False,
+    ) -> None:
+        chosen = BENCHMARK_AUS if aus is None else tuple(aus)
+        if every < 1:
+            raise RecipeError(f"data.every: {every} is not positive")
+        folder = Path(root)
+        labels = _label_files(folder)
+        pictures = _pictures(folder, frames)
+        left_out: Counter[str] = Counter()
+        tables = []
+        for name, file in labels.items():
+            table = locate(_read_labels(file, chosen), pictures.get(name), left_out)
+            tables.append(table.assign(task=name))
+        left_out["recordings without labels"] = len(set(pictures) - set(labels))
+        table = pd.concat(tables)
+        table = table[table.index % every == 0]
+        if table.empty:
+            raise DataError(f"{folder}: no frame has a label and a picture. {_HELP}")
+        samples = Samples(
+            id=(table["task"] + table.index.map("/{:05d}".format)).to_numpy(str),
+            subject=table["task"].str.partition("/")[0].to_numpy(str),
+            au=table[list(chosen)].to_numpy(np.float32),
+        )
+        aligner = Aligner(
+            align,
+            size=crop_size,
+            cache=Path(crop_cache) if crop_cache else folder / "faceaffect_crops",
+            download=download,
+        )
+        self.frames = Frames(
+            ids=samples.id,
+            files=table["file"].to_numpy(str),
+            places=table["place"].to_numpy(np.int64),
+            aligner=aligner,
+        )
+        super().__init__(
+            LabelSchema(aus=chosen),
+            samples,
+            root=folder,
+            left_out={reason: count for reason, count in left_out.items() if count},
+            folds=PARTS,
+            notes={"frames": len(samples), "every": every, **self.frames.notes()},
+        )
+
+    def path(self, index: int) -> Path:
+        """Return the image file or the video behind a sample."""
+        return Path(str(self.frames.files[index]))
+
+    def load(self, index: int) -> Loaded:
+        """Return the crop of one frame; see :meth:`FaceDataset.load`."""
+        return self.frames.load(index)
+
+    def prepare(self) -> None:
+        """Make all crops; see :meth:`FaceDataset.prepare`."""
+        self.frames.prepare()
+
+
+def _label_files(root: Path) -> dict[str, Path]:
+    """Return the label file of each recording, by person and task, ``F001/T1``."""
+    for name in _LABELS:
+        folder: Path | None = root
+        for part in name.split("/"):
+            folder = find_folder(folder, [part]) if folder else None
+        if folder is None:
+            continue
+        found = {}
+        for file in sorted(folder.iterdir()):
+            match = re.fullmatch(rf"({_PERSON})_({_TASK})\.CSV", file.name.upper())
+            if match:
+                found[f"{match[1]}/{match[2]}"] = file
+        if found:
+            return found
+    raise DataError(f"{root}: no label files. {_HELP}")
+
+
+def _read_labels(file: Path, aus: tuple[int, ...]) -> pd.DataFrame:
+    """Return a recording's labels, a column for each AU, the index counting frames as the file."""
+    try:
+        table = pd.read_csv(file, index_col=0, dtype=float)
+        table.index = table.index.astype(np.int64)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file}: not readable as a table of AUs: {error}") from None
+    numbers = {int(m[1]): c for c in table if (m := re.fullmatch(r"(?:AU)?0*(\d+)", str(c), re.I))}
+    absent = [au for au in aus if au not in numbers]
+    if absent or not aus:
+        raise DataError(
+            f"{file}: no column for {', '.join(f'AU{au}' for au in absent) or 'no AU at all'}; the "
+            f"columns are {', '.join(map(str, table.columns))}; data.aus chooses among them"
+        )
+    if table.index.has_duplicates:
+        raise DataError(f"{file}: a frame is labelled twice")
+    values = table[[numbers[au] for au in aus]].to_numpy(np.float64)
+    return pd.DataFrame(check_labels(values, 1, file), index=table.index, columns=list(aus))
+
+
+def _pictures(root: Path, frames: str | None) -> dict[str, Path | Mapping[int, Path]]:
+    """Return each recording's images by number, or its video, by person and task."""
+    folder = (find_folder(root, _IMAGES) or root) if frames is None else root / frames
+    people = named_folders(folder, _PERSON) if folder.is_dir() else {}
+    found: dict[str, Path | Mapping[int, Path]] = {}
+    for person, place in people.items():
+        for task, recording in named_folders(place, _TASK).items():
+            images = numbered_files(recording)
+            videos = [f for f in sorted(recording.iterdir()) if f.suffix.lower() in VIDEO_SUFFIXES]
+            if images or videos:
+                found[f"{person}/{task}"] = images or videos[0]
+    if not found:
+        raise DataError(f"{folder}: no images or videos of people here. {_HELP}")
+    return found

@@ -1,0 +1,192 @@
+"""Labelled frames of camera recordings, as image files or in videos, cropped to the face once."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.progress import track
+
+from faceaffect.data.align import Aligner
+from faceaffect.data.dataset import Loaded
+from faceaffect.data.image import read_image
+from faceaffect.data.video import IMAGE_SUFFIXES, open_video, read_frames
+from faceaffect.errors import DataError
+
+UNKNOWN = (9, 999, -1)
+"""Codes for an unknown AU label that one or another distribution uses."""
+
+VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".wmv")
+
+Landmarks = Callable[[int], NDArray[np.float32] | None]
+
+
+@dataclass
+class Frames:
+    """Where each of N samples lies, and how its face is cut out.
+
+    Attributes:
+        ids: (N,) unique names, under which crops are stored.
+        files: (N,) paths of image files or videos.
+        places: (N,) index of the frame in its video from 0; -1 for an image file.
+        aligner: makes the crops and keeps them.
+        landmarks: gives the dataset's own (68, 2) landmarks of a sample, None where it
+            has none.
+    """
+
+    ids: NDArray[np.str_]
+    files: NDArray[np.str_]
+    places: NDArray[np.int64]
+    aligner: Aligner
+    landmarks: Landmarks | None = None
+
+    def notes(self) -> dict[str, Any]:
+        """Return how faces are cropped, for a result."""
+        report = self.aligner.report([])
+        return {"crop": {key: report[key] for key in ("method", "size", "eye_span", "version")}}
+
+    def load(self, index: int) -> Loaded:
+        """Return a sample's crop, from disk if it was made before.
+
+        Raises:
+            DataError: the frame cannot be read, or no face is found in it.
+        """
+        return self._crop(index, lambda: self._read(index))
+
+    def prepare(self) -> None:
+        """Make the crops that are not there yet, in one pass over each video or folder.
+
+        A frame that fails stays without; :meth:`load` says why.
+        """
+        if self.aligner.method == "none" or self.aligner.cache is None:
+            return
+        groups: dict[Path, list[int]] = defaultdict(list)
+        for index, file in enumerate(map(Path, self.files.tolist())):
+            groups[file if self.places[index] >= 0 else file.parent].append(index)
+        missing = {source: some for source, some in groups.items() if not self._complete(some)}
+        for source, some in track(missing.items(), "cropping faces", disable=not missing):
+            if self.places[some[0]] >= 0:
+                self._crop_video(source, {int(self.places[index]): index for index in some})
+            else:
+                for index in some:
+                    with suppress(DataError):
+                        self.load(index)
+
+    def _crop_video(self, video: Path, index_of: Mapping[int, int]) -> None:
+        with suppress(DataError), open_video(video) as source:
+            for place, frame in source.frames(sorted(index_of)):
+                with suppress(DataError):
+                    self._crop(index_of[place], lambda frame=frame: frame)  # type: ignore[misc]
+
+    def _crop(self, index: int, image: Callable[[], NDArray[np.uint8]]) -> Loaded:
+        points = self.landmarks(index) if self.landmarks else None
+
+        def checked() -> NDArray[np.uint8]:
+            frame = image()
+            if points is not None and (points > np.array(frame.shape[1::-1]) * 1.5).any():
+                raise DataError(
+                    f"{self.files[index]}: the dataset's landmarks lie outside of the image; "
+                    "frames that are cropped already need data.align: none"
+                )
+            return frame
+
+        found = self.aligner(str(self.ids[index]), checked, points)
+        return Loaded(found.image, found.landmarks)
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        file, place = Path(str(self.files[index])), int(self.places[index])
+        return read_image(file) if place < 0 else read_frames(file, indices=[place])[0]
+
+    def _complete(self, some: list[int]) -> bool:
+        report = self.aligner.report(str(self.ids[index]) for index in some)
+        made = [*report["crops"].values(), *report["failures"].values()]
+        return bool(sum(made) >= len(some))
+
+
+def find_folder(root: Path, names: Iterable[str]) -> Path | None:
+    """Return the first folder in ``root`` with one of the names, whatever their case."""
+    inside = {p.name.lower(): p for p in sorted(root.iterdir())} if root.is_dir() else {}
+    return next((inside[n.lower()] for n in names if n.lower() in inside), None)
+
+
+def named_folders(root: Path, pattern: str) -> dict[str, Path]:
+    """Return the folders in ``root`` whose upper-case name matches, by that name, in order."""
+    folders = {path.name.upper(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    return {name: folders[name] for name in sorted(folders) if re.fullmatch(pattern, name)}
+
+
+def numbered_files(
+    folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, pattern: str = r"(\d+)$"
+) -> dict[int, Path]:
+    """Return the files of a folder by the number in their name, however it is padded.
+
+    Args:
+        folder: where to look.
+        suffixes: lower-case endings that count.
+        pattern: finds the number in the name without its ending.
+
+    Raises:
+        DataError: two files have one number.
+    """
+    found: dict[int, Path] = {}
+    for file in sorted(folder.iterdir()):
+        match = re.search(pattern, file.stem)
+        if match is None or file.suffix.lower() not in suffixes:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise DataError(f"{folder}: {found[number].name} and {file.name} have one number")
+        found[number] = file
+    return found
+
+
+def locate(
+    labels: pd.DataFrame, source: Path | Mapping[int, Path] | None, left_out: Counter[str]
+) -> pd.DataFrame:
+    """Add ``file`` and ``place`` to one recording's labels; count and drop what has no partner.
+
+    Args:
+        labels: a column for each AU, NaN unknown; the index counts frames as labels do.
+        source: the recording's video, whose first frame is label frame 1, or its images by label
+            frame; None if it has neither.
+        left_out: reason to count, added to.
+    """
+    if source is None:
+        left_out["labels without a video or frames"] += len(labels)
+        return labels.iloc[:0].assign(file="", place=-1)
+    known = labels[labels.notna().any(axis=1)]
+    if isinstance(source, Path):
+        left_out["frames without a label"] += len(labels) - len(known)
+        return known.assign(file=str(source), place=known.index - 1)
+    there = known.index.isin(list(source))
+    left_out["labels without a frame"] += int((~there).sum())
+    left_out["frames without a label"] += len(set(source) - set(known.index))
+    known = known[there]
+    return known.assign(file=[str(source[frame]) for frame in known.index], place=-1)
+
+
+def check_labels(values: NDArray[np.float64], most: float, file: Path) -> NDArray[np.float32]:
+    """Return labels with NaN for unknown ones.
+
+    Args:
+        values: as read.
+        most: the largest value that makes sense.
+        file: where they come from.
+
+    Raises:
+        DataError: a label lies outside of 0 to ``most`` and is no code for an unknown one.
+    """
+    values = np.where(np.isin(values, UNKNOWN), np.nan, values)
+    wrong = values[(values < 0) | (values > most)]
+    if len(wrong):
+        raise DataError(
+            f"{file}: the label {wrong[0]:g} is none of 0 to {most:g} and no code for an unknown "
+            f"label ({', '.join(map(str, UNKNOWN))})"
+        )
+    return values.astype(np.float32)
