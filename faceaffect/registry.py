@@ -30,9 +30,11 @@ TABLES: dict[str, dict[str, str]] = {
     "data": {
         "bp4d": "faceaffect.data.bp4d:Bp4d",
         "csv": "faceaffect.data.csv:CsvFaces",
+        "dfew": "faceaffect.data.dfew:Dfew",
         "disfa": "faceaffect.data.disfa:Disfa",
         "facial_expressions": "faceaffect.data.facial_expressions:FacialExpressions",
         "mixture": "faceaffect.data.mixture:Mixture",
+        "rafdb": "faceaffect.data.rafdb:RafDb",
         "synthetic": "faceaffect.data.synthetic:SyntheticFaces",
     },
     "protocols": {

@@ -1,0 +1,147 @@
+"""DFEW (Jiang et al., 2020): clips from films with one of seven expressions."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples
+from faceaffect.data.video import read_frames
+from faceaffect.errors import DataError, RecipeError
+from faceaffect.schema import LabelSchema
+
+CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
+"""Names of the codes 1 to 7; DFEW writes them happy, sad, neutral, angry, ..."""
+
+FOLDS = 5
+ClipKind = Literal["auto", "clip_224x224_16f", "clip_224x224", "original"]
+
+_KINDS: tuple[ClipKind, ...] = ("clip_224x224_16f", "clip_224x224", "original")
+_SPLITS = ("{part}(single-labeled)", "{part}(single_labeled)", "{part}")
+_CLIPS = (".mp4", ".avi", ".mkv", ".mov")
+_HELP = (
+    "Expected under data.root, as https://dfew-dataset.github.io/ distributes it on request: "
+    "EmoLabel_DataSplit/train(single-labeled)/set_1.csv, EmoLabel_DataSplit/test(single-labeled)/"
+    "set_1.csv and, in Clip, one of " + ", ".join(_KINDS)
+)
+
+
+class Dfew(FaceDataset):
+    """DFEW's single-labelled clips as they are distributed, one of the five published splits.
+
+    People are not known, so each clip counts as a person of its own; papers report the mean over
+    the five folds. Clips that are not on disk are left out and counted.
+
+    Args:
+        root: the folder that holds ``EmoLabel_DataSplit`` and ``Clip``.
+        fold: which published split, 1 to 5.
+        clips: ``clip_224x224_16f`` (face crops, 16 frames a folder), ``clip_224x224`` (face crops)
+            or ``original`` (whole pictures); ``auto`` takes the first of these that is there.
+        frames: evenly spaced frames that are read of a clip.
+        image_size: side to which frames are scaled while they are decoded, in pixels; absent, they
+            keep their size.
+
+    Raises:
+        DataError: something is missing or makes no sense; the file is named.
+        RecipeError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        fold: int = 1,
+        clips: ClipKind = "auto",
+        frames: int = 16,
+        image_size: int | None = None,
+    ) -> None:
+        if not 1 <= fold <= FOLDS:
+            raise RecipeError(f"data.fold: {fold} is out of range; the folds are 1 to {FOLDS}")
+        if frames < 1:
+            raise RecipeError(f"data.frames: {frames} is not positive")
+        self.frames, self.image_size = frames, image_size
+        folder = Path(root)
+        table = pd.concat([_read(folder, part, fold) for part in ("train", "test")])
+        both = table["clip"][table["clip"].duplicated()]
+        if len(both):
+            raise DataError(f"{folder}: clip {both.iloc[0]} is in fold {fold} more than once")
+        kind, files = _files(folder, clips)
+        table["file"] = table["clip"].map(files)
+        missing = int(table["file"].isna().sum())
+        table = table.dropna(subset="file")
+        if table.empty:
+            raise DataError(f"{folder / 'Clip' / kind}: holds none of the labelled clips. {_HELP}")
+        ids = table["file"].to_numpy(str)
+        samples = Samples(
+            id=ids,
+            subject=ids,
+            expression=table["label"].to_numpy(np.int64) - 1,
+            part=table["part"].to_numpy(str),
+        )
+        super().__init__(
+            LabelSchema(expressions=CLASSES),
+            samples,
+            root=folder,
+            subjects_known=False,
+            left_out={"not on disk": missing} if missing else {},
+            notes={"fold": fold, "clips": kind, "frames": frames, "crop": _crop(kind)},
+        )
+
+    def load(self, index: int) -> Loaded:
+        """Decode evenly spaced frames of a clip; see :meth:`FaceDataset.load`."""
+        path = self.path(index)
+        assert path is not None
+        return Loaded(read_frames(path, count=self.frames, size=self.image_size))
+
+
+def _crop(kind: str) -> str:
+    return "none, whole pictures" if kind == "original" else "as distributed, 224 px"
+
+
+def _read(root: Path, part: str, fold: int) -> pd.DataFrame:
+    """Return ``clip``, ``label`` and ``part`` of one published list."""
+    base = root / "EmoLabel_DataSplit"
+    if not base.is_dir():
+        raise DataError(f"data.root: the folder {base} is missing. {_HELP}")
+    tried = [base / form.format(part=part) / f"set_{fold}.csv" for form in _SPLITS]
+    found = [path for path in tried if path.is_file()]
+    if not found:
+        raise DataError(f"no list of clips: none of {', '.join(map(str, tried))} is there. {_HELP}")
+    try:
+        table = pd.read_csv(found[0], dtype=str, skipinitialspace=True)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{found[0]}: not readable as a table: {error}") from None
+    table.columns = table.columns.str.strip()
+    if not {"video_name", "label"} <= set(table.columns):
+        raise DataError(
+            f"{found[0]}: the columns video_name and label were expected, "
+            f"found {', '.join(map(str, table.columns))}"
+        )
+    clip = pd.to_numeric(table["video_name"].str.extract(r"^\s*0*(\d+)", expand=False))
+    label = pd.to_numeric(table["label"], errors="coerce")
+    wrong = clip.isna() | ~label.isin(range(1, len(CLASSES) + 1))
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        shown = ", ".join(map(str, table[["video_name", "label"]].iloc[row]))
+        raise DataError(
+            f"{found[0]}:{row + 2}: '{shown}' is no clip number with a label from 1 to 7"
+        )
+    return pd.DataFrame({"clip": clip.astype(int), "label": label.astype(int), "part": part})
+
+
+def _files(root: Path, clips: ClipKind) -> tuple[str, dict[int, str]]:
+    """Return which clips are used, and clip number to path relative to the root."""
+    kinds = _KINDS if clips == "auto" else (clips,)
+    for kind in kinds:
+        for place in (root / "Clip" / kind, root / kind):
+            if place.is_dir():
+                found = {}
+                for entry in sorted(place.iterdir()):
+                    number = re.fullmatch(r"\d+", entry.stem)
+                    if number and (entry.suffix.lower() in _CLIPS or entry.is_dir()):
+                        found[int(number[0])] = entry.relative_to(root).as_posix()
+                return kind, found
+    tried = ", ".join(str(root / "Clip" / kind) for kind in kinds)
+    raise DataError(f"no clips: none of the folders {tried} is there. {_HELP}")

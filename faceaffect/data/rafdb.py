@@ -1,0 +1,132 @@
+"""RAF-DB (Li and Deng, 2017 and 2019): faces from the web with one of seven basic expressions."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from faceaffect.data.dataset import FaceDataset, Samples, on_disk
+from faceaffect.errors import DataError, RecipeError, unknown
+from faceaffect.schema import LabelSchema
+
+CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+"""Names of the codes 1 to 7."""
+
+_LABELS = ("list_patition_label.txt", "list_partition_label.txt")
+_FOLDERS = {"aligned": ("Image/aligned", "aligned"), "original": ("Image/original", "original")}
+_HELP = (
+    "Expected under data.root, as http://whdeng.cn/RAF/model1.html distributes it on request: "
+    "basic/EmoLabel/list_patition_label.txt (spelt so) and "
+    "basic/Image/aligned/train_00001_aligned.jpg"
+)
+
+
+class RafDb(FaceDataset):
+    """RAF-DB's basic expressions as they are distributed: 12,271 images to train, 3,068 to test.
+
+    The published split is taken; validation images are carved out of the training part. People are
+    not known, so each image counts as a person of its own. Images that are not on disk and images
+    of classes that are not asked for are left out and counted.
+
+    Args:
+        root: the folder that holds ``basic``, or ``basic`` itself.
+        classes: the expressions to use, in index order; absent, all seven in the order of their
+            codes.
+        images: ``aligned`` 100 px crops, or the ``original`` pictures.
+
+    Raises:
+        DataError: something is missing or makes no sense; the file is named.
+        RecipeError: a class is unknown or named twice.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        classes: list[str] | None = None,
+        images: Literal["aligned", "original"] = "aligned",
+    ) -> None:
+        names = tuple(CLASSES if classes is None else classes)
+        for name in names:
+            if name not in CLASSES:
+                raise RecipeError(unknown("data.classes", str(name), CLASSES))
+        if len(set(names)) < len(names):
+            raise RecipeError(f"data.classes: a class is named twice: {', '.join(names)}")
+        folder = _basic(Path(root))
+        table = _read(folder)
+        place = _image_folder(folder, images)
+        table["name"] = _file_names(table["file"], images)
+        other = table.loc[~table["expression"].isin(names), "expression"]
+        left_out = {f"class {name}": int(count) for name, count in other.value_counts().items()}
+        table = table[table["expression"].isin(names)]
+        there = on_disk(folder / place, table["name"])
+        left_out["not on disk"] = int((~there).sum())
+        table = table[there]
+        if table.empty:
+            raise DataError(f"{folder / place}: holds none of the labelled images. {_HELP}")
+        label = [names.index(name) for name in table["expression"]]
+        ids = (f"{place}/" + table["name"]).to_numpy(str)
+        samples = Samples(
+            id=ids,
+            subject=ids,
+            expression=np.array(label, np.int64),
+            part=table["file"].str.partition("_")[0].to_numpy(str),
+        )
+        super().__init__(
+            LabelSchema(expressions=names),
+            samples,
+            root=folder,
+            subjects_known=False,
+            left_out={reason: count for reason, count in left_out.items() if count},
+            notes={"images": images},
+        )
+
+
+def _basic(root: Path) -> Path:
+    for folder in (root / "basic", root):
+        if (folder / "EmoLabel").is_dir():
+            return folder
+    raise DataError(
+        f"data.root: neither {root / 'basic'} nor {root} holds a folder EmoLabel. {_HELP}"
+    )
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    """Return ``file`` and ``expression`` of every labelled image."""
+    found = [
+        folder / "EmoLabel" / name for name in _LABELS if (folder / "EmoLabel" / name).is_file()
+    ]
+    if not found:
+        raise DataError(f"{folder / 'EmoLabel'}: no label table {' or '.join(_LABELS)}. {_HELP}")
+    rows = []
+    for number, line in enumerate(found[0].read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        match = re.fullmatch(r"\s*((?:train|test)_\d+\.\w+)\s+([1-7])\s*", line)
+        if match is None:
+            raise DataError(
+                f"{found[0]}:{number}: '{line.strip()}' is not like 'train_00001.jpg 5', with a "
+                "code from 1 to 7"
+            )
+        rows.append((match[1], CLASSES[int(match[2]) - 1]))
+    table = pd.DataFrame(rows, columns=["file", "expression"])
+    twice = table["file"][table["file"].duplicated()]
+    if len(twice):
+        raise DataError(f"{found[0]}: {twice.iloc[0]} is listed twice")
+    return table
+
+
+def _image_folder(folder: Path, images: str) -> str:
+    for place in _FOLDERS[images]:
+        if (folder / place).is_dir():
+            return place
+    tried = ", ".join(str(folder / place) for place in _FOLDERS[images])
+    raise DataError(f"no images: none of the folders {tried} is there. {_HELP}")
+
+
+def _file_names(files: pd.Series, images: str) -> pd.Series:
+    if images == "original":
+        return files
+    return files.str.replace(r"\.(\w+)$", r"_aligned.\1", regex=True)
