@@ -13,6 +13,7 @@ from faceaffect.errors import CheckpointError, SchemaError
 from faceaffect.registry import TABLES, get
 
 SMALL: dict[str, dict[str, Any]] = {
+    "auformer": {"backbone": "test_vit", "expert_width": 4},
     "timm_classifier": {"backbone": "test_vit"},
 }
 """Arguments that make a model small; a model without an entry is built with its defaults."""
@@ -92,6 +93,7 @@ def test_learns_one_batch_and_leaves_frozen_weights_alone(name: str) -> None:
     batch = face_batch()
     model.optim.lr = 3e-3
     before = _loss(model, batch)
+    model.train()
     fit(model, 25)
     assert _loss(model, batch) < 0.7 * before
     for key, parameter in model.named_parameters():
