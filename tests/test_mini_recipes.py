@@ -1,0 +1,52 @@
+"""The mini_* recipes: one data block, offline, and pre-training on other people."""
+
+from pathlib import Path
+
+from faceaffect.data.base import create_data
+from faceaffect.recipe import list_recipes, load_recipe, recipe_folder
+
+COMPARED = [name for name in list_recipes() if name.startswith("mini_")]
+BP4D = [1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24]
+
+
+def data_block(path: Path) -> str:
+    """Return the text of the data section."""
+    text = path.read_text()
+    start = text.index("\ndata:\n") + 1
+    lines = text[start:].splitlines()
+    end = next(i for i, line in enumerate(lines[1:], 1) if not line.startswith(" "))
+    return "\n".join(lines[:end])
+
+
+def test_all_compared_recipes_carry_the_same_data_block() -> None:
+    assert {"mini_probe", "mini_full", "mini_lora"} <= set(COMPARED)
+    blocks = {name: data_block(recipe_folder() / f"{name}.yaml") for name in COMPARED}
+    assert len(set(blocks.values())) == 1, blocks
+    sections = [load_recipe(name)["data"] for name in COMPARED]
+    assert all(section == sections[0] for section in sections)
+
+
+def test_the_data_is_bp4d_like_and_people_do_not_cross() -> None:
+    data = create_data(**load_recipe("mini_probe")["data"])
+    assert list(data.schema.aus) == BP4D
+    assert len(data.schema.expressions) == 7
+    assert data.schema.valence_arousal
+    subject = data.dataset.samples.subject
+    split = data.split
+    parts = [set(subject[i]) for i in (split.train, split.val, split.test)]
+    assert all(not a & b for a in parts for b in parts if a is not b)
+    assert min(len(p) for p in parts) >= 20
+
+
+def test_no_mini_recipe_asks_the_hub() -> None:
+    for name in COMPARED:
+        assert "pretrained: true" not in (recipe_folder() / f"{name}.yaml").read_text()
+
+
+def test_pretraining_shows_other_people_and_no_affect_label() -> None:
+    compared = load_recipe("mini_probe")["data"]
+    for name in ("pretrain_mini_vit", "pretrain_mini_face"):
+        data = load_recipe(name)["data"]
+        assert data["seed"] != compared["seed"]
+        assert data["seed"] >= 1000
+        assert create_data(**{**data, "n": 200, "subjects": 100}).schema.tasks == ()
