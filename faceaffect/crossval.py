@@ -51,7 +51,7 @@ def crossval(recipe: Recipe, folds: Sequence[int] | None = None) -> Path:
 
 
 def with_fold(recipe: Recipe, protocol: str, fold: int) -> Recipe:
-    """Return the recipe with another fold of its protocol, which an empty section leaves unnamed."""
+    """Return the recipe with another fold of the protocol that it names or takes by default."""
     node = registry.as_node(recipe["data"].get("protocol") or protocol) | {"fold": fold}
     data = recipe["data"] | {"protocol": node}
     return Recipe(recipe.name, recipe.sections | {"data": data})

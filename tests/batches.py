@@ -16,7 +16,8 @@ def face_batch(
     names = [f"face/{i}" for i in range(n)]
     batch = FaceBatch(id=names, subject=[f"person {i // 2}" for i in range(n)])
     if clips:
-        batch["video"] = torch.randint(0, 256, (n, clips, 3, size, size), dtype=torch.uint8, generator=g)
+        shape = (n, clips, 3, size, size)
+        batch["video"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=g)
         batch["frame_mask"] = torch.arange(clips) < torch.randint(1, clips + 1, (n, 1), generator=g)
     else:
         batch["image"] = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=g)

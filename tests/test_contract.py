@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-
 from batches import FULL, face_batch, statistics
+
 from faceaffect import AffectModule, LabelSchema, create_model, load_model
 from faceaffect.errors import CheckpointError, SchemaError
 from faceaffect.registry import TABLES, get
@@ -36,8 +36,13 @@ def build(name: str, schema: LabelSchema = FULL, **args: Any) -> AffectModule:
 def fit(model: AffectModule, steps: int = 1, **trainer: Any) -> L.Trainer:
     loader = torch.utils.data.DataLoader([face_batch(model.schema)], batch_size=None)
     trainer = L.Trainer(
-        max_epochs=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", **trainer,
+        max_epochs=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        **trainer,
     )
     trainer.fit(model, loader)
     return trainer
@@ -52,7 +57,9 @@ def name(request: pytest.FixtureRequest) -> str:
 def test_answers_every_task_in_range(name: str, schema: LabelSchema) -> None:
     model = build(name, schema).eval()
     with torch.no_grad():
-        answers = model.predict(face_batch(schema, 4) if not model.clips else face_batch(schema, 4, clips=2))
+        answers = model.predict(
+            face_batch(schema, 4) if not model.clips else face_batch(schema, 4, clips=2)
+        )
     assert set(answers) - {"text"} == set(schema.tasks)
     if schema.aus:
         assert answers["au"].shape == (4, len(schema.aus))
@@ -111,7 +118,9 @@ def _loss(model: AffectModule, batch: dict) -> float:
         return float(model.loss(batch))
 
 
-def test_a_checkpoint_holds_plain_data_and_gives_the_same_answers(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_plain_data_and_gives_the_same_answers(
+    name: str, tmp_path: Path
+) -> None:
     model = build(name)
     file = tmp_path / "model.ckpt"
     fit(model).save_checkpoint(file, weights_only=True)
@@ -164,7 +173,9 @@ def test_schema_order_belongs_to_the_model(name: str, tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="order of names differs"):
         build(name, swapped).on_load_checkpoint(checkpoint)
     with pytest.raises(SchemaError, match="in the model but not in the checkpoint: AU2"):
-        build(name, LabelSchema((1, 2, 4, 12), FULL.expressions, True)).on_load_checkpoint(checkpoint)
+        build(name, LabelSchema((1, 2, 4, 12), FULL.expressions, True)).on_load_checkpoint(
+            checkpoint
+        )
 
 
 def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:

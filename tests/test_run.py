@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from faces import write_csv
 
 from faceaffect.cli import main
-from faces import write_csv
 
 RECIPE = """
 seed: 1
@@ -63,10 +63,14 @@ def test_a_run_folder_holds_what_the_docs_say(place: Path) -> None:
     assert set(got["baselines"]) <= set(got["metrics"])
     cost = got["cost"]
     assert cost["trainable_parameters"] == cost["parameters"] > 0
-    assert min(cost[key] for key in ("flops_per_image", "images_per_second", "training_seconds")) > 0
+    assert (
+        min(cost[key] for key in ("flops_per_image", "images_per_second", "training_seconds")) > 0
+    )
     table = pd.read_csv(run / "predictions.csv")
     assert len(table) == got["n"] == got["protocol"]["sizes"]["test"]
-    assert {"id", "subject", "target/expression", "target/AU1", "prob/AU1", "pred/valence"} <= set(table)
+    assert {"id", "subject", "target/expression", "target/AU1", "prob/AU1", "pred/valence"} <= set(
+        table
+    )
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert "optimizer_states" not in best
@@ -83,7 +87,11 @@ def test_test_repeats_the_result_and_takes_other_data(place: Path, tmp_path: Pat
     frame = frame.drop(columns=["AU1"]).assign(AU9=1)
     frame.to_csv(tmp_path / "other" / "faces.csv", index=False)
     checkpoint = run / "checkpoints" / "best.ckpt"
-    overrides = [f"data.table={tmp_path}/other/faces.csv", "data.protocol=all", f"output={tmp_path}/out"]
+    overrides = [
+        f"data.table={tmp_path}/other/faces.csv",
+        "data.protocol=all",
+        f"output={tmp_path}/out",
+    ]
     assert main(["test", str(checkpoint), "data.name=csv", *overrides]) == 0
     newest = result(max((run / "tests").iterdir()))
     assert newest["n"] == len(frame)
@@ -112,7 +120,9 @@ def cli(*argv: str, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(place: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(
+    place: Path, tmp_path: Path
+) -> None:
     (tmp_path / "tiny.yaml").write_text((place / "tiny.yaml").read_text())
     argv = ("train", str(tmp_path / "tiny.yaml"), f"output={tmp_path}/runs")
     process = cli(*argv, "--import", str(Path(__file__).parent / "slow_steps.py"))
@@ -134,7 +144,12 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(place: Path, tmp
 
 def test_a_run_killed_within_an_epoch_goes_on_from_its_step(place: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text((place / "tiny.yaml").read_text())
-    argv = ("train", str(tmp_path / "tiny.yaml"), f"output={tmp_path}/runs", "checkpoint.every_n_steps=2")
+    argv = (
+        "train",
+        str(tmp_path / "tiny.yaml"),
+        f"output={tmp_path}/runs",
+        "checkpoint.every_n_steps=2",
+    )
     process = cli(*argv, "--import", str(Path(__file__).parent / "dies_in_epoch.py"))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, output
@@ -147,7 +162,13 @@ def test_a_run_killed_within_an_epoch_goes_on_from_its_step(place: Path, tmp_pat
 def test_resume_without_an_unfinished_run_says_so(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["train", str(place / "tiny.yaml"), f"output={tmp_path}", "trainer.max_epochs=1", "--resume"]
+    argv = [
+        "train",
+        str(place / "tiny.yaml"),
+        f"output={tmp_path}",
+        "trainer.max_epochs=1",
+        "--resume",
+    ]
     assert main(argv) == 0
     assert "no unfinished run" in capsys.readouterr().out
 
@@ -225,7 +246,9 @@ def test_a_loss_that_is_not_finite_names_the_samples(
     assert ".png" in error or ".jpg" in error
 
 
-def test_check_and_crossval(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_and_crossval(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["check", str(place / "tiny.yaml")]) == 0
     assert "all good" in capsys.readouterr().out
     argv = ["crossval", str(place / "tiny.yaml"), f"output={tmp_path}", "trainer.max_epochs=1"]
