@@ -20,13 +20,13 @@ SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit
 def disfa(root: Path) -> list[str]:
     test_disfa.write_labels(root)
     test_disfa.write_frames(root)
-    return [f"data.root={root}"]
+    return [f"data.root={root}", "data.align=none"]
 
 
 def bp4d(root: Path) -> list[str]:
     test_bp4d.write_labels(root)
     test_bp4d.write_images(root)
-    return [f"data.root={root}"]
+    return [f"data.root={root}", "data.align=none"]
 
 
 def mixture(root: Path) -> list[str]:
