@@ -184,13 +184,11 @@ class SACLNetwork(nn.Module):
         head: Literal["linear", "cosine"],
     ) -> None:
         super().__init__()
-        stages, last = len(channels), len(channels) - 1
+        last = len(channels) - 1
         self.memory, self.evidence_dropout = memory, evidence_dropout
         self.graphs = nn.ModuleList(graphs)
         # The deepest map is small: dilation 5 would see mostly padding.
-        dilations = [
-            () if not msfl else (1, 2, 3) if s == last else (1, 3, 5) for s in range(last + 1)
-        ]
+        dilations = [*[(1, 3, 5)] * last, (1, 2, 3)]
         self.scales = nn.ModuleList(
             MultiScale(c, width, d if msfl else ())
             for c, d in zip(channels, dilations, strict=True)
