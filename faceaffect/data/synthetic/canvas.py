@@ -1,5 +1,6 @@
 """A picture that can be painted on: anti-aliased shapes with opacity, over OpenCV."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -64,16 +65,14 @@ class Canvas:
             cv2.fillPoly(over, ring, rgb(colour), cv2.LINE_AA, _SHIFT, corner)
             cv2.addWeighted(over, opacity, patch, 1 - opacity, 0, dst=patch)
             return
-        mask = np.zeros(patch.shape[:2], np.uint8)
-        cv2.fillPoly(mask, ring, 255.0 * opacity, cv2.LINE_AA, _SHIFT, corner)
-        soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), blur), np.uint8)
-        self.blend(box, np.array(colour, np.float32), soft)
-
-    def blend(self, box: tuple[slice, slice], colour: Array, mask: Image) -> None:
-        """Mix a colour (3,) into a box of the image, `mask` 0 to 255 the opacity."""
-        patch = self.image[box]
-        weight = mask[..., None].astype(np.float32) / 255
-        patch[...] = patch + weight * (colour - patch) + 0.5
+        mask = np.zeros(patch.shape, np.uint8)
+        cv2.fillPoly(mask, ring, [255.0 * opacity] * 3, cv2.LINE_AA, _SHIFT, corner)
+        mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), blur), np.uint8)
+        over = np.empty_like(patch)
+        over[...] = np.clip(colour, 0, 255)
+        cv2.multiply(over, mask, dst=over, scale=1 / 255)
+        cv2.multiply(patch, cv2.bitwise_not(mask), dst=patch, scale=1 / 255)
+        cv2.add(patch, over, dst=patch)
 
     def line(self, points: Array, colour: Any, width: float, opacity: float = 1.0) -> None:
         """A polyline through points (K, 2), `width` in pens."""
@@ -107,10 +106,16 @@ def ellipse(
     centre: Array, radii: tuple[float, float], angle: float = 0.0, points: int = 18
 ) -> Array:
     """A polygon (points, 2) around `centre`; `angle` in radians, clockwise on the image."""
-    t = np.linspace(0, 2 * np.pi, points, endpoint=False, dtype=np.float32)
-    x, y = radii[0] * np.cos(t), radii[1] * np.sin(t)
     c, s = np.cos(angle), np.sin(angle)
-    return np.stack([c * x - s * y, s * x + c * y], 1).astype(np.float32) + centre
+    axes = np.array([[c, s], [-s, c]]) * np.array([[radii[0]], [radii[1]]])
+    return np.asarray(circle(points) @ axes + centre, np.float32)
+
+
+@lru_cache(maxsize=16)
+def circle(points: int) -> Array:
+    """(points, 2) on the unit circle."""
+    t = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.stack([np.cos(t), np.sin(t)], 1).astype(np.float32)
 
 
 class Face(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from faceaffect.data.synthetic.canvas import Canvas, Face, Image, fixed
+from faceaffect.data.synthetic.canvas import Canvas, Face, Image, circle, fixed
 from faceaffect.data.synthetic.geometry import INDEX, Array, at, spline
 from faceaffect.data.synthetic.identity import Identity
 from faceaffect.data.synthetic.scene import Scene
@@ -48,11 +48,10 @@ def backdrop(scene: Scene, size: int) -> Image:
 
 def ears(person: Identity) -> Array:
     """(24, 3): two ellipses at the ends of the jaw."""
-    t = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     halves = []
     for name, sign in (("jaw16:r", 1), ("jaw16:l", -1)):
         root = person.rest[INDEX[name]]
-        ring = np.stack([0.085 * np.cos(t) * sign, 0.19 * np.sin(t), np.full(12, -0.12)], 1)
+        ring = np.column_stack([circle(12) * (0.085 * sign, 0.19), np.full(12, -0.12)])
         halves.append(ring + np.array((root[0] + 0.03 * sign, root[1] + 0.20, 0.0)))
     return np.concatenate(halves).astype(np.float32)
 
@@ -143,11 +142,9 @@ def paint_hair(face: Face, border: Array) -> None:
         inner = inner + np.stack([np.zeros(25), bump], 1)
     outer = spline(9, 25) @ crown
     canvas.fill(np.concatenate([outer, inner[::-1].astype(np.float32)]), person.hair * light)
-    for share, tone in ((0.2, 1.22), (0.45, 0.72), (0.7, 1.15), (0.9, 0.68)):
+    for share, tone in ((0.2, 1.11), (0.45, 0.86), (0.7, 1.08), (0.9, 0.84)):
         strand = outer + (inner - outer) * share
-        canvas.line(
-            strand.astype(np.float32)[2:-2], np.minimum(person.hair * (tone * light), 255), 1.2, 0.5
-        )
+        canvas.line(strand[2:-2], np.minimum(person.hair * (tone * light), 255), 1.2)
 
 
 def paint_beard(face: Face) -> None:

@@ -5,7 +5,6 @@ from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from faceaffect.data.synthetic import dressing, features, geometry, marks, skin
 from faceaffect.data.synthetic.canvas import Canvas, Face, Image
@@ -18,7 +17,8 @@ _FIELDS: Final = np.einsum("mn,sanc->samc", _FOLLOW, geometry.ACTION_FIELDS).res
     2 * geometry.ACTION_FIELDS.shape[1], -1
 )
 """(2 * AUs, (N + M) * 3): what every action moves, marks included."""
-_TILE: Final = 512
+_NOISE: Final = 30.0
+_LEVEL: Final = np.linspace(0, 1, 256)[:, None]
 
 
 class Picture(NamedTuple):
@@ -59,16 +59,17 @@ def render(person: Identity, scene: Scene, size: int = 112) -> Picture:
     Small images are drawn at twice their size and averaged down, which is what smooths their edges.
     """
     drawn = max(size, min(2 * size, 288))
-    image = _draw(person, scene, drawn)
+    points = shape(person, scene.amount)
+    image = _draw(person, scene, points, drawn)
     if drawn != size:
         image = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-    return Picture(_camera(image, scene), landmarks(person, scene, size))
+    return Picture(_camera(image, scene), view(scene, size).project(points[LANDMARKS]))
 
 
-def _draw(person: Identity, scene: Scene, size: int) -> Image:
+def _draw(person: Identity, scene: Scene, points: Array, size: int) -> Image:
     seen = view(scene, size)
     canvas = Canvas(dressing.backdrop(scene, size), seen.unit)
-    parts = [shape(person, scene.amount), person.spots, dressing.hairline(person)]
+    parts = [points, person.spots, dressing.hairline(person)]
     flat, ear = seen.project(np.concatenate(parts)), seen.project(dressing.ears(person))
     flat, border = flat[: -len(parts[-1])], flat[-len(parts[-1]) :]
     outline = dressing.face_outline(flat)
@@ -90,27 +91,25 @@ def _draw(person: Identity, scene: Scene, size: int) -> Image:
     return canvas.image
 
 
-@lru_cache(maxsize=1)
-def _noise() -> npt.NDArray[np.float32]:
-    """A tile of unit noise, cut anew for each picture, since drawing fresh noise costs a lot."""
-    return np.random.Generator(np.random.PCG64(7)).standard_normal((_TILE, _TILE, 3), np.float32)
+@lru_cache(maxsize=4)
+def _noise(size: int) -> Image:
+    """A tile of noise, mean 128, sigma `_NOISE`; cut anew for each picture, as drawing is slow."""
+    noise = np.random.Generator(np.random.PCG64(7)).standard_normal((size, size, 3), np.float32)
+    return np.asarray(np.clip(128.5 + _NOISE * noise, 0, 255), np.uint8)
 
 
 def _camera(image: Image, scene: Scene) -> Image:
     """Exposure, lens, sensor and file: tint and gamma, blur, noise, JPEG."""
     size = image.shape[0]
-    level = np.linspace(0, 1, 256)[:, None] ** scene.gamma * scene.tint * 255
+    level = _LEVEL**scene.gamma * scene.tint * 255
     shot: Any = cv2.LUT(image, np.clip(level, 0, 255).astype(np.uint8)[:, None])
     if scene.blur > 0.15:
         shot = cv2.GaussianBlur(shot, (0, 0), scene.blur * size / 112)
     if scene.noise > 0:
-        tile = _noise()
-        while tile.shape[0] < size + 256:
-            tile = np.tile(tile, (2, 2, 1))
         top, left = scene.grain
-        grain = tile[top : top + size, left : left + size]
-        shot = cv2.scaleAdd(grain, scene.noise, shot.astype(np.float32))
-        shot = cv2.convertScaleAbs(np.maximum(shot, 0))
+        grain = _noise(size + 256)[top : top + size, left : left + size]
+        share = scene.noise / _NOISE
+        shot = cv2.addWeighted(shot, 1.0, grain, share, -128 * share)
     if scene.jpeg:
         _, code = cv2.imencode(".jpg", shot, [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg])
         shot = cv2.imdecode(code, cv2.IMREAD_COLOR)

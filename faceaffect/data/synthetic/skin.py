@@ -15,7 +15,7 @@ _LINES: Final = len(marks.CREASES)
 _FIRST_CREASE: Final = len(TEMPLATE)
 _FIRST_BUMP: Final = _FIRST_CREASE + len(marks.CREASE_POINTS)
 _WIDTH: Final = np.tile(marks.CREASE_WIDTH, 2)
-_LEVELS: Final = 14
+_LEVELS: Final = 10
 """Creases are drawn in this many steps of strength, all lines of one step at once."""
 _BUMP_SIDE: Final = np.concatenate(
     [np.full(marks.MIDLINE_BUMPS, 2), np.repeat([0, 1], marks.SIDE_BUMPS)]
@@ -41,19 +41,21 @@ def crease_strength(person: Identity, amount: Array) -> Array:
 def brightness(face: Face, middle: Array) -> Image:
     """(S, S) index into the skin ramp: relief under the lamp, creases and spots.
 
+    Drawn at half the resolution of the canvas, which is that of the picture it becomes.
+
     Args:
         face: what is painted.
         middle: (2,) pixel in the middle of the head.
     """
-    size = face.seen.size
-    shade, dark = _relief(face, middle), _creases(face)
-    cv2.addWeighted(shade, 1.0, dark, -0.32, 0, dst=shade)
+    size = (face.seen.size + 1) // 2
+    shade, dark = _relief(face, middle, size), _creases(face, size)
+    cv2.addWeighted(shade, 1.0, dark, -0.34, 0, dst=shade)
     # Light catches the far lip of a furrow: the same furrow, brighter, a step away from the lamp.
-    dx, dy = (round(float(step) * -1.3 * size / 112) for step in face.scene.light[:2])
+    dx, dy = (round(float(step) * -1.4 * size / 112) for step in face.scene.light[:2])
     to, source = _shifted(dx, dy, size), _shifted(-dx, -dy, size)
     lit = shade[to]
-    cv2.addWeighted(lit, 1.0, dark[source], 0.10, 0, dst=lit)
-    return shade
+    cv2.addWeighted(lit, 1.0, dark[source], 0.11, 0, dst=lit)
+    return np.asarray(cv2.resize(shade, (face.seen.size,) * 2), np.uint8)
 
 
 def _shifted(dx: int, dy: int, size: int) -> tuple[slice, slice]:
@@ -69,10 +71,10 @@ def _grid(cells: int) -> Array:
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
 
 
-def _relief(face: Face, middle: Array) -> Image:
-    """Light on an ellipsoid with Gaussian bumps, at a quarter of the resolution: it is soft."""
+def _relief(face: Face, middle: Array, size: int) -> Image:
+    """Light on an ellipsoid with Gaussian bumps, computed at half of `size`: it is soft."""
     seen, lamp, ambient = face.seen, face.scene.light, face.scene.ambient
-    cells = max(seen.size // 4, 24)
+    cells = max(size // 2, 24)
     height, shadow = _bumps(face, cells)
     slope = 0.5 * seen.unit / seen.size * cells
     gy, gx = np.zeros_like(height), np.zeros_like(height)
@@ -87,8 +89,7 @@ def _relief(face: Face, middle: Array) -> Image:
     facing = np.maximum(facing, 0) / np.sqrt(1 + nx * nx + ny * ny)
     lit = ambient + (1 - ambient) * 1.25 * facing
     low = np.clip(LIT * lit * (1 + shadow), 0, 255).astype(np.uint8)
-    side = (seen.size, seen.size)
-    return np.asarray(cv2.resize(low, side, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(low, (size, size)), np.uint8)
 
 
 def _bumps(face: Face, cells: int) -> Array:
@@ -115,29 +116,24 @@ def _quadratics(where: Array, width: Array, angle: float) -> Array:
     return (-terms).astype(np.float32)
 
 
-def _creases(face: Face) -> Image:
-    """(S, S) darkness 0 to 255."""
-    person, flat, size = face.person, face.flat, face.seen.size
+def _creases(face: Face, size: int) -> Image:
+    """(size, size) darkness 0 to 255."""
     layer = np.zeros((size, size), np.uint8)
-    pen = size / 112
-    strength = crease_strength(person, face.scene.amount)
+    pen, ratio = size / 112, size / face.seen.size
+    flat = (face.flat[_FIRST_CREASE:] + 0.5) * ratio - 0.5
+    strength = crease_strength(face.person, face.scene.amount)
     level = np.ceil(strength * _LEVELS - 0.5).astype(int)
-    curves = fixed(_THROUGH_FOUR @ flat[_FIRST_CREASE:_FIRST_BUMP].reshape(-1, 4, 2))
+    curves = fixed(_THROUGH_FOUR @ flat[: 4 * len(level)].reshape(-1, 4, 2))
     thick = np.maximum(np.rint(_WIDTH * (0.6 + 0.7 * strength) * pen), 1).astype(int)
-    for step in range(1, _LEVELS + 1):
-        shade = 255.0 * step / _LEVELS
-        for width in np.unique(thick[level == step]).tolist():
+    for step, width in sorted(set(zip(level.tolist(), thick.tolist(), strict=True))):
+        if step:
             lines = curves[(level == step) & (thick == width)]
-            # The ends fade: a thin faint line first, then its middle at full width.
-            cv2.polylines(
-                layer, [*lines], False, 0.6 * shade, max(1, round(0.6 * width)), cv2.LINE_AA, 4
-            )
-            cv2.polylines(layer, [*lines[:, 1:-1]], False, shade, width, cv2.LINE_AA, 4)
-    for spot, value in zip(flat[len(person.rest) :], person.spot_strength, strict=True):
-        radius = (0.4 + 0.9 * value) * pen
-        cv2.circle(
-            layer, fixed(spot).tolist(), round(radius * 16), float(255 * value), -1, cv2.LINE_AA, 4
-        )
+            shade = 255.0 * step / _LEVELS
+            cv2.polylines(layer, [*lines], False, shade, width, cv2.LINE_AA, 4)
+    spots = fixed(flat[len(flat) - len(face.person.spots) :]).tolist()
+    for spot, value in zip(spots, face.person.spot_strength.tolist(), strict=True):
+        radius = round((0.4 + 0.9 * value) * pen * 16)
+        cv2.circle(layer, spot, radius, 255 * value, -1, cv2.LINE_AA, 4)
     return np.asarray(cv2.GaussianBlur(layer, (0, 0), 0.55 * pen), np.uint8)
 
 
