@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -205,7 +206,8 @@ def _read_labels(folder: Path, name: str, aus: tuple[int, ...]) -> pd.DataFrame:
 
 def _read_column(file: Path) -> pd.Series:
     try:
-        table = pd.read_csv(file, header=None, sep=r"[,;\s]+", engine="python", dtype=float)
+        text = file.read_text().replace(",", " ")
+        table = pd.read_csv(StringIO(text), header=None, sep=r"\s+", dtype=float)
         frames, values = table[0].to_numpy(np.int64), table[1].to_numpy(np.float64)
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"{file}: not readable as lines 'frame,intensity': {error}") from None
