@@ -3,11 +3,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faces import face, write_clip, write_csv, write_image, write_table
 
 from faceaffect.data.base import create_data
 from faceaffect.data.csv import CsvFaces
 from faceaffect.errors import DataError
+from faces import face, write_clip, write_csv, write_image, write_table
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from faces import face, write_csv, write_image
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from faceaffect.data.base import FaceDataModule, FaceDataset, Loaded, Samples, create_data
@@ -16,6 +15,7 @@ from faceaffect.data.loader import collate
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights, systematic
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
+from faces import face, write_csv, write_image
 
 SCHEMA = LabelSchema((1, 12), ("neutral", "happiness", "anger"), True)
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faces import face, write_facial_expressions, write_image
 
 from faceaffect.data.base import create_data
 from faceaffect.data.facial_expressions import COMMON, FacialExpressions
 from faceaffect.errors import DataError, RecipeError
+from faces import face, write_facial_expressions, write_image
 
 REAL = os.environ.get("FACEAFFECT_FACES")
 

@@ -2,13 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faces import write_csv, write_facial_expressions, write_table
 
 from faceaffect.data.base import create_data
 from faceaffect.data.mixture import Mixture
 from faceaffect.errors import DataError, RecipeError
-
-PARTS = {"name": "official"}
+from faces import write_csv, write_facial_expressions, write_table
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faces import face, write_image
 
 from faceaffect import registry
 from faceaffect.data.dataset import FaceDataset, Samples
@@ -14,6 +13,7 @@ from faceaffect.data.identity import people
 from faceaffect.data.protocols import Split
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
+from faces import face, write_image
 
 
 def dataset(
