@@ -8,7 +8,7 @@ import pytest
 
 from faceaffect import registry
 from faceaffect.data.dataset import FaceDataset, Samples
-from faceaffect.data.folds import MANY, assign_folds, strata
+from faceaffect.data.folds import MANY, assign_folds, most_alike, strata
 from faceaffect.data.identity import people
 from faceaffect.data.protocols import Split
 from faceaffect.errors import DataError, RecipeError
@@ -250,3 +250,9 @@ def test_strata_fall_back_to_units_and_quadrants() -> None:
     va = np.array([[1, -1], [np.nan, np.nan], [1, 1]], np.float32)
     assert strata(Samples(**names, va=va)).tolist() == [1, 0, 3]
     assert strata(Samples(**names)).tolist() == [0, 0, 0]
+
+
+def test_who_chooses_is_like_those_who_are_trained_on() -> None:
+    stratum = np.array([0, 1, 0, 1, 0, 0, 0, 0])
+    fold = np.array([1, 1, 2, 2, 0, 0, 0, 0])
+    assert most_alike(stratum, fold) == 1

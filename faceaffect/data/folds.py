@@ -51,6 +51,22 @@ def assign_folds(
     return fold if len(np.unique(fold)) == folds else _by_size(group, folds)
 
 
+def most_alike(stratum: NDArray[np.int64], fold: NDArray[np.int64]) -> int:
+    """Return the fold whose counts of the strata are nearest to an equal share of each.
+
+    One person with very many faces makes a fold unlike the others; such a fold is a poor judge.
+
+    Args:
+        stratum: (N,) what the folds are to be alike in.
+        fold: (N,) fold of each sample, from 0.
+    """
+    kinds, kind = np.unique(stratum, return_inverse=True)
+    counts = np.zeros((fold.max() + 1, len(kinds)))
+    np.add.at(counts, (fold, kind), 1)
+    share = counts.mean(0)
+    return int((np.abs(counts - share) / share).sum(1).argmin())
+
+
 def _stratified(
     splitter: type[StratifiedKFold] | type[StratifiedGroupKFold],
     stratum: NDArray[np.int64],

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceaffect.data.dataset import FaceDataset
-from faceaffect.data.folds import assign_folds, strata
+from faceaffect.data.folds import assign_folds, most_alike, strata
 from faceaffect.data.identity import People, people
 from faceaffect.errors import DataError, RecipeError
 
@@ -96,7 +96,9 @@ class _Selecting(Protocol):
                 "choose the checkpoint; 'selection: test' chooses on the test part"
             )
         parts = min(round(1 / self.val_fraction), count)
-        val = assign_folds(strata(dataset.samples)[rest], groups, parts, self.seed) == 0
+        stratum = strata(dataset.samples)[rest]
+        part = assign_folds(stratum, groups, parts, self.seed)
+        val = part == most_alike(stratum, part)
         return describe(self, dataset, who, (rest[~val], rest[val], test), selection="val", **info)
 
 
