@@ -88,7 +88,7 @@ def _relief(face: Face, middle: Array, size: int) -> Image:
     facing = nx * lamp[0] + ny * lamp[1] + lamp[2]
     facing = np.maximum(facing, 0) / np.sqrt(1 + nx * nx + ny * ny)
     lit = ambient + (1 - ambient) * 1.25 * facing
-    low = np.clip(LIT * lit * (1 + shadow), 0, 255).astype(np.uint8)
+    low = np.clip(LIT * lit * np.maximum(1 + shadow, 0.62), 0, 255).astype(np.uint8)
     return np.asarray(cv2.resize(low, (size, size)), np.uint8)
 
 
