@@ -108,10 +108,11 @@ def collect_graphs(
     Raises:
         FaceAffectError: the model makes no graphs, or there is no such face.
     """
-    if not hasattr(model, "graphs"):
+    make_graphs = getattr(model, "graphs", None)
+    if make_graphs is None:
         raise FaceAffectError(f"{type(model).__name__} makes no graphs; sacl does")
     model.eval()
-    total: torch.Tensor | float = 0.0
+    total: torch.Tensor = torch.zeros(())
     labels: list[torch.Tensor] = []
     kept: tuple[str, torch.Tensor] | None = None
     count = 0
@@ -120,7 +121,7 @@ def collect_graphs(
             continue
         faces = _faces(batch, model, data)
         with torch.no_grad():
-            graphs = model.graphs(faces).double().cpu()
+            graphs = make_graphs(faces).double().cpu()
         total, count = total + graphs.sum(0), count + len(graphs)
         wanted = faces["id"][0] if sample is None else sample
         if kept is None and wanted in faces["id"]:
@@ -131,7 +132,7 @@ def collect_graphs(
         raise FaceAffectError(f"no face '{sample}' among the {count} of the test part")
     return Graphs(
         nodes=tuple(model.nodes),  # type: ignore[arg-type]
-        mean=(total / count).numpy(),  # type: ignore[union-attr]
+        mean=(total / count).numpy(),
         sample=kept[1].numpy(),
         sample_id=kept[0],
         cooccurrence=cooccurrence(torch.cat(labels).numpy()) if labels else None,

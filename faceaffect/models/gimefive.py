@@ -77,6 +77,11 @@ class GiMeFive(AffectModule):
         super().prepare(statistics)
         self.losses.prepare(statistics)
 
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The last feature map, 4 x 4, that Grad-CAM looks at: before the last pooling."""
+        return self.blocks[-1][2]  # type: ignore[index]
+
     def normalise(self, image: Tensor) -> Tensor:
         """Return (B, 3, 64, 64), the grey value in every channel, from uint8 RGB (B, 3, H, W)."""
         luma = self.mean.new_tensor(_LUMA).view(3, 1, 1)

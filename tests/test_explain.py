@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from faceaffect import AffectModule, LabelSchema, create_model
+from faceaffect.data.batch import FaceBatch
+from faceaffect.errors import FaceAffectError
+from faceaffect.evaluation.explain import answer_names, explain, grad_cam, noticed
+
+SCHEMA = LabelSchema((1, 12), ("neutral", "happiness"), True)
+MODELS = {
+    "cnn": ("timm_classifier", {"backbone": "test_resnet"}),
+    "vit": ("timm_classifier", {"backbone": "test_vit"}),
+    "frozen_vit": ("timm_classifier", {"backbone": "test_vit", "mode": "linear"}),
+    "sacl": ("sacl", {"backbone": "test_vit", "width": 8, "rank": 2}),
+    "gimefive": ("gimefive", {}),
+}
+
+
+class Corner(AffectModule):
+    """Answers by the brightness of the upper left quarter alone."""
+
+    def __init__(self, schema: LabelSchema) -> None:
+        super().__init__(schema)
+        self.cam_layer = nn.Conv2d(3, 1, 1)
+        nn.init.ones_(self.cam_layer.weight)
+
+    def loss(self, batch: FaceBatch) -> Tensor:
+        raise NotImplementedError
+
+    def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
+        bright = self.cam_layer(batch["image"] / 255)
+        return {"au": bright[:, :, :8, :8].mean((2, 3)).sigmoid()}
+
+
+def test_map_shows_what_the_answer_depends_on() -> None:
+    face = np.zeros((16, 16, 3), np.uint8)
+    face[2:6, 2:6] = 255  # counts
+    face[10:14, 10:14] = 128  # does not, but its features are as large as they are
+    cam = grad_cam(Corner(LabelSchema(aus=(12,))), face, [0])[0]
+    assert cam.shape == (16, 16)
+    assert cam[3, 3] == pytest.approx(1, abs=1e-5)
+    assert cam[3, 3] > cam[12, 12]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_kind_of_backbone(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    name, args = MODELS[kind]
+    model = create_model(name, SCHEMA, **args)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trains = [p.requires_grad for p in model.parameters()]
+    faces = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    (tmp_path / "other").mkdir()
+    files = [tmp_path / "a.png", tmp_path / "other" / "a.png"]
+    for file, face in zip(files, faces, strict=True):
+        Image.fromarray(face).save(file)
+    pictures = explain(model, files, tmp_path / "out", image_size=48, targets=["AU12", "valence"])
+    assert [p.name for p in pictures] == ["a.png", "a_1.png"]
+    for picture in pictures:
+        height, width = np.asarray(Image.open(picture)).shape[:2]
+        assert width > 2 * height  # the face and two maps
+    maps = grad_cam(model, faces[0], list(range(6)))
+    assert all(m.shape == (40, 40) and 0 <= m.min() <= m.max() <= 1 for m in maps)
+    assert any(m.max() > 0.9 for m in maps)
+    assert [p.requires_grad for p in model.parameters()] == trains
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_answers_that_are_shown_by_default() -> None:
+    names = answer_names(SCHEMA)
+    assert names == ("AU1", "AU12", "neutral", "happiness", "valence", "arousal")
+    low = dict(zip(names, (0.1, 0.3, 0.4, 0.6, 0, 0), strict=True))
+    assert noticed(low, SCHEMA) == ["AU12", "happiness"]
+    assert noticed({**low, "AU1": 0.5}, SCHEMA) == ["AU1", "happiness"]
+    va = LabelSchema(valence_arousal=True)
+    assert noticed({"valence": 0.1, "arousal": 0.2}, va) == ["valence", "arousal"]
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    model = create_model("gimefive", SCHEMA)
+    with pytest.raises(FaceAffectError, match="did you mean 'happiness'"):
+        explain(model, [tmp_path / "a.png"], tmp_path, image_size=48, targets=["hapiness"])
+    with pytest.raises(FaceAffectError, match=r"a\.png"):
+        explain(model, [tmp_path / "a.png"], tmp_path, image_size=48)
+
+    class Nothing(Corner):
+        def __init__(self, schema: LabelSchema) -> None:
+            AffectModule.__init__(self, schema)
+
+    with pytest.raises(FaceAffectError, match="cam_layer"):
+        grad_cam(Nothing(LabelSchema(aus=(12,))), np.zeros((8, 8, 3), np.uint8), [0])
