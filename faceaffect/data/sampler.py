@@ -74,6 +74,7 @@ class EpochBatches:
         generator = np.random.default_rng((self.seed, epoch))
         order = generator.permutation(len(self.indices))
         if self.weights is not None:
+            order = order[np.argsort(self.weights[order], kind="stable")]
             drawn = systematic(self.weights[order], generator.random())
             order = generator.permutation(order[drawn])
         order = self.indices[order]
@@ -84,11 +85,11 @@ def systematic(weights: NDArray[np.float64], offset: float) -> NDArray[np.int64]
     """Draw N of N positions by weight, each as often as expected up to rounding.
 
     Systematic resampling: one offset and N equal steps through the cumulated weights. A position
-    of expected count c is drawn floor(c) or ceil(c) times, so that an epoch keeps the shares of
-    the weights exactly, where independent draws would scatter around them.
+    of expected count c is drawn floor(c) or ceil(c) times, and neighbours together as often as
+    their weights say, up to one. So an epoch keeps the shares, where independent draws scatter.
 
     Args:
-        weights: (N,) positive, in random order.
+        weights: (N,) positive; equal weights side by side, so that they share exactly.
         offset: in [0, 1).
 
     Returns:
