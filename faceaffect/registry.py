@@ -23,6 +23,7 @@ TABLES: dict[str, dict[str, str]] = {
         "auformer": "faceaffect.models.auformer:AUFormer",
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
         "gimefive": "faceaffect.models.gimefive:GiMeFive",
+        "mini_llama": "faceaffect.models.emo_llama.mini_llama:MiniLlama",
         "sacl": "faceaffect.models.sacl:SACL",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
         "vit_pretraining": "faceaffect.models.vit_pretraining:VitPretraining",
@@ -36,6 +37,7 @@ TABLES: dict[str, dict[str, str]] = {
         "mixture": "faceaffect.data.mixture:Mixture",
         "rafdb": "faceaffect.data.rafdb:RafDb",
         "synthetic": "faceaffect.data.synthetic:SyntheticFaces",
+        "template_labels": "faceaffect.data.template_labels:TemplateLabels",
     },
     "protocols": {
         "all": f"{_PROTOCOLS}:All",

@@ -57,6 +57,7 @@ class LanguageModel(Freezable):
         tokenizer: its tokenizer, with an end token.
         lora: adapters to put in; None leaves the model frozen as it is.
         grad_checkpointing: spend time to save memory in training.
+        frozen: train nothing but the adapters.
 
     Attributes:
         net: the model with its adapters, a ``PeftModel`` if it has any.
@@ -71,6 +72,7 @@ class LanguageModel(Freezable):
         *,
         lora: LanguageLoRA | None,
         grad_checkpointing: bool = False,
+        frozen: bool = True,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -84,7 +86,8 @@ class LanguageModel(Freezable):
         self.grad_checkpointing = grad_checkpointing
         if grad_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
-        self.freeze()
+        if frozen:
+            self.freeze()
         if lora is not None:
             try:
                 self.net = get_peft_model(net, lora.config())
