@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from lightning.pytorch.loggers import Logger
 import faceaffect
 from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
-from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
 from faceaffect.evaluation import cost
 from faceaffect.metrics import trivial_baselines
 from faceaffect.module import AffectModule, create_model, load_model, read_checkpoint
@@ -32,6 +33,9 @@ from faceaffect.recipe import Recipe, arguments, resolve
 
 RESULT = "metrics.json"
 """The file that is written last: a run folder that has it is finished."""
+
+_RUN = "FACEAFFECT_RUN"
+"""Environment variable in which the first process of a run tells those it starts the folder."""
 
 _GIVEN_TO_TRAINER = {
     "callbacks": None,
@@ -53,18 +57,29 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     Raises:
         FaceAffectError: something in the recipe or the data is wrong.
     """
+    data, model = build(recipe)
     folder, last = _open_run(recipe, resume)
     try:
-        _fit_and_test(recipe, folder, last)
+        _fit_and_test(recipe, folder, last, data, model)
     finally:
-        os.environ.pop("FACEAFFECT_RUN", None)
+        os.environ.pop(_RUN, None)
     return folder
 
 
-def _fit_and_test(recipe: Recipe, folder: Path, last: Path | None) -> None:
-    data, model = build(recipe)
+def _fit_and_test(
+    recipe: Recipe,
+    folder: Path,
+    last: Path | None,
+    data: FaceDataModule,
+    model: L.LightningModule,
+) -> None:
     timer = Timer()
-    trainer = _trainer(recipe, folder, [timer, *_checkpoints(recipe, folder)])
+    try:
+        trainer = _trainer(recipe, folder, [timer, *_checkpoints(recipe, folder)])
+    except RecipeError:
+        if last is None:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
+        raise
     console.print(_headline(recipe, data, model, trainer))
     with warnings.catch_warnings():
         _quiet()
@@ -99,15 +114,21 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
                 f"{item}: a trained model is tested as it is; train it anew to change this"
             )
     recipe = resolve(stored["name"], stored["sections"], overrides, str(source))
-    folder = _test_folder(Path(source), recipe)
     data = create_data(run_seed=recipe["seed"], **recipe["data"])
     model = load_model(source)
-    trainer = _trainer(recipe, folder, [], logger=False)
-    with warnings.catch_warnings():
-        _quiet()
-        trainer.test(model, datamodule=data, verbose=False)
-    trained = checkpoint["faceaffect"]["schema"]
-    _write_result(folder, recipe, data, model, trainer, {}, {"trained_schema": trained})
+    folder = _test_folder(Path(source), recipe)
+    try:
+        trainer = _trainer(recipe, folder, [], logger=False)
+        with warnings.catch_warnings():
+            _quiet()
+            trainer.test(model, datamodule=data, verbose=False)
+        trained = checkpoint["faceaffect"]["schema"]
+        _write_result(folder, recipe, data, model, trainer, {}, {"trained_schema": trained})
+    except FaceAffectError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        os.environ.pop(_RUN, None)
     return folder
 
 
@@ -116,6 +137,13 @@ def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
     arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
+    save_checkpoints(**arguments(save_checkpoints, recipe["checkpoint"], "checkpoint"))
+    for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):
+        for index, value in enumerate(recipe[section]):
+            node, where = registry.as_node(value), f"{section}[{index}]"
+            name = node.pop("name")
+            given = _given_to_logger(name, Path()) if section == "logger" else None
+            arguments(registry.get(table, name), node, where, given=given)
     data = create_data(run_seed=recipe["seed"], **recipe["data"])
     model = create_model(schema=data.schema, **recipe["model"])
     model.optim, model.seed = optim, recipe["seed"]
@@ -160,14 +188,17 @@ def _trainer(
 
 
 def _loggers(recipe: Recipe, folder: Path) -> list[Logger]:
-    loggers = []
-    for index, value in enumerate(recipe["logger"]):
-        node = registry.as_node(value)
-        given = {} if "save_dir" in node else {"save_dir": str(folder)}
-        if node["name"] != "wandb":  # there a name is what the web page shows
-            given["name"] = "log"
-        loggers.append(registry.create("loggers", node, f"logger[{index}]", **given))
-    return loggers
+    nodes = [registry.as_node(node) for node in recipe["logger"]]
+    return [
+        registry.create("loggers", node, f"logger[{i}]", **_given_to_logger(node["name"], folder))
+        for i, node in enumerate(nodes)
+    ]
+
+
+def _given_to_logger(name: str, folder: Path) -> dict[str, str]:
+    given = {"save_dir": str(folder)}
+    # For wandb a name is what its page shows; for the others it is a folder.
+    return given if name == "wandb" else given | {"name": "log"}
 
 
 def save_checkpoints(every_n_steps: int | None = None) -> int | None:
@@ -206,7 +237,7 @@ def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
 
 def _open_run(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
     """Return the run folder and, when resuming, the checkpoint to go on from."""
-    given = os.environ.get("FACEAFFECT_RUN")  # set by the first process for those it starts
+    given = os.environ.get(_RUN)
     if given:
         return Path(given), _last(Path(given)) if resume else None
     root = Path(recipe["output"]) / recipe.name
@@ -216,12 +247,12 @@ def _open_run(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
             console.print(
                 f"going on with {run}" + ("" if last else ", which has no checkpoint yet")
             )
-            os.environ["FACEAFFECT_RUN"] = str(run)
+            os.environ[_RUN] = str(run)
             return run, last
         console.print(f"no unfinished run of this recipe in {root}: starting a new one")
     folder = new_folder(root)
     write_atomically(folder / "recipe.yaml", recipe.yaml())
-    os.environ["FACEAFFECT_RUN"] = str(folder)
+    os.environ[_RUN] = str(folder)
     return folder, None
 
 
@@ -254,6 +285,8 @@ def new_folder(root: Path) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise RecipeError(f"output: cannot make a folder in {root}: {error.strerror}") from None
         return folder
     raise RecipeError(f"{root}: too many runs started in one second")
 
@@ -266,10 +299,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _test_folder(source: Path, recipe: Recipe) -> Path:
+    if os.environ.get(_RUN):
+        return Path(os.environ[_RUN])
     run = source if source.is_dir() else source.parents[1]
-    if (run / "recipe.yaml").exists():
-        return new_folder(run / "tests")
-    return new_folder(Path(recipe["output"]) / f"{recipe.name}-test")
+    inside = (run / "recipe.yaml").exists()
+    root = run / "tests" if inside else Path(recipe["output"]) / f"{recipe.name}-test"
+    os.environ[_RUN] = str(folder := new_folder(root))
+    return folder
 
 
 def _headline(

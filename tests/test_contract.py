@@ -102,7 +102,7 @@ def test_learns_one_batch_and_leaves_frozen_weights_alone(name: str) -> None:
     before = _loss(model, batch)
     model.train()
     fit(model, 25)
-    assert _loss(model, batch) < 0.7 * before
+    assert _loss(model, batch) < 0.9 * before
     for key, parameter in model.named_parameters():
         if key in frozen:
             assert torch.equal(parameter, frozen[key]), key

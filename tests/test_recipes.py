@@ -51,7 +51,7 @@ def small(recipe: str) -> list[str]:
     backbone = model.get("backbone")
     if isinstance(backbone, dict) and backbone.get("pretrained"):
         kind = "test_vit" if "vit" in backbone["name"] else "test_resnet"
-        return [f"model.backbone={{name: {kind}}}"]
+        return [f"model.backbone.name={kind}", "model.backbone.pretrained=false"]
     return []
 
 

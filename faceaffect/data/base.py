@@ -92,6 +92,8 @@ class FaceDataModule(L.LightningDataModule):
             else registry.create("protocols", protocol, "data.protocol")
         )
         self.split: Split = self.protocol.split(dataset)
+        self._train: FaceLoader | None = None
+        self._resume: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
         """Let the dataset prepare itself; Lightning calls this in one process of each machine."""
@@ -105,7 +107,10 @@ class FaceDataModule(L.LightningDataModule):
         """
         if not len(self.split.train):
             raise DataError(f"protocol '{self.split.info['name']}' leaves no sample to train on")
-        return self._loader(self.split.train, train=True)
+        self._train = self._loader(self.split.train, train=True)
+        if self._resume is not None:
+            self._train.load_state_dict(self._resume)
+        return self._train
 
     def val_dataloader(self) -> FaceLoader:
         """Return batches of the validation part, in order."""
@@ -114,6 +119,18 @@ class FaceDataModule(L.LightningDataModule):
     def test_dataloader(self) -> FaceLoader:
         """Return batches of the test part, in order."""
         return self._loader(self.split.test)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far training has come within its epoch."""
+        return {} if self._train is None else {"train": self._train.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on, in the next training, behind what was seen in the state's epoch.
+
+        A data loader's own state does not do: where the length of training is asked for before a
+        checkpoint is restored, as by every schedule, Lightning leaves it out.
+        """
+        self._resume = state_dict.get("train")
 
     def statistics(self) -> dict[str, Any]:
         """Return what the labels of the training part look like, for the schema's tasks.
