@@ -20,9 +20,10 @@ def check(recipe: Recipe) -> None:
     console.print(split_table(data))
     for reason, count in data.dataset.left_out.items():
         console.print(f"left out: {count} ({reason})")
-    batch = next(iter(data.val_dataloader()))
+    side = "val" if len(data.split.val) else "test"
+    batch = next(iter(data.val_dataloader() if side == "val" else data.test_dataloader()))
     shape = tuple(batch["video" if "video" in batch else "image"].shape)
-    console.print(f"first validation batch: {shape}, unreadable: {len(batch.get('skipped', []))}")
+    console.print(f"first {side} batch: {shape}, unreadable: {len(batch.get('skipped', []))}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     console.print(f"model {recipe['model']['name']}: {trained:,} of {total:,} parameters trained")

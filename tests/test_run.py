@@ -249,6 +249,7 @@ def test_a_loss_that_is_not_finite_names_the_samples(
 def test_check_and_crossval(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["check", str(place / "tiny.yaml"), "data.protocol=all"]) == 0
     assert main(["check", str(place / "tiny.yaml")]) == 0
     assert "all good" in capsys.readouterr().out
     argv = ["crossval", str(place / "tiny.yaml"), f"output={tmp_path}", "trainer.max_epochs=1"]
