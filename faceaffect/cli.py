@@ -199,8 +199,8 @@ def _ls(args: argparse.Namespace) -> int:
     elif what in lists["recipes"]:
         print(find_recipe(what).read_text(), end="")
     else:
-        names = {*lists, "backbones", *(n for names in lists.values() for n in names)}
-        raise RecipeError(unknown("ls", what, names))
+        known = {*lists, "backbones", *(name for names in lists.values() for name in names)}
+        raise RecipeError(unknown("ls", what, known))
     return 0
 
 

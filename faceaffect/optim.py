@@ -48,8 +48,9 @@ class Optim:
         schedule: str = "cosine",
         warmup_epochs: float = 0.0,
     ) -> None:
-        if name not in list_optimizers():
-            raise RecipeError(unknown("optim.name", name, list_optimizers()))
+        names = [str(known) for known in list_optimizers()]
+        if name not in names:
+            raise RecipeError(unknown("optim.name", name, names))
         if schedule not in SCHEDULES:
             raise RecipeError(unknown("optim.schedule", schedule, SCHEDULES))
         for key, value in (
@@ -64,7 +65,7 @@ class Optim:
 
     def optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
         """Return the optimiser over parameter groups; a group's own ``lr`` and decay win."""
-        betas = {} if self.betas is None else {"betas": tuple(self.betas)}
+        betas: dict[str, Any] = {} if self.betas is None else {"betas": tuple(self.betas)}
         return create_optimizer_v2(
             groups,
             opt=self.name,
@@ -78,7 +79,8 @@ class Optim:
     def scheduler(self, optimizer: Optimizer, steps: int, steps_per_epoch: float) -> LRScheduler:
         """Return the schedule over ``steps`` optimiser steps."""
         warmup = min(round(self.warmup_epochs * steps_per_epoch), steps)
-        return get_scheduler(SCHEDULES[self.schedule], optimizer, warmup, steps)
+        schedule: LRScheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, warmup, steps)
+        return schedule
 
     def configure(self, trainer: L.Trainer, groups: list[dict[str, Any]]) -> OptimizerLRScheduler:
         """Return what ``configure_optimizers`` returns, for a training of the trainer's length."""

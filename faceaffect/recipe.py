@@ -225,7 +225,7 @@ def _check_nested(mark: object, value: Any, where: str) -> None:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    function = target.__init__ if inspect.isclass(target) else target
     try:
         return get_type_hints(function, include_extras=True)
     except NameError:  # a hint that exists only for type checkers: check names, not types

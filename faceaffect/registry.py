@@ -158,5 +158,5 @@ def create(
 
     node = as_node(node)
     where = where or table.removesuffix("s")
-    target = get(table, node.pop("name", None), f"{where}.name")  # type: ignore[arg-type]
+    target = get(table, node.pop("name", None), f"{where}.name")
     return target(**arguments(target, node, where, given=extra), **extra)

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import timm
 import torch
-from batches import FULL, face_batch
-from plain_moke import PlainGroup
 from torch import Tensor
 
+from batches import FULL, face_batch
 from faceaffect import LabelSchema, create_model, load_model
 from faceaffect.backbones import create_backbone
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.losses import mdwa_loss, weighted_dice_loss
 from faceaffect.models.auformer import AUFormer, ExpertViT
 from faceaffect.models.moke import MoKEGroup, _windowed_softmax, local_attention
+from plain_moke import PlainGroup
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*frozen with random weights")
 

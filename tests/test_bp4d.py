@@ -3,12 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faces import face, write_clip, write_image
 
 from faceaffect.data.base import create_data
 from faceaffect.data.bp4d import BENCHMARK_AUS, PARTS, Bp4d
 from faceaffect.data.protocols import ThreeFold
 from faceaffect.errors import DataError
+from faces import face, write_clip, write_image
 
 PEOPLE = ("F001", "M002", "F004")  # one of each published part
 TASKS = ("T1", "T8")

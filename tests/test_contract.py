@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from batches import FULL, face_batch, statistics
 
+from batches import FULL, face_batch, statistics
 from faceaffect import AffectModule, LabelSchema, create_model, load_model
 from faceaffect.errors import CheckpointError, SchemaError
 from faceaffect.registry import TABLES, get

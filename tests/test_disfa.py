@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faces import face, write_clip, write_image
 from scipy.io import savemat
 
 from faceaffect.data.align import _TEMPLATE
@@ -12,6 +11,7 @@ from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.disfa import AUS, BENCHMARK_AUS, PARTS, Disfa
 from faceaffect.data.protocols import ThreeFold
 from faceaffect.errors import DataError, RecipeError
+from faces import face, write_clip, write_image
 
 PEOPLE = ("SN001", "SN006", "SN003")  # one of each published part
 FRAMES = 6

@@ -162,7 +162,7 @@ def test_an_export_brings_the_same_network_back(tmp_path: Path) -> None:
 def test_wrong_numbers_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="width: 30 is no multiple of 32"):
         FaceNetwork(**{**SMALL, "width": 30})
-    with pytest.raises(CheckpointError, match="no such file|not readable|missing"):
+    with pytest.raises(CheckpointError, match=r"no such file|not readable|missing"):
         load_face_analysis(str(tmp_path / "none.safetensors"))
     with pytest.raises(RecipeError, match="asset"):
         load_face_analysis("asset:none")

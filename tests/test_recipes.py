@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import test_bp4d
 import test_disfa
-from faces import write_csv, write_facial_expressions
-
 from faceaffect.cli import main
 from faceaffect.recipe import list_recipes, load_recipe
+from faces import write_csv, write_facial_expressions
 
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2",
          "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "data.batch_size=4",

@@ -5,9 +5,9 @@ import lightning as L
 import pytest
 import timm
 import torch
-from batches import FULL, face_batch, statistics
 from safetensors.torch import save_file
 
+from batches import FULL, face_batch, statistics
 from faceaffect import LabelSchema, create_model, load_model
 from faceaffect.backbones import create_backbone
 from faceaffect.errors import CheckpointError, RecipeError

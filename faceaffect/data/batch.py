@@ -122,7 +122,7 @@ def frames(batch: FaceBatch) -> tuple[FaceBatch, Tensor]:
         flat["landmarks"] = batch["landmarks"][clip, frame]
     for key in ("au", "au_intensity", "expression", "va", "pose"):
         if key in batch:
-            flat[key] = batch[key][clip]  # type: ignore[literal-required]
+            flat[key] = batch[key][clip]
     if "attributes" in batch:
         flat["attributes"] = {name: value[clip] for name, value in batch["attributes"].items()}
     owner = clip.tolist()

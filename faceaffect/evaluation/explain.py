@@ -148,7 +148,8 @@ def feature_layer(model: AffectModule) -> tuple[nn.Module, Callable[[Tensor], Te
 
     def to_map(x: Tensor) -> Tensor:
         if x.ndim == 3:
-            x = x[:, backbone.num_prefix_tokens :].unflatten(1, backbone.grid)
+            patches = x[:, backbone.num_prefix_tokens :]
+            x = patches.reshape(len(x), *backbone.grid, x.shape[-1])
         channels_last = x.shape[-1] == backbone.width != x.shape[1]
         return x.permute(0, 3, 1, 2) if channels_last else x
 
@@ -164,14 +165,14 @@ class _Logits(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         answers = _predict(self.model, image)
-        straight = {"au": lambda p: torch.logit(p, eps=1e-6), "expression": torch.log}
-        return torch.cat(
-            [
-                straight.get(task, lambda x: x)(answers[task].float())
-                for task in self.model.schema.tasks
-            ],
-            1,
-        )
+        return torch.cat([_straight(t, answers[t].float()) for t in self.model.schema.tasks], 1)
+
+
+def _straight(task: str, answer: Tensor) -> Tensor:
+    """Undo the squashing of a task's answer."""
+    if task == "au":
+        return torch.logit(answer, eps=1e-6)
+    return answer.log() if task == "expression" else answer
 
 
 def _predict(model: AffectModule, image: Tensor) -> dict[str, Tensor]:

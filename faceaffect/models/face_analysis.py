@@ -210,7 +210,7 @@ class FaceAnalysis(PretrainingModule):
             _cross_entropy(found.attributes[name], batch["attributes"][name])
             for name in self.net.attributes
         ]
-        return cast(Tensor, loss + self.attribute_weight * torch.stack(terms).mean())
+        return loss + self.attribute_weight * torch.stack(terms).mean()
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
         """Log errors and accuracies."""
@@ -284,7 +284,8 @@ def landmark_error(found: Tensor, known: Tensor) -> Tensor:
     there = ~known.isnan().any(2)
     use = there.any(1) & (between > 0)
     apart = (found - known.nan_to_num()).square().sum(2).clamp_min(1e-8).sqrt() * there
-    return apart[use].sum(1) / there[use].sum(1) / between[use]
+    error: Tensor = apart[use].sum(1) / there[use].sum(1) / between[use]
+    return error
 
 
 def _known_mean(error: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class GiMeFive(AffectModule):
     @property
     def cam_layer(self) -> nn.Module:
         """The last feature map, 4 x 4, that Grad-CAM looks at: before the last pooling."""
-        return self.blocks[-1][2]  # type: ignore[index]
+        return self.blocks[-1].get_submodule("2")
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return (B, 3, 64, 64), the grey value in every channel, from uint8 RGB (B, 3, H, W)."""
