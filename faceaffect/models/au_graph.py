@@ -45,6 +45,7 @@ class SelfAdjustingGraph(nn.Module):
         key_width: channels of queries and keys.
         neighbours: see :func:`sparse_graph`.
         select: see :func:`sparse_graph`.
+        memory: mix in the scores of the stage before; else what forward gets of them is ignored.
         temperature: at the start; never below 0.01.
     """
 
@@ -55,6 +56,7 @@ class SelfAdjustingGraph(nn.Module):
         key_width: int = 64,
         neighbours: int = 4,
         select: Select = "topk",
+        memory: bool = True,
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
@@ -63,7 +65,8 @@ class SelfAdjustingGraph(nn.Module):
         self.query = nn.Linear(width, key_width, bias=False)
         self.key = nn.Linear(width, key_width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
-        self.gate = nn.Parameter(torch.zeros(()))
+        # Absent where it would have no use: DDP waits for the gradient of every parameter.
+        self.gate = nn.Parameter(torch.zeros(())) if memory else None
 
     def forward(self, nodes: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the graph (B, N, N), see :func:`sparse_graph`, and its scores (B, N, N).
@@ -76,7 +79,7 @@ class SelfAdjustingGraph(nn.Module):
         query = F.normalize(self.query(nodes), dim=-1)
         key = F.normalize(self.key(nodes), dim=-1)
         scores = (query @ key.mT) * self.log_scale.exp().clamp(max=100.0)
-        if memory is not None:
+        if memory is not None and self.gate is not None:
             scores = torch.lerp(memory, scores, self.gate.sigmoid().to(scores.dtype))
         return sparse_graph(scores, self.neighbours, self.select), scores
 

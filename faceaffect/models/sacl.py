@@ -140,7 +140,7 @@ class SACLOutput(NamedTuple):
 
     Attributes:
         logits: (B, N).
-        stage_logits: S - 1 tensors (B, N), of the stages before the last.
+        stage_logits: S - 1 tensors (B, N), of the stages before the last; none without stage heads.
         pooled: (B, 2 * width), for tasks that belong to no node.
         graphs: (B, S, N, N), rows sum to 1.
     """
@@ -163,7 +163,7 @@ class SACLNetwork(nn.Module):
         msfl: multi-scale features.
         gating: the deepest map's mean gates the nodes that the graphs are made from.
         handover: updated nodes go to the next stage.
-        memory: scores go to the next stage.
+        stage_heads: logits of the stages before the last.
         evidence_dropout: see :class:`SACL`.
         head: see :class:`NodeHead`.
     """
@@ -179,13 +179,13 @@ class SACLNetwork(nn.Module):
         msfl: bool,
         gating: bool,
         handover: bool,
-        memory: bool,
+        stage_heads: bool,
         evidence_dropout: float,
         head: Literal["linear", "cosine"],
     ) -> None:
         super().__init__()
         last = len(channels) - 1
-        self.memory, self.evidence_dropout = memory, evidence_dropout
+        self.evidence_dropout = evidence_dropout
         self.graphs = nn.ModuleList(graphs)
         # The deepest map is small: dilation 5 would see mostly padding.
         dilations = [*[(1, 3, 5)] * last, (1, 2, 3)]
@@ -201,7 +201,9 @@ class SACLNetwork(nn.Module):
         )
         for layer in self.handovers:
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-        self.stage_heads = nn.ModuleList(NodeHead(nodes, width, head) for _ in range(last))
+        self.stage_heads = nn.ModuleList(
+            NodeHead(nodes, width, head) for _ in range(last if stage_heads else 0)
+        )
         self.mix = nn.Sequential(nn.Linear(len(channels) * width, width), nn.LayerNorm(width))
         self.head = NodeHead(nodes, width, head)
 
@@ -220,8 +222,7 @@ class SACLNetwork(nn.Module):
             cues = nodes
             if self.emotion is not None:
                 cues = nodes * self.emotion[stage](emotion).sigmoid().unsqueeze(1)
-            graph, scores = self.graphs[stage](cues, memory)
-            memory = scores if self.memory else None
+            graph, memory = self.graphs[stage](cues, memory)
             updated.append(self.updates[stage](nodes if seen is None else nodes * seen, graph))
             graphs.append(graph)
         mixed = self.mix(torch.cat(updated, -1))
@@ -259,7 +260,7 @@ class SACL(AffectModule):
         select: how a row's edges are chosen, the K best or those not below the row's mean.
         memory: ``ema`` mixes a stage's scores with those of the stage before, ``none`` does not.
         msfl: multi-scale features.
-        gating: the deepest map gates the node features that the graphs are made from.
+        gating: the deepest map gates the node features that self-adjusting graphs are made from.
         handover: the updated nodes of a stage are added to those of the next.
         afg: node features by a ``full`` projection per node, or a shared one plus a ``lowrank``.
         rank: of the low-rank part.
@@ -314,16 +315,25 @@ class SACL(AffectModule):
         self.network = SACLNetwork(
             self.backbone.channels(stages),
             [
-                make_graph(graph, len(self.nodes), width, key_width, neighbours, select, adjacency)
-                for _ in range(stages)
+                make_graph(
+                    graph,
+                    len(self.nodes),
+                    width,
+                    key_width=key_width,
+                    neighbours=neighbours,
+                    select=select,
+                    memory=memory == "ema" and stage > 0,
+                    adjacency=adjacency,
+                )
+                for stage in range(stages)
             ],
             len(self.nodes),
             width=width,
             rank=rank if afg == "lowrank" else None,
             msfl=msfl,
-            gating=gating,
+            gating=gating and graph == "self_adjusting",
             handover=handover,
-            memory=memory == "ema",
+            stage_heads=aux_loss > 0,
             evidence_dropout=evidence_dropout,
             head=head,
         )
@@ -347,9 +357,8 @@ class SACL(AffectModule):
         if self.dice_loss and self.schema.aus:
             dice = weighted_dice_loss(out.logits, batch["au"], weight=self.losses.au_weight)
             total = total + self.dice_loss * dice
-        if self.aux_loss:
-            for logits in out.stage_logits:
-                total = total + self.aux_loss * self.losses({self.node_task: logits}, batch)
+        for logits in out.stage_logits:
+            total = total + self.aux_loss * self.losses({self.node_task: logits}, batch)
         return total
 
     def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
@@ -372,10 +381,12 @@ def make_graph(
     kind: GraphKind,
     nodes: int,
     width: int,
-    key_width: int,
-    neighbours: int | None,
-    select: Select,
-    adjacency: list[list[float]] | None,
+    *,
+    key_width: int = 64,
+    neighbours: int | None = None,
+    select: Select = "topk",
+    memory: bool = True,
+    adjacency: list[list[float]] | None = None,
 ) -> nn.Module:
     """Build the graph of one stage; the arguments are those of :class:`SACL`.
 
@@ -387,7 +398,9 @@ def make_graph(
     # K = 4 for 12 AUs is ME-GraphAU's; a third of the nodes carries it over to other counts.
     k = max(1, round(nodes / 3)) if neighbours is None else neighbours
     if kind == "self_adjusting":
-        return SelfAdjustingGraph(width, key_width=key_width, neighbours=k, select=select)
+        return SelfAdjustingGraph(
+            width, key_width=key_width, neighbours=k, select=select, memory=memory
+        )
     if kind == "static":
         return StaticGraph(nodes, neighbours=k, select=select)
     if adjacency is None:
