@@ -107,6 +107,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     _recipe_and_overrides(sub)
     sub = command(
+        "graph", _graph, "draw a model's AU graphs as pictures and tables", overrides=True
+    )
+    _run_and_folder(sub)
+    sub.add_argument("--sample", metavar="ID", help="the face to draw; else the first")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="for the data")
+    sub = command("explain", _explain, "save Grad-CAM pictures of faces", overrides=True)
+    _run_and_folder(sub)
+    sub.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="face crops")
+    sub.add_argument(
+        "--target", action="append", metavar="AU12|happiness", help="answers to explain"
+    )
+    sub = command("sheet", _sheet, "draw contact sheets of the synthetic faces")
+    sub.add_argument("folder", nargs="?", default="sheets", metavar="FOLDER")
+    sub = command(
         "ls", _ls, "list models, data, recipes, backbones, ... or show one of them", overrides=True
     )
     sub.add_argument("what", nargs="?", metavar="models|data|recipes|backbones|NAME")
@@ -114,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("recipe", metavar="RECIPE")
     sub.add_argument("target", metavar="TARGET", nargs="?", default=".")
     return parser
+
+
+def _run_and_folder(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("source", metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
+    sub.add_argument(
+        "--folder", type=Path, metavar="FOLDER", help="where to write; else in the run"
+    )
 
 
 def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
@@ -173,6 +194,46 @@ def _check(args: argparse.Namespace) -> int:
     from faceaffect.check import check
 
     check(recipe)
+    return 0
+
+
+def _graph(args: argparse.Namespace) -> int:
+    folder = _folder(args, "graphs")
+    from faceaffect.evaluation.graphs import graph_report
+    from faceaffect.run import reopen
+
+    for path in graph_report(*reopen(args.source, args.overrides), folder, sample=args.sample):
+        print(path)
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    folder = _folder(args, "explain")
+    from faceaffect.evaluation.explain import explain
+    from faceaffect.module import load_model, read_checkpoint
+
+    recipe = read_checkpoint(args.source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
+    size = recipe["sections"]["data"].get("image_size", 112)
+    model = load_model(args.source)
+    for path in explain(model, args.images, folder, image_size=size, targets=args.target):
+        print(path)
+    return 0
+
+
+def _folder(args: argparse.Namespace, name: str) -> Path:
+    """Return where to write: what the user says, else beside the run's result."""
+    source = Path(args.source)
+    if not source.exists():
+        raise RecipeError(f"no run folder or checkpoint at {source}")
+    folder: Path | None = args.folder
+    return folder or (source if source.is_dir() else source.parent) / name
+
+
+def _sheet(args: argparse.Namespace) -> int:
+    from faceaffect.data.synthetic.sheet import write_sheets
+
+    for path in write_sheets(args.folder):
+        print(path)
     return 0
 
 

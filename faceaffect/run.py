@@ -104,32 +104,52 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
     Raises:
         FaceAffectError: the checkpoint, an override or the data is wrong.
     """
-    checkpoint = read_checkpoint(source)
-    stored = checkpoint["faceaffect"]["recipe"]
-    if stored is None:
-        raise CheckpointError(f"{source}: trained without a recipe; test it from Python instead")
-    for item in overrides:
-        if item.partition("=")[0].split(".")[0] in ("model", "optim", "seed"):
-            raise RecipeError(
-                f"{item}: a trained model is tested as it is; train it anew to change this"
-            )
-    recipe = resolve(stored["name"], stored["sections"], overrides, str(source))
-    data = create_data(run_seed=recipe["seed"], **recipe["data"])
-    model = load_model(source)
+    recipe = _stored_recipe(source, overrides)
+    model, data = reopen(source, overrides)
     folder = _test_folder(Path(source), recipe)
     try:
         trainer = _trainer(recipe, folder, [], logger=False)
         with warnings.catch_warnings():
             _quiet()
             trainer.test(model, datamodule=data, verbose=False)
-        trained = checkpoint["faceaffect"]["schema"]
-        _write_result(folder, recipe, data, model, trainer, {}, {"trained_schema": trained})
+        trained = {"trained_schema": model.schema.to_dict()}
+        _write_result(folder, recipe, data, model, trainer, {}, trained)
     except FaceAffectError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         os.environ.pop(_RUN, None)
     return folder
+
+
+def reopen(
+    source: str | Path, overrides: Sequence[str] = ()
+) -> tuple[AffectModule, FaceDataModule]:
+    """Return a trained model and the data of its recipe, changed by overrides.
+
+    Args:
+        source: a run folder or a checkpoint.
+        overrides: ``data.key=value``; another ``data.name`` replaces the whole data section.
+
+    Raises:
+        FaceAffectError: the checkpoint, an override or the data is wrong.
+    """
+    recipe = _stored_recipe(source, overrides)
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
+    return load_model(source), data
+
+
+def _stored_recipe(source: str | Path, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe that a checkpoint was trained by, changed where a test may change it."""
+    stored = read_checkpoint(source)["faceaffect"]["recipe"]
+    if stored is None:
+        raise CheckpointError(f"{source}: trained without a recipe; use it from Python instead")
+    for item in overrides:
+        if item.partition("=")[0].split(".")[0] in ("model", "optim", "seed"):
+            raise RecipeError(
+                f"{item}: a trained model is used as it is; train it anew to change this"
+            )
+    return resolve(stored["name"], stored["sections"], overrides, str(source))
 
 
 def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
