@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 _SPECIAL = ("<pad>", "<s>", "</s>")
+_WORDS = r" ?AU\d+| ?-?\d+\.\d+| ?[A-Za-z]+| ?\d+| ?[^\sA-Za-z\d]+|\s+"
+"""Merges stay inside these, so that an action unit or a decimal can become one token."""
 
 
 def build_tokenizer(texts: Iterable[str], size: int = 1024) -> PreTrainedTokenizerFast:
@@ -19,7 +21,12 @@ def build_tokenizer(texts: Iterable[str], size: int = 1024) -> PreTrainedTokeniz
         a tokenizer with pad, begin and end token that puts none of them in by itself.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
