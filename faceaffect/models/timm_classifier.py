@@ -21,8 +21,8 @@ class TimmClassifier(AffectModule):
         schema: what the model answers.
         backbone: a name or the options of :func:`faceaffect.backbones.create_backbone`.
         mode: ``full`` trains everything; ``linear`` trains the heads on frozen features, which a
-            layer norm without parameters brings to one scale (ours); ``lora`` trains the heads and
-            low-rank adapters in the frozen backbone.
+            batch norm without parameters standardises (as linear probes of MAE, He et al. 2022);
+            ``lora`` trains the heads and low-rank adapters in the frozen backbone.
         lora: rank and place of the adapters, the options of :class:`faceaffect.lora.LoRA`.
         au_loss: see :class:`faceaffect.heads.TaskLosses`.
         class_weights: weigh AUs and expression classes by their rarity in the training part.
@@ -58,9 +58,8 @@ class TimmClassifier(AffectModule):
         if mode == "lora":
             LoRA(**(lora or {})).put_into(self.backbone)
         width = self.backbone.pooled_width
-        self.norm = (
-            nn.LayerNorm(width, elementwise_affine=False) if mode == "linear" else nn.Identity()
-        )
+        # Frozen features may differ little from face to face beside a large mean.
+        self.norm = nn.BatchNorm1d(width, affine=False) if mode == "linear" else nn.Identity()
         self.heads = Heads(self.schema, width, dropout=dropout)
         self.losses = TaskLosses(
             self.schema,
