@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from faceaffect.losses import weighted_asymmetric_loss
-from faceaffect.models.sacl import SACLNetwork, make_graph
+from faceaffect.models.au_graph import make_graph
+from faceaffect.models.sacl import SACLNetwork
 
 MARKS, PAIR, SIZE = 6, (2, 5), 16
 CHANNELS = (8, 16, 24)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from faceaffect.errors import RecipeError
 
 Select = Literal["topk", "threshold"]
+GraphKind = Literal["self_adjusting", "static", "fixed", "none"]
 
 
 def sparse_graph(scores: Tensor, neighbours: int, select: Select = "topk") -> Tensor:
@@ -129,3 +130,59 @@ class FixedGraph(nn.Module):
     def forward(self, nodes: Tensor, memory: Tensor | None = None) -> tuple[Tensor, None]:
         """Return the graph (B, N, N) for B faces' nodes (B, N, width); there is no memory."""
         return self.adjacency.expand(len(nodes), -1, -1), None
+
+
+class GraphUpdate(nn.Module):
+    """Adds to every node what it receives: H = ReLU(LN(A V W + V R)) + V.
+
+    No gradient flows through a message into the node that sends it, so a node keeps to the
+    evidence of its own AU, and an edge pays only where two AUs have to do with each other.
+
+    Args:
+        width: channels of a node.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.message = nn.Linear(width, width, bias=False)
+        self.own = nn.Linear(width, width)
+        # Over channels, not over nodes: nothing here belongs to one AU.
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, nodes: Tensor, graph: Tensor) -> Tensor:
+        """Return (B, N, width) from nodes (B, N, width) and their graph (B, N, N)."""
+        received = graph.to(nodes.dtype) @ self.message(nodes.detach())
+        return F.relu(self.norm(received + self.own(nodes))) + nodes
+
+
+def make_graph(
+    kind: GraphKind,
+    nodes: int,
+    width: int,
+    *,
+    key_width: int = 64,
+    neighbours: int | None = None,
+    select: Select = "topk",
+    memory: bool = True,
+    adjacency: list[list[float]] | None = None,
+) -> nn.Module:
+    """Build the graph of one stage; the arguments are those of ``SACL``.
+
+    Raises:
+        RecipeError: an adjacency without ``fixed`` or the other way round, or of another size.
+    """
+    if (adjacency is not None) != (kind == "fixed"):
+        raise RecipeError("model.adjacency: graph 'fixed' needs it, and it needs graph 'fixed'")
+    # K = 4 for 12 AUs is ME-GraphAU's; a third of the nodes carries it over to other counts.
+    k = max(1, round(nodes / 3)) if neighbours is None else neighbours
+    if kind == "self_adjusting":
+        return SelfAdjustingGraph(
+            width, key_width=key_width, neighbours=k, select=select, memory=memory
+        )
+    if kind == "static":
+        return StaticGraph(nodes, neighbours=k, select=select)
+    if adjacency is None:
+        return FixedGraph(torch.eye(nodes))
+    if [len(row) for row in adjacency] != [nodes] * nodes:
+        raise RecipeError(f"model.adjacency: {nodes} rows of {nodes} numbers are needed")
+    return FixedGraph(torch.tensor(adjacency, dtype=torch.float32))

@@ -19,12 +19,10 @@ from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.heads import AULoss, Heads, TaskLosses, answers
 from faceaffect.losses import weighted_dice_loss
-from faceaffect.models.au_graph import FixedGraph, Select, SelfAdjustingGraph, StaticGraph
+from faceaffect.models.au_graph import GraphKind, GraphUpdate, Select, make_graph
 from faceaffect.module import AffectModule
 from faceaffect.registry import Options, as_node
 from faceaffect.schema import LabelSchema
-
-GraphKind = Literal["self_adjusting", "static", "fixed", "none"]
 
 
 class MultiScale(nn.Module):
@@ -88,29 +86,6 @@ class NodeFeatures(nn.Module):
         return self.norm(vectors).unflatten(1, (self.nodes, -1))  # type: ignore[no-any-return]
 
 
-class GraphUpdate(nn.Module):
-    """Adds to every node what it receives: H = ReLU(LN(A V W + V R)) + V.
-
-    No gradient flows through a message into the node that sends it, so a node keeps to the
-    evidence of its own AU, and an edge pays only where two AUs have to do with each other.
-
-    Args:
-        width: channels of a node.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.message = nn.Linear(width, width, bias=False)
-        self.own = nn.Linear(width, width)
-        # Over channels, not over nodes: nothing here belongs to one AU.
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, nodes: Tensor, graph: Tensor) -> Tensor:
-        """Return (B, N, width) from nodes (B, N, width) and their graph (B, N, N)."""
-        received = graph.to(nodes.dtype) @ self.message(nodes.detach())
-        return F.relu(self.norm(received + self.own(nodes))) + nodes
-
-
 class NodeHead(nn.Module):
     """One logit per node.
 
@@ -140,7 +115,7 @@ class SACLOutput(NamedTuple):
 
     Attributes:
         logits: (B, N).
-        stage_logits: S - 1 tensors (B, N), of the stages before the last; none without stage heads.
+        stage_logits: S tensors (B, N), each from one stage alone; none without stage heads.
         pooled: (B, 2 * width), for tasks that belong to no node.
         graphs: (B, S, N, N), rows sum to 1.
     """
@@ -163,7 +138,7 @@ class SACLNetwork(nn.Module):
         msfl: multi-scale features.
         gating: the deepest map's mean gates the nodes that the graphs are made from.
         handover: updated nodes go to the next stage.
-        stage_heads: logits of the stages before the last.
+        stage_heads: logits of every stage by itself.
         evidence_dropout: see :class:`SACL`.
         head: see :class:`NodeHead`.
     """
@@ -202,7 +177,7 @@ class SACLNetwork(nn.Module):
         for layer in self.handovers:
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
         self.stage_heads = nn.ModuleList(
-            NodeHead(nodes, width, head) for _ in range(last if stage_heads else 0)
+            NodeHead(nodes, width, head) for _ in channels if stage_heads
         )
         self.mix = nn.Sequential(nn.Linear(len(channels) * width, width), nn.LayerNorm(width))
         self.head = NodeHead(nodes, width, head)
@@ -270,7 +245,7 @@ class SACL(AffectModule):
         au_loss: see :class:`faceaffect.heads.TaskLosses`.
         class_weights: weigh AUs and expression classes by their rarity in the training part.
         dice_loss: weight of the weighted Dice loss, 0 for none.
-        aux_loss: weight of the losses of the earlier stages, summed over them; 0 for none.
+        aux_loss: weight of the losses of the stages, each by itself, summed over them; 0 for none.
 
     Raises:
         RecipeError: no AUs and no expressions, or a value out of range.
@@ -351,7 +326,7 @@ class SACL(AffectModule):
         return self.network(pyramid)  # type: ignore[no-any-return]
 
     def loss(self, batch: FaceBatch) -> Tensor:
-        """Return the tasks' losses, the Dice loss of the AUs and those of the earlier stages."""
+        """Return the tasks' losses, the Dice loss of the AUs and those of single stages."""
         out = self(batch["image"])
         total: Tensor = self.losses(self._logits(out), batch)
         if self.dice_loss and self.schema.aus:
@@ -375,39 +350,6 @@ class SACL(AffectModule):
     def _logits(self, out: SACLOutput) -> dict[str, Tensor]:
         logits = {self.node_task: out.logits, **self.heads(out.pooled)}
         return {task: logits[task] for task in self.schema.tasks}
-
-
-def make_graph(
-    kind: GraphKind,
-    nodes: int,
-    width: int,
-    *,
-    key_width: int = 64,
-    neighbours: int | None = None,
-    select: Select = "topk",
-    memory: bool = True,
-    adjacency: list[list[float]] | None = None,
-) -> nn.Module:
-    """Build the graph of one stage; the arguments are those of :class:`SACL`.
-
-    Raises:
-        RecipeError: an adjacency without ``fixed`` or the other way round, or of another size.
-    """
-    if (adjacency is not None) != (kind == "fixed"):
-        raise RecipeError("model.adjacency: graph 'fixed' needs it, and it needs graph 'fixed'")
-    # K = 4 for 12 AUs is ME-GraphAU's; a third of the nodes carries it over to other counts.
-    k = max(1, round(nodes / 3)) if neighbours is None else neighbours
-    if kind == "self_adjusting":
-        return SelfAdjustingGraph(
-            width, key_width=key_width, neighbours=k, select=select, memory=memory
-        )
-    if kind == "static":
-        return StaticGraph(nodes, neighbours=k, select=select)
-    if adjacency is None:
-        return FixedGraph(torch.eye(nodes))
-    if [len(row) for row in adjacency] != [nodes] * nodes:
-        raise RecipeError(f"model.adjacency: {nodes} rows of {nodes} numbers are needed")
-    return FixedGraph(torch.tensor(adjacency, dtype=torch.float32))
 
 
 def _without_nodes(schema: LabelSchema) -> LabelSchema:
