@@ -16,7 +16,8 @@ from faceaffect.errors import RecipeError
 from faceaffect.evaluation.predictions import Predictions
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
-from faceaffect.run import RESULT, matching_runs, new_folder, train, write_atomically
+from faceaffect.result import RESULT, plain, write_atomically
+from faceaffect.run import matching_runs, new_folder, train
 from faceaffect.schema import LabelSchema
 
 
@@ -42,7 +43,7 @@ def crossval(recipe: Recipe, folds: Sequence[int] | None = None) -> Path:
         runs.append(done[0] if done else train(single, resume=True))
     summary = summarise(runs)
     folder = new_folder(Path(recipe["output"]) / f"{recipe.name}-crossval")
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2))
+    write_atomically(folder / "summary.json", json.dumps(plain(summary), indent=2))
     write_atomically(folder / "summary.md", markdown(summary))
     write_atomically(folder / "summary.tex", latex(summary))
     console.print(markdown(summary), markup=False)

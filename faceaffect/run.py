@@ -1,38 +1,29 @@
 """From a recipe to a trained and tested model in a run folder."""
 
-import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
-import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
 
-import faceaffect
 from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
 from faceaffect.evaluation import cost
-from faceaffect.metrics import trivial_baselines
 from faceaffect.module import AffectModule, create_model, load_model, read_checkpoint
 from faceaffect.optim import Optim
-from faceaffect.progress import console, progress, result_table
+from faceaffect.progress import console, progress
 from faceaffect.recipe import Recipe, arguments, resolve
-
-RESULT = "metrics.json"
-"""The file that is written last: a run folder that has it is finished."""
+from faceaffect.result import RESULT, write_atomically, write_result
 
 _RUN = "FACEAFFECT_RUN"
 """Environment variable in which the first process of a run tells those it starts the folder."""
@@ -89,7 +80,7 @@ def _fit_and_test(
         best = folder / "checkpoints" / "best.ckpt"
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
-    _write_result(folder, recipe, data, model, trainer, seconds)
+    write_result(folder, recipe, data, model, trainer, seconds)
 
 
 def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -113,7 +104,7 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
             _quiet()
             trainer.test(model, datamodule=data, verbose=False)
         trained = {"trained_schema": model.schema.to_dict()}
-        _write_result(folder, recipe, data, model, trainer, {}, trained)
+        write_result(folder, recipe, data, model, trainer, {}, trained)
     except FaceAffectError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -311,13 +302,6 @@ def new_folder(root: Path) -> Path:
     raise RecipeError(f"{root}: too many runs started in one second")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
-
-
 def _test_folder(source: Path, recipe: Recipe) -> Path:
     if os.environ.get(_RUN):
         return Path(os.environ[_RUN])
@@ -338,108 +322,6 @@ def _headline(
         f"{recipe.name}: {recipe['model']['name']}, {trained:,} of {total:,} parameters trained, "
         f"on {device}; data: {recipe['data']['name']}, schema: {', '.join(data.schema.tasks)}"
     )
-
-
-def _write_result(
-    folder: Path,
-    recipe: Recipe,
-    data: FaceDataModule,
-    model: L.LightningModule,
-    trainer: L.Trainer,
-    spent: dict[str, float],
-    extra: dict[str, Any] | None = None,
-) -> None:
-    skipped = _skipped(data)
-    if not trainer.is_global_zero:
-        return
-    result: dict[str, Any] = {
-        "model": recipe["model"],
-        "recipe": recipe.name,
-        "data": recipe["data"],
-        "schema": data.schema.to_dict(),
-        "protocol": data.split.info,
-        **(extra or {}),
-    }
-    if isinstance(model, AffectModule):
-        predictions = model.predictions
-        assert predictions is not None
-        predictions.write(folder / "predictions.csv", data.dataset.attribute_names)
-        statistics = model.statistics or data.statistics()
-        scored = predictions.schema
-        result |= {
-            "scored": scored.to_dict(),
-            "not_scored": data.schema.difference(model.schema, ("data", "model")),
-            "n": len(predictions),
-            "metrics": predictions.metrics(),
-            "baselines": trivial_baselines(scored, statistics, predictions.batch()),
-            "cost": cost.measure(model, data.image_size, data.batch_size) | spent,
-        }
-        table = result_table(
-            f"{recipe.name}: {len(predictions)} test samples",
-            result["metrics"],
-            result["baselines"],
-        )
-    else:
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-        result |= {
-            "metrics": {k.removeprefix("test/"): v for k, v in values.items()},
-            "cost": spent,
-        }
-        table = result_table(recipe.name, result["metrics"], {})
-    result |= {
-        "skipped": skipped,
-        "left_out": data.dataset.left_out,
-        "notes": data.dataset.notes,
-        "environment": environment(recipe["seed"]),
-    }
-    write_atomically(folder / RESULT, json.dumps(result, indent=2, allow_nan=True))
-    console.print(table)
-    if skipped:
-        console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
-    console.print(f"written to {folder}")
-
-
-def _skipped(data: FaceDataModule) -> dict[str, str]:
-    """Return the unreadable samples of all processes."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return data.skipped
-    tables: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(tables, data.skipped)
-    return {name: reason for table in tables for name, reason in table.items()}
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """Return versions, seed and, inside a git checkout, its revision."""
-    packages = (
-        "torch",
-        "lightning",
-        "timm",
-        "transformers",
-        "peft",
-        "torchmetrics",
-        "albumentations",
-    )
-    versions = {"faceaffect": faceaffect.__version__}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "versions": versions,
-        "seed": seed,
-        "git": _git_revision(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _git_revision() -> str | None:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except OSError:
-        return None
-    return answer.stdout.strip() or None
 
 
 def _quiet() -> None:

@@ -1,0 +1,152 @@
+"""What a run leaves behind: metrics, trivial baselines, split, cost, unreadable files, versions."""
+
+import json
+import math
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+
+import faceaffect
+from faceaffect.data.base import FaceDataModule
+from faceaffect.evaluation import cost
+from faceaffect.metrics import trivial_baselines
+from faceaffect.module import AffectModule
+from faceaffect.progress import console, result_table
+from faceaffect.recipe import Recipe
+
+RESULT = "metrics.json"
+"""The file that is written last: a run folder that has it is finished."""
+
+
+def write_result(
+    folder: Path,
+    recipe: Recipe,
+    data: FaceDataModule,
+    model: L.LightningModule,
+    trainer: L.Trainer,
+    spent: dict[str, float],
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write ``predictions.csv`` and, last of all, ``metrics.json``, and print the metrics.
+
+    Args:
+        folder: the run folder.
+        recipe: what was run.
+        data: the data it was tested on.
+        model: after the test.
+        trainer: that tested it; every process has to call this, the first writes.
+        spent: what else belongs to the cost, for instance ``training_seconds``.
+        extra: further sections of the result.
+    """
+    skipped = _skipped(data)
+    if not trainer.is_global_zero:
+        return
+    result: dict[str, Any] = {
+        "model": recipe["model"],
+        "recipe": recipe.name,
+        "data": recipe["data"],
+        "schema": data.schema.to_dict(),
+        "protocol": data.split.info,
+        **(extra or {}),
+    }
+    if isinstance(model, AffectModule):
+        predictions = model.predictions
+        assert predictions is not None
+        predictions.write(folder / "predictions.csv", data.dataset.attribute_names)
+        statistics = model.statistics or data.statistics()
+        scored = predictions.schema
+        result |= {
+            "scored": scored.to_dict(),
+            "not_scored": data.schema.difference(model.schema, ("data", "model")),
+            "n": len(predictions),
+            "metrics": predictions.metrics(),
+            "baselines": trivial_baselines(scored, statistics, predictions.batch()),
+            "cost": cost.measure(model, data.image_size, data.batch_size) | spent,
+        }
+        table = result_table(
+            f"{recipe.name}: {len(predictions)} test samples",
+            result["metrics"],
+            result["baselines"],
+        )
+    else:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        result |= {
+            "metrics": {k.removeprefix("test/"): v for k, v in values.items()},
+            "cost": spent,
+        }
+        table = result_table(recipe.name, result["metrics"], {})
+    result |= {
+        "skipped": skipped,
+        "left_out": data.dataset.left_out,
+        "notes": data.dataset.notes,
+        "environment": environment(recipe["seed"]),
+    }
+    write_atomically(folder / RESULT, json.dumps(plain(result), indent=2, allow_nan=False))
+    console.print(table)
+    if skipped:
+        console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
+    console.print(f"written to {folder}")
+
+
+def _skipped(data: FaceDataModule) -> dict[str, str]:
+    """Return the unreadable samples of all processes."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return data.skipped
+    tables: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(tables, data.skipped)
+    return {name: reason for table in tables for name, reason in table.items()}
+
+
+def plain(value: Any) -> Any:
+    """Return nested values ready for JSON: None, which it has, for NaN, which it has not."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Return versions, seed and, inside a git checkout, its revision."""
+    packages = (
+        "torch",
+        "lightning",
+        "timm",
+        "transformers",
+        "peft",
+        "torchmetrics",
+        "albumentations",
+    )
+    versions = {"faceaffect": faceaffect.__version__}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "seed": seed,
+        "git": _git_revision(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_revision() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except OSError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is either there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
