@@ -22,7 +22,7 @@ LLAMA = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "vocab_size": 600,
+    "vocab_size": 610,
     "initializer_range": 0.1,
 }
 AGGREGATOR = {"queries": 4, "width": 24, "layers": 2, "heads": 2, "hidden": 32}

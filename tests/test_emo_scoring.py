@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from emo_tiny import LLAMA, LORA, save_tokenizer
 from torch import Tensor
 
+from emo_tiny import LLAMA, LORA, save_tokenizer
 from faceaffect.errors import CheckpointError
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.llm import LanguageModel, create_llm

@@ -396,7 +396,8 @@ def test_test_samples_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "", "happy", "{}", '{"turns": []}', '{"turns": [{"q": "", "a": "x"}]}', '{"turns": [{"q": "x"}]}',
+    "", "happy", "{}", '{"turns": []}', '{"turns": [{"q": "", "a": "x"}]}',
+    '{"turns": [{"q": "x"}]}',
     '{"turns": [{"q": "Why so happy?", "a": "x"}]}', '{"turns": 3}', "}{",
 ])  # fmt: skip
 def test_garbage_and_leaking_questions_are_refused(text: str) -> None:

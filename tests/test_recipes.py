@@ -40,6 +40,7 @@ DATA: dict[str, Any] = {
     "disfa": disfa,
     "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
     "mixture": mixture,
+    "template_labels": lambda root: ["data.n=60"],
     "synthetic": lambda root: ["data.n=60", "data.subjects=20", f"data.cache={root}"],
 }
 """For each dataset: writes a small tree in its layout and returns overrides that point to it."""
