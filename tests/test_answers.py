@@ -17,6 +17,7 @@ from faceaffect.evaluation.answers import (
     split_answers,
     va_table,
 )
+from faceaffect.evaluation.predictions import Predictions
 from faceaffect.evaluation.vocabulary import AU_NAMES, EXPRESSION_WORDS
 from faceaffect.schema import LabelSchema
 
@@ -297,3 +298,17 @@ def test_metrics_of_generated_answers_by_hand() -> None:
     assert values["generated/unreadable/expression"] == pytest.approx(1 / 3)
     assert values["generated/unreadable"] == pytest.approx(1 / 3)
     assert generated_metrics(["a happy face"] * 3, batch, schema) == {}
+
+
+def test_predictions_report_what_was_said_beside_what_was_scored() -> None:
+    schema = LabelSchema(expressions=("anger", "fear"))
+    table = Predictions(schema)
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    batch = FaceBatch(id=["a", "b"], subject=["a", "b"], expression=torch.tensor([0, 0]))
+    said = ["expression: anger", "expression: no idea"]
+    table.add(batch, {"expression": scores, "text": said})
+    values = table.metrics()
+    assert values["expression_war"] == 0.5
+    assert values["generated/expression_war"] == 0.5
+    assert values["generated/unreadable"] == 0.5
+    assert "generated/unreadable" not in Predictions(schema).metrics()

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from faceaffect.data.batch import FaceBatch
+from faceaffect.evaluation.answers import generated_metrics
 from faceaffect.metrics import TaskMetrics
 from faceaffect.schema import LabelSchema
 
@@ -82,11 +83,15 @@ class Predictions:
         return {task: torch.cat(value) for task, value in self._answer.items() if value}
 
     def metrics(self) -> dict[str, float]:
-        """Return the pooled metrics, see :class:`~faceaffect.metrics.TaskMetrics`."""
+        """Return the pooled metrics, see :class:`~faceaffect.metrics.TaskMetrics`.
+
+        Of a model that answers in words also those of its texts, under ``generated/``.
+        """
         metrics = TaskMetrics(self.schema, sync=False)  # the table is pooled already
         if self.id:
             metrics.update(self.answers(), self.batch())
-        return metrics.compute()
+        said = generated_metrics(self.text, self.batch(), self.schema) if self.text else {}
+        return metrics.compute() | said
 
     def table(self, attribute_names: dict[str, tuple[str, ...]] | None = None) -> pd.DataFrame:
         """Return one row a sample, sorted by id; an unknown truth is an empty cell.

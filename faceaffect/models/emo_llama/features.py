@@ -38,9 +38,9 @@ class Faces:
 class FeatureCache:
     """Outputs of frozen networks on disk, one file a frame.
 
-    A file is named by the networks' fingerprint and the frame's own bytes, so that another network,
-    crop or image size never finds it. It is written under another name first, so that an
-    interrupted run leaves no half file.
+    A file is named by the networks' fingerprint, the precision and the frame's own bytes, so that
+    another network, crop or image size never finds it. It is written under another name first, so
+    that an interrupted run leaves no half file.
 
     Args:
         folder: where the files lie.
@@ -51,9 +51,12 @@ class FeatureCache:
         self.folder = Path(folder).expanduser() / hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def path(self, image: Tensor) -> Path:
-        """Return the file of a frame (3, H, W) uint8, there or not."""
+        """Return the file of a frame (3, H, W) uint8, there or not; each precision has its own."""
         data = image.cpu().contiguous().numpy()
-        name = hashlib.sha256(f"{data.shape}".encode() + data.tobytes()).hexdigest()[:32]
+        kind = image.device.type
+        mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "full"
+        about = f"{data.shape} {mixed}".encode()
+        name = hashlib.sha256(about + data.tobytes()).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def read(self, path: Path) -> dict[str, Tensor] | None:
