@@ -287,7 +287,7 @@ def test_edge_of_aus_that_always_come_together_is_found() -> None:
 
 
 def test_edge_of_aus_that_always_come_together_rises() -> None:
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     model = Marks()
-    train(model, 1)
-    assert rank_of_pair(model, 1) == 1
+    train(model, 2)
+    assert rank_of_pair(model, 2) == 1

@@ -81,8 +81,8 @@ class NodeFeatures(nn.Module):
         """Return (B, N, width) from (B, width, H, W)."""
         maps = self.up(self.down(x)).unflatten(1, (self.nodes, -1))
         if self.shared is not None:
-            maps = maps + self.shared(x).unsqueeze(1)
-        vectors = F.relu(self.map_norm(maps.flatten(1, 2))).mean((2, 3))
+            maps += self.shared(x).unsqueeze(1)  # in place, as the ReLU: these maps are large
+        vectors = F.relu(self.map_norm(maps.flatten(1, 2)), inplace=True).mean((2, 3))
         return self.norm(vectors).unflatten(1, (self.nodes, -1))  # type: ignore[no-any-return]
 
 
