@@ -16,7 +16,7 @@ from faceaffect.data.synthetic.clips import draw_clip
 from faceaffect.data.synthetic.geometry import TEMPLATE, Array
 from faceaffect.data.synthetic.identity import Identity, attribute_table, make_identity
 from faceaffect.data.synthetic.marks import MARK_POINTS
-from faceaffect.data.synthetic.render import landmarks, render
+from faceaffect.data.synthetic.render import landmarks, render, view
 from faceaffect.data.synthetic.sampling import LabelSampler
 from faceaffect.data.synthetic.scene import MAX_TILT, MAX_YAW, draw_scene, plain_scene
 from faceaffect.errors import DataError
@@ -220,7 +220,9 @@ def test_marks_change_pixels_where_landmarks_do_not_move() -> None:
         (14, (0.38, 0.72, 0.55, 0.92)),
         (4, (-0.08, -0.38, 0.08, -0.14)),
     ):
-        x0, y0, x1, y1 = (np.array(box) * 42.5 + np.array([56, 44] * 2)).astype(int)
+        seen = view(plain_scene({}), SIZE)
+        middle = np.array(seen.centre) - (0, 0.3 * seen.unit)
+        x0, y0, x1, y1 = (np.array(box) * seen.unit + np.tile(middle, 2)).astype(int)
         changes = []
         for person in calm(range(10, 18)):
             faces = [

@@ -8,6 +8,7 @@ from faceaffect.data.synthetic.canvas import Canvas, Face, ellipse
 from faceaffect.data.synthetic.facs import COLUMN
 from faceaffect.data.synthetic.geometry import INDEX, Array, at, spline
 from faceaffect.data.synthetic.identity import Identity
+from faceaffect.data.synthetic.marks import visible
 
 _LID_UP = [at("eye_in", "eye_u1", "eye_u2", "eye_out", side=s) for s in (0, 1)]
 _LID_LOW = [at("eye_in", "eye_d1", "eye_d2", "eye_out", side=s) for s in (0, 1)]
@@ -121,7 +122,7 @@ def paint_mouth(face: Face) -> None:
     upper, lower = spline(7, 21) @ flat[_UPPER], spline(7, 21) @ flat[_LOWER]
     up, low = spline(5, 17) @ flat[_IN_UP], spline(5, 17) @ flat[_IN_LOW]
     low = np.maximum(low, up + np.array((0, 1e-3), np.float32))
-    pressed = float(face.scene.amount[:, COLUMN[24]].mean())
+    pressed = float(visible(face.scene.amount[:, COLUMN[24]]).mean())
     canvas.fill(np.concatenate([upper, up[::-1]]), lip * (0.86 * light), 0.80)
     canvas.fill(np.concatenate([low, lower[::-1]]), lip * min(1.06 * light, 1.2), 0.78)
     shine = 0.55 * flat[_LOWER][2:5] + 0.45 * flat[_IN_LOW][1:4]
@@ -165,12 +166,12 @@ def _cavity(face: Face, up: Array, low: Array) -> None:
 
 def _wrinkled_red(face: Face, outer: tuple[Array, Array], inner: tuple[Array, Array]) -> None:
     """Upright lines on the red of tightened lips."""
-    tight = float(face.scene.amount[:, COLUMN[23]].mean())
-    if tight < 0.1:
+    tight = float(visible(face.scene.amount[:, COLUMN[23]]).mean())
+    if tight < 0.05:
         return
-    colour, opacity = face.person.lip * 0.55 * face.light, min(0.7, 0.15 + 0.55 * tight)
+    colour, opacity = face.person.lip * 0.5 * face.light, min(0.8, 0.15 + 0.65 * tight)
     for edge, seam in zip(outer, inner, strict=True):
-        for share in (0.22, 0.34, 0.45, 0.57, 0.67, 0.78):
+        for share in (0.24, 0.38, 0.5, 0.62, 0.76):
             start, end = edge[round(share * 20)], seam[round(share * 16)]
             face.canvas.line(np.stack([start, 0.48 * start + 0.52 * end]), colour, 0.6, opacity)
 

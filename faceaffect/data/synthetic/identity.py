@@ -173,9 +173,9 @@ def _rest(rng: np.random.Generator, age: float, masculine: bool) -> Array:
 def _creases(rng: np.random.Generator, age: float) -> Array:
     """Lines at rest, the chief confounder of actions: some people own each of them."""
     lines = len(marks.CREASES)
-    depth = np.clip(0.10 + 0.30 * age, 0.03, 0.85)
+    depth = np.clip(0.08 + 0.24 * age, 0.03, 0.7)
     own = marks.CREASE_AGE * depth * rng.uniform(0.2, 1.3, lines)
-    own += (rng.random(lines) < 0.12) * rng.uniform(0.1, 0.3, lines)
+    own += (rng.random(lines) < 0.12) * rng.uniform(0.1, 0.28, lines)
     sides = np.concatenate([own * rng.uniform(0.8, 1.1, lines), own * rng.uniform(0.8, 1.1, lines)])
     return np.asarray(np.clip(sides, 0, 0.6), np.float32)
 

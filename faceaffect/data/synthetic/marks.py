@@ -40,8 +40,8 @@ def _forehead(y: float, strength: float) -> list[Crease]:
     inner = ((0.02, y), (0.11, y - 0.012), (0.21, y - 0.015), (0.31, y + 0.005))
     outer = ((0.31, y + 0.01), (0.43, y - 0.03), (0.55, y - 0.02), (0.66, y + 0.05))
     return [
-        Crease(inner, {1: strength}, 1.2, 0.55 * strength),
-        Crease(outer, {2: strength}, 1.2, 0.4 * strength),
+        Crease(inner, {1: strength}, 1.4, 0.55 * strength),
+        Crease(outer, {2: strength}, 1.4, 0.4 * strength),
     ]
 
 
@@ -54,7 +54,7 @@ CREASES: Final = (
     *_forehead(-0.56, 0.9),
     *_forehead(-0.66, 0.7),
     # AU4: the furrow between the brows, and the short oblique one beside it
-    Crease(((0.070, -0.37), (0.074, -0.29), (0.068, -0.22), (0.045, -0.14)), {4: 1.0}, 1.4, 0.45),
+    Crease(((0.070, -0.37), (0.074, -0.29), (0.068, -0.22), (0.045, -0.14)), {4: 1.0}, 1.6, 0.45),
     Crease(((0.140, -0.39), (0.155, -0.35), (0.160, -0.32), (0.160, -0.29)), {4: 0.5}, 1.0, 0.15),
     # AU9: lines across the root of the nose and down its side
     Crease(((0.0, -0.055), (0.04, -0.06), (0.08, -0.045), (0.115, -0.015)),
@@ -72,7 +72,7 @@ CREASES: Final = (
            {6: 1.0, 12: 0.1}, 1.5, 0.55),
     # AU7: the straight fold of the tightened lower lid, and the pinch at the inner corner
     Crease(((0.27, 0.085), (0.37, 0.103), (0.47, 0.100), (0.58, 0.062)),
-           {7: 1.0, 6: 0.15}, 1.2, 0.25),
+           {7: 1.0, 6: 0.15}, 1.4, 0.25),
     Crease(((0.26, 0.075), (0.235, 0.06), (0.215, 0.05), (0.19, 0.045)), {7: 0.8}, 1.0, 0.05),
     # nasolabial fold: AU10 draws its upper half, AU12 its lower half
     Crease(((0.205, 0.42), (0.245, 0.47), (0.285, 0.53), (0.315, 0.60)),
@@ -80,8 +80,8 @@ CREASES: Final = (
     Crease(((0.315, 0.60), (0.36, 0.66), (0.41, 0.73), (0.445, 0.81)),
            {12: 0.85, 10: 0.3}, 1.5, 0.6),
     # AU14: the dimple, a short dark comma beside the corner; a second, fainter line runs around it
-    Crease(((0.435, 0.77), (0.463, 0.81), (0.466, 0.855), (0.44, 0.895)), {14: 0.9}, 1.4, 0.12),
-    Crease(((0.495, 0.76), (0.522, 0.81), (0.522, 0.86), (0.495, 0.91)), {14: 0.55}, 1.0),
+    Crease(((0.435, 0.77), (0.463, 0.81), (0.466, 0.855), (0.44, 0.895)), {14: 1.0}, 1.7, 0.12),
+    Crease(((0.495, 0.76), (0.522, 0.81), (0.522, 0.86), (0.495, 0.91)), {14: 0.65}, 1.1),
     # AU15: the line down from the corner
     Crease(((0.365, 0.875), (0.395, 0.92), (0.415, 0.97), (0.415, 1.03)), {15: 1.0}, 1.7, 0.45),
     # AU17: the crease under the lower lip and the pits of the chin boss
@@ -97,12 +97,11 @@ CREASES: Final = (
     Crease(((0.57, 0.79), (0.60, 0.85), (0.605, 0.91), (0.585, 0.98)), {20: 0.6}, 0.9),
     Crease(((0.0, 1.035), (0.10, 1.035), (0.20, 1.045), (0.30, 1.07)), {20: 0.6}, 1.1),
     # AU23: fine upright lines above and below the lips
-    *(Crease(_short(x, 0.695 + 0.10 * x, 0.2 * x, 0.055),
-           {23: 0.7}, 0.8, 0.2) for x in (0.05, 0.13, 0.20, 0.27)),
-    *(Crease(_short(x, 0.965 - 0.12 * x, 0.15 * x, 0.045),
-           {23: 0.6}, 0.8) for x in (0.06, 0.15, 0.23)),
+    *(Crease(_short(x, 0.675 + 0.10 * x, 0.25 * x, 0.078), {23: 1.0}, 0.8, 0.2)
+      for x in (0.055, 0.145, 0.235)),
+    *(Crease(_short(x, 0.960 - 0.12 * x, 0.2 * x, 0.070), {23: 0.9}, 0.8) for x in (0.06, 0.17)),
     # AU24: the line that the pressed lip leaves beside the corner
-    Crease(((0.325, 0.80), (0.35, 0.825), (0.352, 0.865), (0.325, 0.895)), {24: 0.9}, 1.6),
+    Crease(((0.325, 0.80), (0.35, 0.825), (0.352, 0.865), (0.325, 0.895)), {24: 1.0}, 1.8),
 )  # fmt: skip
 
 BUMPS: Final = (
@@ -123,17 +122,17 @@ BUMPS: Final = (
     Bump("lower lid", 0.42, 0.11, 0.14, 0.030, 0.008, 0.0, {7: 0.055, 6: 0.012}, {7: 0.09}),
     Bump("below the eye", 0.43, 0.185, 0.15, 0.032, 0.0, -0.04, {6: -0.02}, {6: -0.16}),
     Bump("bone of the brow", 0.40, -0.28, 0.24, 0.06, 0.03, 0.0, {4: 0.02, 1: -0.01}),
-    Bump("head of the brow", 0.14, -0.20, 0.055, 0.07, 0.0, 0.0, {4: 0.050, 9: 0.03}),
+    Bump("head of the brow", 0.14, -0.20, 0.055, 0.07, 0.0, 0.0, {4: 0.060, 9: 0.03}),
     Bump("forehead", 0.30, -0.62, 0.26, 0.18, 0.03),
     Bump("fold, upper half", 0.26, 0.53, 0.040, 0.08, 0.0, -0.04,
          {}, {10: -0.13, 12: -0.04, 9: -0.06}),
     Bump("fold, lower half", 0.40, 0.72, 0.040, 0.09, 0.0, -0.03, {}, {12: -0.09, 10: -0.03}),
-    Bump("dimple", 0.47, 0.825, 0.040, 0.055, 0.0, 0.0, {14: -0.022}, {14: -0.15}),
+    Bump("dimple", 0.47, 0.825, 0.040, 0.055, 0.0, 0.0, {14: -0.025}, {14: -0.20}),
     Bump("rim of the dimple", 0.395, 0.78, 0.035, 0.05, 0.0, 0.0, {14: 0.030}, {14: 0.06}),
     Bump("pouch below the corner", 0.44, 0.98, 0.065, 0.06, 0.0, 0.0, {15: 0.055}),
     Bump("below the corner", 0.38, 0.93, 0.040, 0.06, 0.0, -0.02, {}, {15: -0.14}),
-    Bump("above the upper lip", 0.13, 0.715, 0.15, 0.028, 0.006, 0.0, {24: 0.045}, {24: 0.09}),
-    Bump("below the lower lip", 0.12, 0.985, 0.14, 0.030, 0.0, 0.0, {24: 0.040}, {24: 0.08}),
+    Bump("above the upper lip", 0.13, 0.715, 0.15, 0.028, 0.006, 0.0, {24: 0.055}, {24: 0.14}),
+    Bump("below the lower lip", 0.12, 0.985, 0.14, 0.030, 0.0, 0.0, {24: 0.050}, {24: 0.12}),
     Bump("beside the mouth", 0.50, 0.86, 0.06, 0.09, 0.0, 0.0, {20: -0.02}, {20: -0.05}),
     Bump("hollow of the cheek", 0.62, 0.70, 0.16, 0.18, -0.015, -0.02, {12: 0.01}),
 )  # fmt: skip
@@ -180,6 +179,17 @@ BUMP_AUS: Final = np.stack(
 """(2, bumps, AUs): what an action unit at intensity 5 adds to relief and shade."""
 MIDLINE_BUMPS: Final = len(_MIDLINE)
 SIDE_BUMPS: Final = len(_SIDE)
+
+
+def visible(amount: Array) -> Array:
+    """How much of its full strength a mark has at an amount 0 to 1 (intensity / 5) of the action.
+
+    A trace hardly marks the skin, a slight action does clearly: what tells FACS A from B.
+    """
+    return np.asarray(np.interp(amount, _AMOUNTS, _STRENGTHS), np.float32)
+
+
+_AMOUNTS, _STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.05), (0.0, 0.15, 0.52, 0.74, 0.9, 1.03)
 
 MARK_POINTS: Final = np.concatenate([CREASE_POINTS, BUMP_POINTS])
 MARK_WEIGHTS: Final = attach(MARK_POINTS)

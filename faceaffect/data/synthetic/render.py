@@ -43,8 +43,8 @@ def shape(person: Identity, amount: Array) -> Array:
 
 def view(scene: Scene, size: int) -> View:
     """How the scene's camera sees the face on an image of `size` pixels."""
-    centre = size * (np.array((0.5, 0.515)) + scene.shift) - 0.5
-    unit = size / 112 * 42.5 * scene.zoom
+    centre = size * (np.array((0.5, 0.505)) + scene.shift) - 0.5
+    unit = size / 112 * 45.5 * scene.zoom
     return View(rotation(*scene.pose), unit, (float(centre[0]), float(centre[1])), size)
 
 

@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float64]
 _DRAWS: Final = 96
 _GRADE_SHARES: Final = (0.36, 0.28, 0.22, 0.14)  # of intensities 2, 3, 4, 5 among positives (ours)
 _TRACE_SHARE: Final = 0.22  # of intensity 1 among negatives (ours)
+_CORE: Final = np.array(
+    [[facs.PROTOTYPES[e].get(au, 0.0) >= 3 for au in AUS] for e in facs.EXPRESSIONS]
+)
 
 
 @dataclass(frozen=True)
@@ -113,38 +116,39 @@ class LabelSampler:
         )
         probability = self.probability[which]
         latent = ndtr(ndtri(np.clip(draw[:, 1 : 1 + len(AUS)], 1e-9, 1 - 1e-9)) @ self._root.T)
-        for copy, source in self.copies.items():
-            latent[:, copy], probability[:, copy] = latent[:, source], probability[:, source]
-        grade = _grades(latent, probability)
         expression = self.allowed[which].astype(np.int64)
-        _exclude(grade, locked=set(self.copies) | set(self.copies.values()))
+        grade = _grades(latent, probability, _CORE[expression])
+        _exclude(grade)
+        for copy, source in self.copies.items():
+            grade[:, copy] = grade[:, source]
         va = valence_arousal(expression, grade)
         va += 0.05 * ndtri(np.clip(draw[:, 60:62], 1e-9, 1 - 1e-9))
         return Labels(expression, grade.astype(np.float32), np.clip(va, -1, 1).astype(np.float32))
 
 
-def _grades(latent: Floats, probability: Floats) -> Floats:
-    """Intensity 0 to 5 from the position of `latent` in the upper tail of mass `probability`."""
+def _grades(latent: Floats, probability: Floats, core: npt.NDArray[np.bool_]) -> Floats:
+    """Intensity 0 to 5 from the position of `latent` in the upper tail of mass `probability`.
+
+    An expression shows its `core` actions more strongly than an action that comes by itself.
+    """
     tail = (latent - (1 - probability)) / np.maximum(probability, 1e-12)
-    positive = 2 + np.searchsorted(np.cumsum(_GRADE_SHARES)[:-1], np.clip(tail, 0, 1))
+    height = np.clip(tail, 0, 1) ** np.where(core, 0.55, 1.0)
+    positive = 2 + np.searchsorted(np.cumsum(_GRADE_SHARES)[:-1], height)
     trace = latent > (1 - probability) * (1 - _TRACE_SHARE)
     return np.where(tail > 0, positive, trace.astype(np.float64))
 
 
-def _exclude(grade: Floats, locked: set[int]) -> None:
+def _exclude(grade: Floats) -> None:
     for winner, loser in facs.EXCLUSIVE:
-        if COLUMN[loser] not in locked:
-            clash = (grade[:, COLUMN[winner]] >= 2) & (grade[:, COLUMN[loser]] > 0)
-            grade[clash, COLUMN[loser]] = 0.0
+        clash = (grade[:, COLUMN[winner]] >= 2) & (grade[:, COLUMN[loser]] > 0)
+        grade[clash, COLUMN[loser]] = 0.0
 
 
 def valence_arousal(expression: npt.NDArray[np.int64], grade: Floats) -> Floats:
     """(N, 2) in [-1, 1]: the place of the expression, by its strength, plus what each AU adds."""
     place = np.array([facs.EXPRESSION_VA[name] for name in facs.EXPRESSIONS])
-    core = np.array(
-        [[facs.PROTOTYPES[e].get(au, 0.0) >= 3 for au in AUS] for e in facs.EXPRESSIONS], float
-    )
-    strength = (grade * core[expression]).sum(1) / np.maximum(core[expression].sum(1), 1) / 4
+    core = _CORE[expression]
+    strength = (grade * core).sum(1) / np.maximum(core.sum(1), 1) / 4
     action = np.array([facs.AU_VA.get(au, (0.0, 0.0)) for au in AUS])
     felt = (
         place[expression]

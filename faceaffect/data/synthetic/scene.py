@@ -113,10 +113,10 @@ def draw_scene(
         backdrop=_backdrop(rng),
         clothes=rng.uniform(30, 225, 3).astype(np.float32),
         occluders=_occluders(rng, occlusion, hide or {}),
-        blur=float(max(0.0, rng.uniform(-0.4, 0.85))),
-        noise=float(rng.uniform(0, 7)),
+        blur=float(max(0.0, rng.uniform(-0.4, 0.65))),
+        noise=float(rng.uniform(0, 5.5)),
         grain=(int(rng.integers(0, 256)), int(rng.integers(0, 256))),
-        jpeg=int(rng.integers(45, 96)) if rng.random() < 0.7 else 0,
+        jpeg=int(rng.integers(55, 96)) if rng.random() < 0.7 else 0,
     )
 
 

@@ -34,8 +34,8 @@ LIT: Final = 160
 
 def crease_strength(person: Identity, amount: Array) -> Array:
     """(2 * creases,) from 0 to 1: what the actions draw over what age has drawn."""
-    drawn = np.clip(amount @ marks.CREASE_AUS.T, 0, 1.1).reshape(-1) ** 0.85
-    return np.asarray(1 - (1 - person.crease) * (1 - np.clip(0.92 * drawn, 0, 0.97)), np.float32)
+    drawn = np.clip(marks.visible(amount) @ marks.CREASE_AUS.T, 0, 1).reshape(-1)
+    return np.asarray(1 - (1 - person.crease) * (1 - 0.95 * drawn), np.float32)
 
 
 def brightness(face: Face, middle: Array) -> Image:
@@ -94,7 +94,7 @@ def _relief(face: Face, middle: Array, size: int) -> Image:
 
 def _bumps(face: Face, cells: int) -> Array:
     """(2, cells, cells): height in face units and darkening, of rest and actions together."""
-    amount, seen = face.scene.amount, face.seen
+    amount, seen = marks.visible(face.scene.amount), face.seen
     sides = np.concatenate([amount, amount.mean(0, keepdims=True)])
     weight = face.person.relief + (marks.BUMP_AUS * sides[_BUMP_SIDE]).sum(-1)
     pixels = face.flat[_FIRST_BUMP : _FIRST_BUMP + len(marks.BUMP_POINTS)]
