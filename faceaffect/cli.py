@@ -118,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--target", action="append", metavar="AU12|happiness", help="answers to explain"
     )
+    sub = command("ask", _ask, "ask a model that answers in words about a face", overrides=True)
+    sub.add_argument("source", metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
+    sub.add_argument("image", metavar="IMAGE", type=Path, help="a face crop or a clip")
+    sub.add_argument("question", nargs="?", metavar="QUESTION", help="else for a description")
+    _add_annotate(command("annotate", _annotate, "write instruction data", overrides=True))
     sub = command("sheet", _sheet, "draw contact sheets of the synthetic faces")
     sub.add_argument("folder", nargs="?", default="sheets", metavar="FOLDER")
     sub = command(
@@ -128,6 +133,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("recipe", metavar="RECIPE")
     sub.add_argument("target", metavar="TARGET", nargs="?", default=".")
     return parser
+
+
+def _add_annotate(sub: argparse.ArgumentParser) -> None:
+    _recipe_and_overrides(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    sub.add_argument("--part", choices=("train", "val"), default="train")
+    sub.add_argument("--style", choices=("jsonl", "llava", "llama_factory"), default="jsonl")
+    sub.add_argument("--url", help="OpenAI-compatible endpoint, else templates are written")
+    sub.add_argument("--model", help="the model's name at the endpoint")
+    sub.add_argument("--parallel", type=int, default=4, help="requests in flight")
 
 
 def _run_and_folder(sub: argparse.ArgumentParser) -> None:
@@ -227,6 +242,35 @@ def _folder(args: argparse.Namespace, name: str) -> Path:
         raise RecipeError(f"no run folder or checkpoint at {source}")
     folder: Path | None = args.folder
     return folder or (source if source.is_dir() else source.parent) / name
+
+
+def _ask(args: argparse.Namespace) -> int:
+    if not Path(args.source).exists():
+        raise RecipeError(f"no run folder or checkpoint at {args.source}")
+    from faceaffect.ask import ask
+    from faceaffect.module import load_model, read_checkpoint
+
+    recipe = read_checkpoint(args.source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
+    size = recipe["sections"]["data"].get("image_size", 112)
+    ask(load_model(args.source), args.image, args.question, image_size=size)
+    return 0
+
+
+def _annotate(args: argparse.Namespace) -> int:
+    from faceaffect.recipe import load_recipe
+
+    if (args.url is None) != (args.model is None):
+        raise RecipeError("annotate: --url and --model go together")
+    recipe = load_recipe(args.recipe, args.overrides)
+    from faceaffect.annotating import annotate_recipe
+    from faceaffect.data.annotate import Endpoint
+
+    endpoint = args.url and Endpoint(args.url, args.model, parallel=args.parallel)
+    count = annotate_recipe(
+        recipe, args.out, endpoint=endpoint or None, part=args.part, style=args.style
+    )
+    print(f"{args.out}: {count} items")
+    return 0
 
 
 def _sheet(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from faceaffect.cli import main
 from faceaffect.data.annotate import Endpoint, EndpointError, annotate, read_turns
 from faceaffect.data.conversations import dataset_info, read_items, write_conversations
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
@@ -403,3 +404,34 @@ def test_test_samples_are_refused(tmp_path: Path) -> None:
 def test_garbage_and_leaking_questions_are_refused(text: str) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         read_turns(text, "happiness")
+
+
+def test_annotate_writes_templates_of_a_recipes_training_part(tmp_path: Path) -> None:
+    small = ["data.n=60", "data.subjects=20", "data.cache=null"]
+    for style, name in (("jsonl", "x.jsonl"), ("llava", "x.json"), ("llama_factory", "y.json")):
+        out = tmp_path / name
+        command = ["annotate", "mini_probe", "--out", str(out), "--style", style, *small]
+        assert main(command) == 0
+    items = read_items(tmp_path / "x.jsonl")
+    assert read_items(tmp_path / "x.json") == items
+    assert read_items(tmp_path / "y.json") == items
+    assert {item.kind for item in items} == set(KINDS)
+    assert {item.part for item in items} == {"train"}
+
+
+def test_annotate_asks_an_endpoint(serve: Any, tmp_path: Path) -> None:
+    out = tmp_path / "x.json"
+    command = ["annotate", "mini_probe", "--out", str(out), "--style", "llava", "--part", "val"]
+    command += ["--model", "toy", "data.n=60", "data.subjects=20", "data.cache=null"]
+    assert main([*command, "--url", serve(lambda h, _: send(h, 200, GOOD))]) == 0
+    items = read_items(out)
+    assert items
+    assert items == read_items(tmp_path / "x.jsonl")
+    assert main([*command, "--url", "http://127.0.0.1:9"]) == 0  # nothing is left to ask
+
+
+def test_annotate_needs_a_model_with_its_url(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["annotate", "mini_probe", "--out", str(tmp_path / "x"), "--url", "http://x"]) == 2
+    assert "--url and --model go together" in capsys.readouterr().err
