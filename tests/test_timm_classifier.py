@@ -102,7 +102,8 @@ def test_only_heads_and_adapters_train(backbone: dict[str, Any], mode: str) -> N
     assert all(".lora_" in name for name in adapters)
     assert bool(adapters) == (mode == "lora")
     # Buffers count too: the statistics of a frozen batch norm must not move.
-    frozen = {k: v.clone() for k, v in model.state_dict().items() if k not in trained}
+    moving = (*trained, *(f"norm.{k}" for k in model.norm.state_dict()))
+    frozen = {k: v.clone() for k, v in model.state_dict().items() if k not in moving}
     before = {k: v.clone() for k, v in model.state_dict().items() if k in trained}
     train(model, 3, 1e-2)
     after = model.state_dict()
@@ -149,7 +150,8 @@ def test_checkpoint_is_lean_and_answers_the_same_after_loading(
     path = tmp_path / "lean.ckpt"
     fit(model).save_checkpoint(path, weights_only=True)
     stored = torch.load(path, weights_only=True)["state_dict"]
-    assert set(stored) == {name for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert set(stored) == trained | {f"norm.{name}" for name in model.norm.state_dict()}
     loaded = load_model(path)
     batch = face_batch(n=4, size=48)
     with torch.no_grad():

@@ -214,7 +214,7 @@ def join_answers(answers: Mapping[str, str]) -> str:
     r"""Write one sample's answers to several tasks as one text, a line a task.
 
     >>> join_answers({"expression": "fear", "au": "AU1, AU4"})
-    'expression: fear\\nau: AU1, AU4'
+    'expression: fear\nau: AU1, AU4'
     """
     return "\n".join(f"{task}: {' '.join(text.split())}" for task, text in answers.items())
 
