@@ -1,7 +1,5 @@
 """Packed rows against plain sequences: the loss, option scores and greedy text."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -267,36 +265,3 @@ def test_gradient_checkpointing_changes_nothing_but_memory(words: str) -> None:
     torch.testing.assert_close(*losses)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [8, 12])
-@torch.no_grad()
-def test_shared_prefix_is_three_times_faster_than_full_forwards(words: str, count: int) -> None:
-    config = {**LLAMA, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4}
-    llm = make(words, config)
-    dialogue = Dialogue(llm, "plain")
-    names = ["anger", "happiness", "neutral", "fear", "sadness", "disgust", "contempt", "surprise"]
-    choices = [names] if count == 8 else [[f"AU{a}: yes", f"AU{a}: no"] for a in range(1, 13)]
-    rows, full = [], []
-    for slot in range(8):
-        visual = [Visual(slot, 17)]
-        prompt = dialogue.prompt([], "Which expression does the face show? " * 3, visual)
-        branches = [o.texts() for choice in choices for o in dialogue.options(choice)]
-        rows.append(Row(prompt, branches))
-        full += [Row(prompt, [branch]) for branch in branches]
-    faces = torch.randn(8 * 17, 128)
-    whole = pack(full, torch.device("cpu"))
-    embeddings, mask = whole.embed(llm.embed(whole.ids), faces), whole.known
-
-    def seconds(call: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    shared = seconds(lambda: score_options(llm, rows, faces))
-    plain = seconds(lambda: llm(embeddings, mask, whole.position, use_cache=False))
-    assert plain / shared > 3
