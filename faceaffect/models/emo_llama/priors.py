@@ -116,6 +116,7 @@ def profile(
 
 PRIORS: dict[str, str] = {
     "face_analysis": "faceaffect.models.emo_llama.face_prior:FaceAnalysisPrior",
+    "fan": "faceaffect.models.emo_llama.fan_prior:FanPrior",
 }
 """Face-analysis networks by name; each class takes the options of a recipe as keywords."""
 

@@ -1,0 +1,167 @@
+"""What EMO-LLaMA costs: option scores with a shared prompt, and a training step with LoRA.
+
+Everything runs in turn in one process, on random weights; a ratio compares the fastest of all
+rounds. On a CPU one thread is used and its own processor time is taken, which other processes
+disturb less than the clock.
+
+    python benchmarks/emo_llama.py
+    python benchmarks/emo_llama.py --device cuda --size 7b --batch 8
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from faceaffect.models.emo_llama.dialogue import Dialogue
+from faceaffect.models.emo_llama.llm import LanguageLoRA, LanguageModel
+from faceaffect.models.emo_llama.packing import Row, Visual, pack
+from faceaffect.models.emo_llama.scoring import answer_loss, score_options
+from faceaffect.models.emo_llama.tokenizer import build_tokenizer
+
+CLASSES = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"]
+AUS = [f"AU{au}" for au in (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)]
+SIZES: dict[str, dict[str, int]] = {
+    "mini": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
+             "num_attention_heads": 4, "vocab_size": 1024},
+    "7b": {},
+}  # fmt: skip
+
+
+def language_model(size: str, device: str, dtype: torch.dtype) -> LanguageModel:
+    text = " ".join(CLASSES + AUS) + ": yes no Which expression does the face in the image show?"
+    words = build_tokenizer([text] * 100, 1000)
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        net = LlamaForCausalLM(LlamaConfig(**SIZES[size]))
+        torch.set_default_dtype(torch.float32)
+    return LanguageModel(net, words, lora=LanguageLoRA(r=64)).to(device)
+
+
+class Bench:
+    """Times actions in turn."""
+
+    def __init__(self, device: str, rounds: int) -> None:
+        self.cuda, self.rounds = device == "cuda", rounds
+
+    def once(self, action: Callable[[], object]) -> tuple[float, float]:
+        """Return seconds and peak GiB of one call."""
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        now = time.perf_counter if self.cuda else time.thread_time
+        start = now()
+        action()
+        if self.cuda:
+            torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.cuda else float("nan")
+        return now() - start, peak
+
+    def fastest(self, actions: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+        """Return seconds and peak GiB of the fastest call of each action."""
+        for action in actions.values():
+            self.once(action)
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+        for _ in range(self.rounds):
+            for name, action in actions.items():
+                taken[name].append(self.once(action))
+        return {name: min(times) for name, times in taken.items()}
+
+
+def prompts(dialogue: Dialogue, count: int, visual: int) -> list[Row]:
+    question = "Which expression does the face in the image show? " * 3
+    return [Row(dialogue.prompt([], question, [Visual(slot, visual)])) for slot in range(count)]
+
+
+@torch.no_grad()
+def scoring(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
+    dialogue = Dialogue(llm, "vicuna")
+    choices = {
+        "8 classes": [CLASSES],
+        "12 AUs": [[f"{au}: yes", f"{au}: no"] for au in AUS],
+    }
+    faces = torch.randn(batch * visual, llm.width, device=llm.base.device, dtype=llm.dtype)
+    for name, some in choices.items():
+        rows = prompts(dialogue, batch, visual)
+        branches = [option.texts() for choice in some for option in dialogue.options(choice)]
+        for row in rows:
+            row.branches = branches
+        whole = pack([Row(r.prefix, [b]) for r in rows for b in branches], faces.device)
+
+        def full(whole: Any = whole) -> Tensor:
+            embeddings = whole.embed(llm.embed(whole.ids), faces)
+            last = torch.arange(whole.ids.shape[1] - 8, whole.ids.shape[1], device=faces.device)
+            answer = llm(
+                embeddings, whole.known, whole.position, use_cache=False, logits_to_keep=last
+            )
+            return answer.logits  # type: ignore[no-any-return]
+
+        times = bench.fastest(
+            {"shared prompt": lambda rows=rows: score_options(llm, rows, faces), "full": full}
+        )
+        shared, plain = times["shared prompt"][0], times["full"][0]
+        print(
+            f"{name}, {len(branches)} options, {batch} faces: shared prompt {shared * 1e3:.0f} ms, "
+            f"one full forward each {plain * 1e3:.0f} ms, ratio {plain / shared:.1f}"
+        )
+
+
+def training(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
+    """Compare a step of ours with the same step in plain transformers and peft."""
+    dialogue = Dialogue(llm, "vicuna")
+    rows = prompts(dialogue, batch, visual)
+    for row in rows:
+        row.branches = [dialogue.options([CLASSES[1]])[0].texts()]
+    device = llm.base.device
+    faces = torch.randn(batch * visual, llm.width, device=device, dtype=llm.dtype)
+    llm.train()
+
+    def ours() -> None:
+        answer_loss(llm, rows, faces).mean().backward()
+        llm.zero_grad()
+
+    packed = pack(rows, device)
+    labels = torch.where(packed.weight > 0, packed.ids, -100)
+
+    def plain() -> None:
+        embeddings = packed.embed(llm.embed(packed.ids), faces)
+        mask = packed.known.long()
+        llm.net(inputs_embeds=embeddings, attention_mask=mask, labels=labels).loss.backward()
+        llm.zero_grad()
+
+    tokens = int(packed.known.sum())
+    times = bench.fastest({"ours": ours, "transformers + peft": plain})
+    for name, (seconds, peak) in times.items():
+        memory = f", {peak:.1f} GiB at most" if bench.cuda else ""
+        print(
+            f"step of {batch} x {tokens // batch} tokens, {name}: {seconds * 1e3:.0f} ms, "
+            f"{tokens / seconds:,.0f} tokens/s{memory}"
+        )
+    print(f"ratio {times['transformers + peft'][0] / times['ours'][0]:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--size", default="mini", choices=tuple(SIZES))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--visual", type=int, default=17, help="visual tokens of a face")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    torch.manual_seed(0)
+    llm = language_model(args.size, args.device, dtype).eval()
+    print(f"{args.size}: {sum(p.numel() for p in llm.parameters()):,} parameters, {dtype}")
+    bench = Bench(args.device, args.rounds)
+    scoring(llm, bench, args.batch, args.visual)
+    training(llm, bench, args.batch, args.visual)
+
+
+if __name__ == "__main__":
+    main()
