@@ -233,7 +233,8 @@ def test_full_size_parts_have_the_published_numbers_of_parameters(words: str) ->
             llm={"config": {"model_type": "llama"}, "tokenizer": words, "lora": {}},
             aggregator={"content": "mean"},
         )
-        published = ClueAggregator(1408, 1, 4096, AggregatorOptions(), 30_523)
+        options = AggregatorOptions(queries=32, width=768, layers=12, heads=12, hidden=3072)
+        published = ClueAggregator(1408, 1, 4096, options, 30_523)
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     lora = sum(p.numel() for n, p in model.llm.named_parameters() if "lora_" in n)
     assert count(model.faces.tower) == 985_952_256

@@ -34,12 +34,13 @@ class AggregatorOptions:
     Args:
         content: how patches become content tokens: ``mean`` one, ``grid:G`` G x G by average
             pooling, ``none`` one a patch.
-        queries: learned queries of the Q-Former.
+        queries: learned queries of the Q-Former; the published one has 32.
         qformer: a checkpoint to start from, such as ``Salesforce/instructblip-vicuna-7b`` or a
             local copy: its Q-Former, queries and tokenizer. Without one the Q-Former is random and
             reads the language model's tokens.
         pretrained: the hub may be asked for it.
-        width: of the Q-Former, without a checkpoint; also the next three.
+        width: of the Q-Former, without a checkpoint; also the next three. Small by default, for
+            the package's own weights; the published one has 768, 12, 12 and 3072.
         layers: of the Q-Former; every second one looks at the face.
         heads: of its attention.
         hidden: width of its MLPs.
@@ -47,13 +48,13 @@ class AggregatorOptions:
     """
 
     content: str = "mean"
-    queries: int = 32
+    queries: int = 8
     qformer: str | None = None
     pretrained: bool = False
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    hidden: int = 3072
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    hidden: int = 256
     max_text: int = 256
 
 

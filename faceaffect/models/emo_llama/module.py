@@ -28,6 +28,9 @@ from faceaffect.module import AffectModule
 from faceaffect.registry import Options, as_node
 from faceaffect.schema import LabelSchema
 
+MINI_LLAMA = {"name": "asset:mini_llama", "lora": {"r": 16, "alpha": 32.0, "dropout": 0.0}}
+"""The language model that a model without another one gets."""
+
 DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
 """What :meth:`EmoLlama.describe` asks if nothing else is asked."""
 
@@ -103,8 +106,8 @@ class EmoLlama(AffectModule):
         prior: str | dict[str, Any] | None = "face_analysis",
         mining: Annotated[dict[str, Any] | None, Options(mining_options)] = {},  # noqa: B006
         aggregator: Annotated[dict[str, Any], Options(AggregatorOptions)] = {},  # noqa: B006
-        llm: Annotated[str | dict[str, Any], Options(create_llm)] = "asset:mini_llama",
-        template: TemplateName = "vicuna",
+        llm: Annotated[str | dict[str, Any], Options(create_llm)] = MINI_LLAMA,
+        template: TemplateName = "plain",
         face_profile: bool = False,
         answer_mode: Literal["score", "generate", "both"] = "score",
         instructions: str | None = None,
