@@ -14,6 +14,7 @@ from faceaffect.data.base import create_data
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.evaluation.predictions import Predictions
+from faceaffect.evaluation.published import published
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.result import RESULT, plain, write_atomically
@@ -81,6 +82,7 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
     trivial = pd.DataFrame([r["baselines"] for r in results], dtype=float)
     return {
         "recipe": results[0]["recipe"],
+        "data": results[0]["data"]["name"],
         "folds": [r["protocol"].get("fold") for r in results],
         "runs": [str(run) for run in runs],
         "n": [r["n"] for r in results],
@@ -151,7 +153,10 @@ def _aus(summary: dict[str, Any]) -> list[str]:
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """Return the summary as Markdown: all metrics, and per-AU F1 in the form that papers print."""
+    """Return the summary as Markdown: all metrics, and per-AU F1 in the form that papers print.
+
+    Beside it stand the published figures of the dataset, marked as quoted.
+    """
     folds = ", ".join(map(str, summary["folds"]))
     lines = [
         f"{summary['recipe']}, folds {folds}, {sum(summary['n'])} test samples, "
@@ -172,11 +177,16 @@ def markdown(summary: dict[str, Any]) -> str:
             "| --- " * (len(header) + 2) + "|",
             f"| {summary['recipe']} | {' | '.join(cells)} |",
         ]
+        for method, values in _quoted(summary).items():
+            lines.append(f"| {method} (quoted) | {' | '.join(f'{v:.1f}' for v in values)} |")
     return "\n".join(lines) + "\n"
 
 
 def latex(summary: dict[str, Any]) -> str:
-    """Return the summary as a LaTeX tabular: per-AU F1 if there are AUs, else all metrics."""
+    """Return the summary as a LaTeX tabular: per-AU F1 if there are AUs, else all metrics.
+
+    Published figures of the dataset come first, marked as quoted.
+    """
     if not _aus(summary):
         rows = [
             " & ".join((_escape(n), _cell(m), _cell(s))) + r" \\" for n, m, s, *_ in _rows(summary)
@@ -190,10 +200,18 @@ def latex(summary: dict[str, Any]) -> str:
     cells = [_percent(summary["mean"].get(f"au_f1/{au}", math.nan)) for au in _aus(summary)]
     cells.append(_percent(summary["mean"]["au_f1"]))
     columns = "l" + "r" * len(cells)
+    quoted = "".join(
+        f"{_escape(method)} (quoted) & {' & '.join(f'{v:.1f}' for v in values)} \\\\\n"
+        for method, values in _quoted(summary).items()
+    )
     return (
-        f"\\begin{{tabular}}{{{columns}}}\nmethod & {header} & avg \\\\\n"
+        f"\\begin{{tabular}}{{{columns}}}\nmethod & {header} & avg \\\\\n{quoted}"
         f"{_escape(summary['recipe'])} & {' & '.join(cells)} \\\\\n\\end{{tabular}}\n"
     )
+
+
+def _quoted(summary: dict[str, Any]) -> dict[str, list[float]]:
+    return published(summary["data"], tuple(summary["schema"]["aus"]))
 
 
 def _escape(name: str) -> str:
