@@ -23,6 +23,7 @@ TABLES: dict[str, dict[str, str]] = {
         "auformer": "faceaffect.models.auformer:AUFormer",
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
         "gimefive": "faceaffect.models.gimefive:GiMeFive",
+        "emo_llama": "faceaffect.models.emo_llama.module:EmoLlama",
         "mini_llama": "faceaffect.models.emo_llama.mini_llama:MiniLlama",
         "sacl": "faceaffect.models.sacl:SACL",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",

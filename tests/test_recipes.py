@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 import test_bp4d
+import test_dfew
 import test_disfa
+import test_rafdb
 from faceaffect.cli import main
 from faceaffect.recipe import list_recipes, load_recipe
 from faces import write_csv, write_facial_expressions
@@ -29,7 +31,11 @@ def bp4d(root: Path) -> list[str]:
     return [f"data.root={root}", "data.align=none"]
 
 
-def mixture(root: Path) -> list[str]:
+def mixture(root: Path, recipe: str) -> list[str]:
+    if recipe.startswith("emo_llama"):
+        faces, clips = test_rafdb.write(root / "rafdb"), test_dfew.write(root / "dfew")
+        return [f"data.sources.0.root={faces}", f"data.sources.1.root={clips}",
+                "data.sources.1.frames=2"]  # fmt: skip
     table, other = write_csv(root / "csv"), write_facial_expressions(root / "other")
     return [f"data.sources.0.table={table}", f"data.sources.1.root={other}"]
 
@@ -37,18 +43,29 @@ def mixture(root: Path) -> list[str]:
 DATA: dict[str, Any] = {
     "bp4d": bp4d,
     "csv": lambda root: [f"data.table={write_csv(root)}"],
+    "dfew": lambda root: [f"data.root={test_dfew.write(root)}", "data.frames=2"],
     "disfa": disfa,
     "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
-    "mixture": mixture,
+    "rafdb": lambda root: [f"data.root={test_rafdb.write(root)}"],
     "template_labels": lambda root: ["data.n=60"],
     "synthetic": lambda root: ["data.n=60", "data.subjects=20", f"data.cache={root}"],
 }
 """For each dataset: writes a small tree in its layout and returns overrides that point to it."""
 
 
+def data_of(recipe: str, root: Path) -> list[str]:
+    name = load_recipe(recipe)["data"]["name"]
+    return mixture(root, recipe) if name == "mixture" else DATA[name](root)
+
+
 def small(recipe: str) -> list[str]:
     """Return overrides that put a small network without downloads in place of a large one."""
     model = load_recipe(recipe)["model"]
+    if recipe.startswith("emo_llama_7b"):
+        return ["model.tower=asset:mini_vit", "model.prior=face_analysis",
+                "model.aggregator={qformer: null, pretrained: false, width: 32, heads: 2}",
+                "model.llm={name: 'asset:mini_llama', pretrained: false, dtype: float32}",
+                "model.max_new_tokens=4", "trainer.accumulate_grad_batches=1"]  # fmt: skip
     backbone = model.get("backbone")
     if isinstance(backbone, dict) and backbone.get("pretrained"):
         kind = "test_vit" if "vit" in backbone["name"] else "test_resnet"
@@ -58,7 +75,7 @@ def small(recipe: str) -> list[str]:
 
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, tmp_path: Path) -> None:
-    data = DATA[load_recipe(recipe)["data"]["name"]](tmp_path / "data")
+    data = data_of(recipe, tmp_path / "data")
     overrides = [*SHORT, *data, *small(recipe), f"output={tmp_path}/runs"]
     assert main(["train", recipe, *overrides]) == 0
     (run,) = (tmp_path / "runs" / recipe).iterdir()
