@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import json
 import os
 import shutil
 import sys
@@ -35,6 +36,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse, taking overrides from anywhere on the line, also behind an option."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    if "sources" in args:
+        words = [*args.sources, *(word for word in rest if not word.startswith("-"))]
+        args.sources = [word for word in words if "=" not in word or Path(word).exists()]
+        args.overrides = [word for word in words if word not in args.sources]
+        rest = [word for word in rest if word.startswith("-")]
     wrong = [word for word in rest if word.startswith("-") or "=" not in word]
     if wrong or (rest and "overrides" not in args):
         parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
@@ -99,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--folds", type=int, nargs="+", metavar="FOLD", help="only these folds, counted from 1"
     )
+    _add_compare(
+        command(
+            "compare",
+            _compare,
+            "train what is not trained yet, test all on the same samples, write one report",
+            overrides=True,
+        )
+    )
     sub = command(
         "check",
         _check,
@@ -133,6 +147,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("recipe", metavar="RECIPE")
     sub.add_argument("target", metavar="TARGET", nargs="?", default=".")
     return parser
+
+
+def _add_compare(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "sources",
+        nargs="+",
+        metavar="RECIPE_OR_RUN|key=value",
+        help="recipes and folders of finished runs; an override holds for every recipe",
+    )
+    sub.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train each recipe with N seeds"
+    )
+    sub.add_argument(
+        "--folder", type=Path, metavar="FOLDER", help="of the report; else OUTPUT/compare/TIME"
+    )
+    sub.add_argument(
+        "--faces",
+        action="store_true",
+        help="show pictures of people in the report; drawn faces are always shown",
+    )
 
 
 def _add_annotate(sub: argparse.ArgumentParser) -> None:
@@ -200,6 +234,30 @@ def _crossval(args: argparse.Namespace) -> int:
 
     crossval(recipe, args.folds)
     return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    """Compare; 1 if the report is written but lacks a model that failed."""
+    from faceaffect.recipe import list_recipes, load_recipe
+
+    for source in args.sources:  # wrong words are found before heavy packages are imported
+        if source in list_recipes() or not Path(source).is_dir():
+            load_recipe(source, args.overrides)
+    from faceaffect.evaluation.compare import compare
+
+    try:
+        folder = compare(
+            args.sources,
+            args.overrides,
+            args.seeds,
+            args.folder,
+            faces=args.faces,
+            imports=args.imports or (),
+        )
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 1 if json.loads((folder / "report.json").read_text())["failed"] else 0
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -31,6 +31,8 @@ def write_result(
     trainer: L.Trainer,
     spent: dict[str, float],
     extra: dict[str, Any] | None = None,
+    *,
+    brief: bool = False,
 ) -> None:
     """Write ``predictions.csv`` and, last of all, ``metrics.json``, and print the metrics.
 
@@ -42,6 +44,7 @@ def write_result(
         trainer: that tested it; every process has to call this, the first writes.
         spent: what else belongs to the cost, for instance ``training_seconds``.
         extra: further sections of the result.
+        brief: print no metrics of single AUs and classes.
     """
     skipped = _skipped(data)
     if not trainer.is_global_zero:
@@ -70,7 +73,7 @@ def write_result(
         }
         table = result_table(
             f"{recipe.name}: {len(predictions)} test samples",
-            result["metrics"],
+            {k: v for k, v in result["metrics"].items() if not (brief and "/" in k)},
             result["baselines"],
         )
     else:

@@ -38,12 +38,13 @@ _GIVEN_TO_TRAINER = {
 }
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> Path:
+def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
     """Train the recipe's model, test its best checkpoint and return the run folder.
 
     Args:
         recipe: a checked recipe.
         resume: go on with the newest unfinished run of the same recipe, if there is one.
+        brief: print no metrics of single AUs and classes.
 
     Raises:
         FaceAffectError: something in the recipe or the data is wrong.
@@ -51,7 +52,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     data, model = build(recipe)
     folder, last = _open_run(recipe, resume)
     try:
-        _fit_and_test(recipe, folder, last, data, model)
+        _fit_and_test(recipe, folder, last, data, model, brief)
     finally:
         os.environ.pop(_RUN, None)
     return folder
@@ -63,6 +64,7 @@ def _fit_and_test(
     last: Path | None,
     data: FaceDataModule,
     model: L.LightningModule,
+    brief: bool,
 ) -> None:
     timer = Timer()
     try:
@@ -80,7 +82,7 @@ def _fit_and_test(
         best = folder / "checkpoints" / "best.ckpt"
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
-    write_result(folder, recipe, data, model, trainer, seconds)
+    write_result(folder, recipe, data, model, trainer, seconds, brief=brief)
 
 
 def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -146,6 +148,24 @@ def _stored_recipe(source: str | Path, overrides: Sequence[str]) -> Recipe:
 def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
     """Return the recipe's data and its model with untrained weights, all arguments checked."""
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
+    optim = check_sections(recipe)
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
+    model = create_model(schema=data.schema, **recipe["model"])
+    model.optim, model.seed = optim, recipe["seed"]
+    model.task_weights = _task_weights(recipe, data)
+    model.recipe = {"name": recipe.name, "sections": recipe.sections}
+    return data, model
+
+
+def check_sections(recipe: Recipe) -> Optim:
+    """Check keys and values of all sections but the data's; no model is built.
+
+    Returns:
+        Optimiser and schedule.
+
+    Raises:
+        RecipeError: a key or a value is wrong.
+    """
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
     arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
     save_checkpoints(**arguments(save_checkpoints, recipe["checkpoint"], "checkpoint"))
@@ -155,12 +175,9 @@ def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
             name = node.pop("name")
             given = _given_to_logger(name, Path()) if section == "logger" else None
             arguments(registry.get(table, name), node, where, given=given)
-    data = create_data(run_seed=recipe["seed"], **recipe["data"])
-    model = create_model(schema=data.schema, **recipe["model"])
-    model.optim, model.seed = optim, recipe["seed"]
-    model.task_weights = _task_weights(recipe, data)
-    model.recipe = {"name": recipe.name, "sections": recipe.sections}
-    return data, model
+    node = registry.as_node(recipe["model"])
+    arguments(registry.get("models", node.pop("name")), node, "model", given={"schema": None})
+    return optim
 
 
 def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:

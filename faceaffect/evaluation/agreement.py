@@ -1,0 +1,224 @@
+"""What has to be the same before models are compared: data, labels, split, and every answer."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from faceaffect import registry
+from faceaffect.data.base import FaceDataModule
+from faceaffect.data.protocols import SIDES
+from faceaffect.errors import DataError
+from faceaffect.schema import LabelSchema
+
+HOW_IT_IS_READ = ("image_size", "batch_size", "num_workers", "augment", "balance", "on_error")
+"""Keys of the data section that belong to a model's training; they may differ."""
+
+WHERE_IT_LIES = ("root", "table", "cache")
+"""Keys that name places; what lies there is compared by ids and labels instead."""
+
+_SHOWN = 3
+
+
+def terms_of_data(section: Mapping[str, Any], data: FaceDataModule) -> dict[str, Any]:
+    """Return, under readable names, everything about a datamodule on which models must agree.
+
+    Args:
+        section: the data section of the recipe that it was built from.
+        data: the datamodule.
+    """
+    return _terms(section, data.schema, data.split.info, data.dataset.notes) | {
+        "labels of the test part": _hash_table(truth_table(data))
+    }
+
+
+def terms_of_result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same of a ``metrics.json``, which has no labels; those are in its predictions."""
+    schema = LabelSchema.from_dict(result["scored"])
+    return _terms(result["data"], schema, result["protocol"], result["notes"])
+
+
+def _terms(
+    section: Mapping[str, Any],
+    schema: LabelSchema,
+    info: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> dict[str, Any]:
+    free = {*HOW_IT_IS_READ, *WHERE_IT_LIES, "protocol"}
+    terms = {
+        f"data.{key}": value for key, value in full_section(section).items() if key not in free
+    }
+    terms |= {f"data, {key}": value for key, value in notes.items() if key not in free}
+    terms |= {
+        "schema.aus": sorted(schema.aus),
+        "schema.expressions": sorted(schema.expressions),
+        "schema.valence_arousal": schema.valence_arousal,
+    }
+    terms |= {f"protocol.{key}": info[key] for key in ("name", "fold", "folds", "selection")}
+    for side in SIDES:
+        terms[f"protocol, {side} samples"] = info["sizes"][side]
+        terms[f"protocol, {side} sha256"] = info["sha256"][side][:12]
+    return {key: json.loads(json.dumps(value)) for key, value in terms.items()}
+
+
+def full_section(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data section with the defaults of what it leaves out."""
+    full: dict[str, Any] = {}
+    for target in (FaceDataModule, registry.get("data", section["name"], "data.name")):
+        for key, parameter in inspect.signature(target).parameters.items():
+            if parameter.default is not parameter.empty:
+                full[key] = parameter.default
+    if "seed" not in inspect.signature(target).parameters:
+        full.pop("seed")  # the run's, of order and augmentation
+    return full | dict(section)
+
+
+def differences(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each term that not all have alike.
+
+    Args:
+        terms: for each name its terms; only those that all have are looked at.
+    """
+    lines = []
+    first, *others = terms.values()
+    for key in [key for key in first if all(key in other for other in others)]:
+        groups: dict[str, list[str]] = {}
+        for name, own in terms.items():
+            groups.setdefault(json.dumps(own[key]), []).append(name)
+        if len(groups) > 1:
+            shown = "; ".join(f"{value} in {', '.join(who)}" for value, who in groups.items())
+            lines.append(f"{key}: {shown}")
+    return lines
+
+
+def truth_table(data: FaceDataModule) -> pd.DataFrame:
+    """Return subject and labels of the test part, as in a ``predictions.csv``, by id."""
+    part = data.dataset.samples.take(data.split.test)
+    columns: dict[str, Any] = {"subject": part.subject}
+    if part.expression is not None:
+        names = np.array([*data.schema.expressions, None], object)
+        columns["target/expression"] = names[part.expression]
+    if part.au is not None:
+        for a in np.argsort(data.schema.aus).tolist():
+            columns[f"target/{data.schema.au_names[a]}"] = part.au[:, a].astype(float)
+    if part.va is not None:
+        for c, name in enumerate(("valence", "arousal")):
+            columns[f"target/{name}"] = part.va[:, c].astype(float)
+    return pd.DataFrame(columns, index=part.id.tolist()).sort_index()
+
+
+def _hash_table(table: pd.DataFrame) -> str:
+    rows = pd.util.hash_pandas_object(table).to_numpy()
+    return hashlib.sha256(rows.tobytes()).hexdigest()[:12]
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Return a ``predictions.csv``, sorted by id; unknown truths and unreadable answers are NaN.
+
+    Raises:
+        DataError: it is missing or no such table.
+    """
+    texts = {"id": str, "subject": str, "target/expression": object}
+    try:
+        table = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as predictions: {error}") from None
+    if not {"id", "subject"} <= set(table):
+        raise DataError(f"{file}: no predictions, the columns id and subject are missing")
+    if "text" in table:
+        table["text"] = table["text"].fillna("")
+    return table.sort_values("id", ignore_index=True)
+
+
+def table_problems(
+    table: pd.DataFrame, truth: pd.DataFrame, schema: LabelSchema, unreadable: Iterable[str]
+) -> list[str]:
+    """Return what is wrong with predictions, as ends of sentences that begin with their name.
+
+    Args:
+        table: the predictions.
+        truth: from :func:`truth_table`.
+        schema: what has to be answered.
+        unreadable: ids that the run says it could not read.
+    """
+    ids = table["id"].tolist()
+    known = set(ids)
+    found = []
+    if len(known) < len(ids):
+        twice = table.loc[table["id"].duplicated(), "id"].tolist()
+        found.append(f"answers samples more than once: {_some(twice)}")
+    missing = sorted(set(truth.index) - known - set(unreadable))
+    if missing:
+        found.append(
+            f"lacks {len(missing)} of the {len(truth)} test samples in its predictions: "
+            f"{_some(missing)}"
+        )
+    extra = sorted(known - set(truth.index))
+    if extra:
+        found.append(f"answers {len(extra)} samples outside the test part: {_some(extra)}")
+    answers = [f"prob/{name}" for name in (*schema.au_names, *schema.expressions)]
+    answers += [f"pred/{name}" for name in ("valence", "arousal") if schema.valence_arousal]
+    absent = [name for name in (*answers, *truth.columns) if name not in table]
+    if absent:
+        found.append(f"lacks columns in its predictions: {_some(absent)}")
+    if found:
+        return found
+    return _other_truth(table.set_index("id"), truth.loc[ids])
+
+
+def _other_truth(table: pd.DataFrame, truth: pd.DataFrame) -> list[str]:
+    found = []
+    for column in truth.columns:
+        own, true = table[column], truth[column]
+        if true.dtype == float:
+            # Numbers are written with six digits.
+            same = np.isclose(own.to_numpy(float), true.to_numpy(), atol=1e-4, equal_nan=True)
+        else:
+            same = (own.fillna("") == true.fillna("")).to_numpy()
+        if not same.all():
+            which = table.index[~same].tolist()
+            found.append(
+                f"was tested with another {column.removeprefix('target/')} for {len(which)} "
+                f"samples: {_some(which)}"
+            )
+    return found
+
+
+def leaks(table: pd.DataFrame, info: Mapping[str, Any], seen: Iterable[str]) -> list[str]:
+    """Return who is tested although the model was trained, or its checkpoint chosen, on them.
+
+    Args:
+        table: the predictions.
+        info: the ``protocol`` of the result; its own ``subject_names`` are looked at too.
+        seen: people of the training side of the split.
+    """
+    sides = info.get("subject_names", {})
+    trained = {*seen, *sides.get("train", ())}
+    if info.get("selection") != "test":
+        trained |= set(sides.get("val", ()))
+    both = sorted(trained & {*table["subject"].tolist(), *sides.get("test", ())})
+    if not both:
+        return []
+    return [f"is tested on {len(both)} people that it was trained on: {_some(both)}"]
+
+
+def seen_people(data: FaceDataModule) -> set[str]:
+    """Return the people of the training side, and of validation unless that is the test part."""
+    split = data.split
+    sides = [split.train] if split.info.get("selection") == "test" else [split.train, split.val]
+    return {name for side in sides for name in data.dataset.samples.subject[side].tolist()}
+
+
+def same_split(result: Mapping[str, Any], data: FaceDataModule) -> bool:
+    """Return whether a result is about this split of this data, drawn by the same version."""
+    own = json.loads(json.dumps({"sha256": data.split.info["sha256"], "notes": data.dataset.notes}))
+    return bool(own["sha256"] == result["protocol"]["sha256"] and own["notes"] == result["notes"])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -1,0 +1,471 @@
+"""Compare: several models on the same samples, trained where they are not, in one report."""
+
+import gc
+import json
+import logging
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+
+import faceaffect
+from faceaffect import registry
+from faceaffect.data.base import FaceDataModule, create_data
+from faceaffect.errors import DataError, FaceAffectError, RecipeError
+from faceaffect.evaluation import agreement, measuring, report, statistics
+from faceaffect.evaluation.gallery import disagreements, is_drawn
+from faceaffect.module import AffectModule
+from faceaffect.progress import console
+from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
+from faceaffect.result import RESULT, environment, plain
+from faceaffect.run import check_sections, matching_runs, new_folder, train
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One model of a comparison.
+
+    Attributes:
+        name: what the report calls it.
+        source: as it was given.
+        recipes: its recipe, once for each seed.
+        run: the finished run that was given; None where a recipe was.
+    """
+
+    name: str
+    source: str
+    recipes: tuple[Recipe, ...]
+    run: Path | None = None
+
+
+def compare(
+    sources: Sequence[str],
+    overrides: Sequence[str] = (),
+    seeds: int = 1,
+    output: Path | None = None,
+    *,
+    faces: bool = False,
+    imports: Sequence[str] = (),
+) -> Path:
+    """Train what is not trained yet, test all on the same samples, and write one report.
+
+    Everything that can be wrong with the comparison is looked for before the first training.
+    Finished runs of the same recipe, version and split are taken over, interrupted ones go on. A
+    model that fails is left out, and the report says why.
+
+    Args:
+        sources: recipes, by name or path, and folders of finished runs.
+        overrides: ``key=value``, for every recipe; of a run only its data may be placed anew.
+        seeds: each recipe is trained with so many seeds, from its own on.
+        output: folder of the report; absent, a new one in ``compare`` below the runs.
+        faces: show pictures of real people in the report; drawn faces are always shown.
+        imports: modules that were imported for own models, for the command in the report.
+
+    Returns:
+        The folder of the report.
+
+    Raises:
+        FaceAffectError: the models do not answer the same questions about the same samples, or
+            none of them could be trained.
+    """
+    if seeds < 1:
+        raise RecipeError(f"--seeds: {seeds} is not positive")
+    entrants = _entrants(sources, overrides, seeds)
+    data, warnings = _agree(entrants)
+    runs = {entrant.name: _done(entrant, data) for entrant in entrants}
+    _check_answers({n: [r for r in own if r] for n, own in runs.items()}, data)
+    finished, failed = _train(entrants, runs)
+    tables = _check_answers(finished, data)
+    described = _describe(entrants, finished, tables, data, pictures=faces or is_drawn(data))
+    described |= {
+        "command": _command(sources, overrides, seeds, faces, imports),
+        "failed": failed,
+        "warnings": warnings + described["warnings"],
+    }
+    described["words"] = report.words(described)
+    folder = output or new_folder(Path(entrants[0].recipes[0]["output"]) / "compare")
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write_report(folder, plain(described))
+    _say(described, folder)
+    return folder
+
+
+def _describe(
+    entrants: Sequence[Entrant],
+    runs: Mapping[str, Sequence[Path]],
+    tables: dict[str, list[pd.DataFrame]],
+    data: FaceDataModule,
+    *,
+    pictures: bool,
+) -> dict[str, Any]:
+    """Return statistics, cost and gallery of finished runs, with what they are about."""
+    about = {e.name: _about(e, runs[e.name]) for e in entrants if e.name in runs}
+    console.print("computing statistics")
+    first = next(iter(tables.values()))[0]
+    baselines = next(iter(about.values()))["baselines"]
+    analysis = statistics.analyse(tables, data.schema, baselines=baselines)
+    costs, warnings = _measure(entrants, runs)
+    for name, model in analysis["models"].items():
+        model |= about[name] | {"cost": costs[name]}
+        _add_spoken(model, runs[name])
+    recipe = entrants[0].recipes[0]
+    return {
+        "title": f"{', '.join(tables)} on {recipe['data']['name']}",
+        "created": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+        "version": faceaffect.__version__,
+        "schema": data.schema.to_dict(),
+        "protocol": {k: v for k, v in data.split.info.items() if k not in _NAMES_PEOPLE},
+        "data": recipe["data"],
+        "n": len(first),
+        "subjects": int(first["subject"].nunique()),
+        "seeds": sorted({recipe["seed"] for e in entrants for recipe in e.recipes}),
+        "environment": environment(recipe["seed"]),
+        "models": {name: analysis["models"][name] for name in tables},
+        "pairs": analysis["pairs"],
+        "warnings": analysis["warnings"] + warnings,
+        "disagreements": disagreements(
+            {name: own[0] for name, own in tables.items()}, data.schema, data, pictures=pictures
+        ),
+    }
+
+
+_NAMES_PEOPLE = ("subject_names", "joined")
+"""What a split says about single people; a report does without."""
+
+
+def _entrants(sources: Sequence[str], overrides: Sequence[str], seeds: int) -> list[Entrant]:
+    found: dict[str, Entrant] = {}
+    for source in sources:
+        made = _entrant(source, overrides, seeds)
+        if made.name in found:
+            place = made.run.name if made.run else source
+            made = replace(made, name=f"{made.name} ({place})")
+        if made.name in found:
+            raise RecipeError(f"compare: {source} is named twice")
+        found[made.name] = made
+    return list(found.values())
+
+
+def _entrant(source: str, overrides: Sequence[str], seeds: int) -> Entrant:
+    folder = Path(source)
+    if folder.is_dir() and source not in list_recipes():
+        return _given_run(folder, overrides)
+    recipe = load_recipe(source, overrides)
+    try:
+        check_sections(recipe)
+        _one_device(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from None
+    if not issubclass(registry.get("models", recipe["model"]["name"]), AffectModule):
+        raise RecipeError(f"{source}: a pre-training, which answers nothing to compare")
+    numbers = range(recipe["seed"], recipe["seed"] + seeds)
+    each = tuple(Recipe(recipe.name, recipe.sections | {"seed": seed}) for seed in numbers)
+    return Entrant(recipe.name, source, each)
+
+
+def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
+    """Return a finished run; of the overrides only those that place data and output matter."""
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{folder}: neither a recipe nor a run folder: it has no recipe.yaml")
+    if not (folder / RESULT).is_file():
+        raise RecipeError(
+            f"{folder}: this run is not finished; 'faceaffect train RECIPE --resume' finishes it"
+        )
+    result = _result(folder)
+    if "n" not in result:
+        raise RecipeError(f"{folder}: a pre-training, which answers nothing to compare")
+    placing = [o for o in overrides if o.partition("=")[0].split(".")[0] in ("data", "output")]
+    config = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
+    assert isinstance(config, dict)
+    recipe = resolve(result["recipe"], dict(config), placing, str(folder))  # type: ignore[arg-type]
+    return Entrant(recipe.name, str(folder), (recipe,), folder)
+
+
+def _one_device(recipe: Recipe) -> None:
+    """Refuse a training on several devices, whose processes would each begin the comparison."""
+    keys = ("accelerator", "devices", "num_nodes")
+    chosen: dict[str, Any] = {k: v for k, v in recipe["trainer"].items() if k in keys}
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        trainer = L.Trainer(**chosen, logger=False, barebones=True)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise RecipeError(f"trainer: {error}") from None
+    if trainer.num_devices * trainer.num_nodes > 1:
+        raise RecipeError(
+            f"compare trains on one device, not on {trainer.num_devices * trainer.num_nodes}: add "
+            "trainer.devices=1, or train it with 'faceaffect train' and name the run folder"
+        )
+
+
+def _agree(entrants: Sequence[Entrant]) -> tuple[FaceDataModule, list[str]]:
+    """Return the data of all, and what may differ but should be known, after a look at the terms.
+
+    Raises:
+        DataError: models differ in data, labels or split; the message lists in what.
+    """
+    built: dict[str, FaceDataModule] = {}
+    terms: dict[str, dict[str, Any]] = {}
+    for entrant in entrants:
+        section = entrant.recipes[0]["data"]
+        if entrant.run is not None:
+            terms[entrant.name] = agreement.terms_of_result(_result(entrant.run))
+            continue
+        data = _build_once(built, section)
+        terms[entrant.name] = agreement.terms_of_data(section, data)
+    if not built:  # runs only: what lies here now has to be what they were tested on
+        section = entrants[0].recipes[0]["data"]
+        data = _build_once(built, section)
+        terms["the data as it is here"] = agreement.terms_of_data(section, data)
+    lines = agreement.differences(terms)
+    if lines:
+        raise DataError(
+            "the models do not answer the same questions about the same samples:\n  "
+            + "\n  ".join(lines)
+            + "\nAn override (data.key=value) holds for every recipe"
+        )
+    return next(iter(built.values())), _known_differences(entrants)
+
+
+def _build_once(built: dict[str, FaceDataModule], section: dict[str, Any]) -> FaceDataModule:
+    key = json.dumps(section, sort_keys=True)
+    if key not in built:
+        built[key] = create_data(**section)
+    return built[key]
+
+
+def _known_differences(entrants: Sequence[Entrant]) -> list[str]:
+    notes = []
+    for key in agreement.HOW_IT_IS_READ:
+        values = {e.name: {key: e.recipes[0]["data"].get(key)} for e in entrants}
+        if key not in ("num_workers", "batch_size", "on_error"):
+            notes += [f"allowed to differ: data.{line}" for line in agreement.differences(values)]
+    for entrant in entrants:
+        if entrant.run is None:
+            continue
+        version = _result(entrant.run)["environment"]["versions"]["faceaffect"]
+        if version != faceaffect.__version__:
+            notes.append(f"{entrant.name}: a run of version {version}")
+    return notes
+
+
+def _done(entrant: Entrant, data: FaceDataModule) -> list[Path | None]:
+    """Return, for each seed, the finished run to take over, None where there is none."""
+    if entrant.run is not None:
+        return [entrant.run]
+    return [_finished(recipe, data) for recipe in entrant.recipes]
+
+
+def _finished(recipe: Recipe, data: FaceDataModule) -> Path | None:
+    for run in matching_runs(recipe, finished=True):
+        result = _result(run)
+        same_version = result["environment"]["versions"]["faceaffect"] == faceaffect.__version__
+        if same_version and agreement.same_split(result, data):
+            return run
+    return None
+
+
+def _train(
+    entrants: Sequence[Entrant], runs: Mapping[str, Sequence[Path | None]]
+) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Train what is missing, and return the runs of each model and why models failed.
+
+    Raises:
+        FaceAffectError: all models failed.
+    """
+    finished: dict[str, list[Path]] = {}
+    failed: dict[str, str] = {}
+    left = _Estimate(sum(run is None for own in runs.values() for run in own))
+    for number, entrant in enumerate(entrants, 1):
+        own: list[Path] = []
+        for recipe, run in zip(entrant.recipes, runs[entrant.name], strict=True):
+            where = f"model {number} of {len(entrants)}, {entrant.name}, seed {recipe['seed']}"
+            if run is not None:
+                console.print(f"{where}: done in {run}", markup=False)
+                own.append(run)
+                continue
+            console.print(f"{where}: training{left}", markup=False)
+            try:
+                begun = matching_runs(recipe, finished=False)
+                own.append(train(recipe, resume=bool(begun), brief=True))
+            except Exception as error:
+                reason = str(error) if isinstance(error, FaceAffectError) else repr(error)
+                failed[entrant.name] = f"seed {recipe['seed']}: {reason}"
+                console.print(f"{entrant.name} failed, the others go on: {reason}", markup=False)
+                if not isinstance(error, FaceAffectError):
+                    console.print_exception(max_frames=8)
+                break
+            finally:
+                left.count()
+                _clean_up()
+        else:
+            finished[entrant.name] = own
+    if not finished:
+        lines = "\n  ".join(f"{name}, {reason}" for name, reason in failed.items())
+        raise FaceAffectError(f"no model is left to compare:\n  {lines}")
+    return finished, failed
+
+
+def _clean_up() -> None:
+    """Free what a training leaves in cycles: trainer, model and the processes that read data."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Estimate:
+    """Time left for the whole, from the trainings so far."""
+
+    def __init__(self, trainings: int) -> None:
+        self._wanted, self._count, self._start = trainings, 0, time.monotonic()
+
+    def count(self) -> None:
+        self._count += 1
+
+    def __str__(self) -> str:
+        if not self._count:
+            return f" ({self._wanted} trainings in all)"
+        spent = time.monotonic() - self._start
+        seconds = spent / self._count * (self._wanted - self._count)
+        return f" ({self._count} of {self._wanted} trainings done, about {seconds:.0f} s left)"
+
+
+def _check_answers(
+    runs: Mapping[str, Sequence[Path]], data: FaceDataModule
+) -> dict[str, list[pd.DataFrame]]:
+    """Read the predictions of runs and see that they are complete and about strangers.
+
+    Returns:
+        For each model a table for each run, all of the same samples in the same order.
+
+    Raises:
+        DataError: a sample is missing, somebody was trained on, or the truth is another; the
+            message lists it for each model.
+    """
+    truth, seen = agreement.truth_table(data), agreement.seen_people(data)
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in runs}
+    wrong = []
+    for name, run in ((name, run) for name, own in runs.items() for run in own):
+        result, table = _result(run), agreement.read_table(run / "predictions.csv")
+        found = agreement.table_problems(table, truth, data.schema, result["skipped"])
+        found += agreement.leaks(table, result["protocol"], seen)
+        wrong += [f"{name} ({run}) {problem}" for problem in found]
+        tables[name].append(table)
+    wrong += _unequal(tables)
+    if wrong:
+        raise DataError("the comparison would not be fair:\n  " + "\n  ".join(wrong))
+    return tables
+
+
+def _unequal(tables: Mapping[str, Sequence[pd.DataFrame]]) -> list[str]:
+    """Return who could not read a sample that others could."""
+    every = {i for own in tables.values() for table in own for i in table["id"]}
+    found = []
+    for name, own in tables.items():
+        missing = sorted({i for table in own for i in every - set(table["id"])})
+        if missing:
+            found.append(f"{name} could not read samples that others could: {missing[:3]}")
+    return found
+
+
+def _about(entrant: Entrant, runs: Sequence[Path]) -> dict[str, Any]:
+    """Return what is known of a model from its runs."""
+    results = [_result(run) for run in runs]
+    return {
+        "recipe": entrant.recipes[0].name,
+        "model": entrant.recipes[0]["model"],
+        "runs": [str(run) for run in runs],
+        "skipped": max(len(result["skipped"]) for result in results),
+        "baselines": _mean(result["baselines"] for result in results),
+    }
+
+
+def _add_spoken(model: dict[str, Any], runs: Sequence[Path]) -> None:
+    """Add the metrics of generated text, which are not in the table of predictions."""
+    stored = [_result(run)["metrics"] for run in runs]
+    for name, value in _mean(stored).items():
+        if name.startswith("generated") and name not in model["metrics"]:
+            model["metrics"][name] = value
+            model["per_seed"][name] = [metrics.get(name) for metrics in stored]
+
+
+def _measure(
+    entrants: Sequence[Entrant], runs: Mapping[str, Sequence[Path]]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the cost of each model, all measured on one device, and warnings."""
+    wanted = [entrant for entrant in entrants if entrant.name in runs]
+    device = _device(wanted)
+    costs: dict[str, dict[str, Any]] = {}
+    warnings = []
+    for number, entrant in enumerate(wanted, 1):
+        where = f"model {number} of {len(wanted)}, {entrant.name}"
+        console.print(f"{where}: measuring its cost on {device}", markup=False)
+        own = runs[entrant.name]
+        checkpoint = own[0] / "checkpoints" / "best.ckpt"
+        size = agreement.full_section(entrant.recipes[0]["data"])["image_size"]
+        try:
+            cost = measuring.measure_alone(checkpoint, size, device)
+        except Exception as error:
+            cost = dict(measuring.EMPTY)
+            warnings.append(f"{entrant.name}: its cost could not be measured: {error!r}")
+        trained = [_result(run)["cost"] for run in own]
+        costs[entrant.name] = cost | {
+            "training_seconds": _mean({"": c["training_seconds"]} for c in trained)[""],
+            "training_device": trained[0]["device"],
+            "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
+        }
+    devices = sorted({cost["training_device"] for cost in costs.values()})
+    if len(devices) > 1:
+        warnings.append(f"training times were taken on different devices: {'; '.join(devices)}")
+    return costs, warnings
+
+
+def _device(entrants: Sequence[Entrant]) -> str:
+    """Return the device on which all are measured: a GPU unless a recipe keeps to the CPU."""
+    on_cpu = any(recipe["trainer"].get("accelerator") == "cpu" for e in entrants
+                 for recipe in e.recipes)  # fmt: skip
+    return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"
+
+
+def _mean(values: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean of each key over some mappings, None where it is nowhere defined."""
+    frame = pd.DataFrame(list(values), dtype=float)
+    return {str(k): None if pd.isna(v) else float(v) for k, v in frame.mean().items()}
+
+
+def _result(run: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads((run / RESULT).read_text())
+    except ValueError as error:
+        raise DataError(f"{run / RESULT}: not readable: {error}") from None
+    return result
+
+
+def _command(
+    sources: Sequence[str],
+    overrides: Sequence[str],
+    seeds: int,
+    faces: bool,
+    imports: Sequence[str],
+) -> str:
+    words = ["faceaffect", "compare", *sources, *overrides]
+    words += ["--seeds", str(seeds)] if seeds > 1 else []
+    words += ["--faces"] if faces else []
+    words += [word for module in imports for word in ("--import", module)]
+    return shlex.join(words)
+
+
+def _say(described: Mapping[str, Any], folder: Path) -> None:
+    for line in described["words"]:
+        console.print(line, markup=False)
+    for name, reason in described["failed"].items():
+        console.print(f"{name} failed: {reason}", markup=False)
+    console.print(f"written to {folder}: report.html, report.json, report.md, report.tex")
