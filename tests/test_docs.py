@@ -1,13 +1,15 @@
 """The examples of the docs do what the docs say."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from faceaffect.cli import main
-from faceaffect.recipe import SECTIONS, list_recipes
-from faces import write_csv, write_facial_expressions
+from faceaffect.recipe import SECTIONS, list_recipes, recipe_folder
+from faces import write_csv
+from test_mini_recipes import data_block
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -17,19 +19,35 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
-def test_the_model_of_the_docs_trains_and_is_short(
+def test_the_model_of_the_docs_is_short_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (example,) = blocks("adding_a_model.md", "python")
-    assert len(example.splitlines()) < 60
-    (tmp_path / "my_model.py").write_text(example)
+    """A specialist in a user's own file, imported, trained and compared."""
+    for name in ("label_attention.py", "label_attention.yaml"):
+        text = (DOCS / "examples" / name).read_text()
+        assert len(text.splitlines()) < 60
+        assert f"{{literalinclude}} examples/{name}" in (DOCS / "adding_a_model.md").read_text()
+        (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
-    root = write_facial_expressions(tmp_path / "faces")
     (command,) = blocks("adding_a_model.md", "bash")
     argv = command.split()[1:]
-    short = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "data.num_workers=0"]
-    assert main([*argv, f"data.root={root}", *short]) == 0
-    assert list(tmp_path.glob("runs/facial_expressions_cnn/*/metrics.json"))
+    short = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "data.num_workers=0", "data.n=60",
+             "data.subjects=20"]  # fmt: skip
+    assert main([*argv, *short]) == 0
+    (file,) = tmp_path.glob("runs/compare/*/report.json")
+    report = json.loads(file.read_text())
+    assert list(report["models"]) == ["mini_probe", "label_attention"]
+    assert report["failed"] == {}
+    cost = report["models"]["label_attention"]["cost"]
+    assert 0 < cost["trainable_parameters"] < cost["parameters"]
+    assert cost["peak_memory_bytes"] > 0
+    assert all(face["image"].startswith("data:image/") for face in report["disagreements"])
+    assert "--import label_attention.py" in report["command"]
+
+
+def test_the_recipe_of_the_docs_has_the_data_of_the_mini_recipes() -> None:
+    own = DOCS / "examples" / "label_attention.yaml"
+    assert data_block(own) == data_block(recipe_folder() / "mini_probe.yaml")
 
 
 def test_the_table_of_the_docs_is_read(tmp_path: Path) -> None:
