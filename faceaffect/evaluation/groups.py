@@ -1,0 +1,151 @@
+"""Performance in groups of people who share a value of an attribute, and the gap between groups."""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceaffect.evaluation.resampling import chunks, mean_intervals
+from faceaffect.evaluation.sheets import HEADLINE, Sheet, headlines_of, sample_counts
+from faceaffect.schema import LabelSchema
+
+Counts = list[dict[str, Tensor]]
+"""Of each seed, by task, a table (S, C)."""
+
+
+def by_group(
+    sheets: list[Sheet], trivial: Sheet | None, schema: LabelSchema, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return headline metrics for each value of each attribute that has several.
+
+    ``gap`` is the largest less the smallest value. Some gap always arises by chance: ``gap_p`` is
+    the share of random assignments of the values to the people with a gap at least as large
+    (uncorrected), NaN where a person has several values or none.
+
+    Args:
+        sheets: one per seed.
+        trivial: answers that look at no face, for ``baselines`` of each group; may be absent.
+        schema: the labels to score.
+        resamples: of the bootstrap.
+        seed: of bootstrap and permutations.
+    """
+    cells = [sample_counts(sheet, schema) for sheet in sheets]
+    trivial_cells = [sample_counts(trivial, schema)] if trivial else []
+    subject, people = sheets[0].subject, len(sheets[0].people)
+    result: dict[str, Any] = {}
+    for attribute, values in sheets[0].attributes.items():
+        code, names = coded(values)
+        if len(names) < 2:
+            continue
+        groups: dict[str, dict[str, Any]] = {}
+        for i, name in enumerate(names):
+            rows = code == i
+            here, inside = torch.unique(subject[rows], return_inverse=True)
+            of = _pooled(cells, rows, inside, len(here))
+            group = {
+                "n": int(rows.sum()),
+                "subjects": len(here),
+                "metrics": _headlines(of),
+                "intervals": _intervals(of, resamples, seed),
+            }
+            if trivial_cells:
+                group["baselines"] = _headlines(_pooled(trivial_cells, rows, inside, len(here)))
+            groups[name] = group
+        gap = _gaps([group["metrics"] for group in groups.values()])
+        known = code >= 0
+        everyone = _pooled(cells, known, subject[known], people)
+        owner = _of_people(code, subject, people)
+        chance = dict.fromkeys(gap, math.nan)
+        if owner is not None:
+            chance = _gap_p(everyone, gap, owner, len(names), seed)
+        result[attribute] = {"groups": groups, "gap": gap, "gap_p": chance}
+    return result
+
+
+def coded(values: list[Any]) -> tuple[Tensor, list[str]]:
+    """Return the index (N,) of each value, -1 unknown, and the sorted names of the values.
+
+    >>> coded(["III", None, "I", "III"])
+    (tensor([ 1, -1,  0,  1]), ['I', 'III'])
+    """
+    known = [f"{v:g}" if isinstance(v, float) else None if v is None else str(v) for v in values]
+    names = sorted({name for name in known if name is not None})
+    place = {name: i for i, name in enumerate(names)}
+    return torch.tensor([-1 if name is None else place[name] for name in known]), names
+
+
+def _pooled(cells: Counts, rows: Tensor, subject: Tensor, people: int) -> Counts:
+    """Counts of each person from some samples, ``subject`` being the person of each of them."""
+
+    def pool(table: Tensor) -> Tensor:
+        zero = torch.zeros(people, table.shape[1], dtype=torch.float64)
+        return zero.index_add_(0, subject, table[rows])
+
+    return [{task: pool(table) for task, table in of.items()} for of in cells]
+
+
+def _mean(counts: Counts, task: str, weights: Tensor) -> Tensor:
+    """Mean over the seeds of the headline metrics of weighted people, (R, S) to (R, M)."""
+    return torch.stack([headlines_of(task, weights @ of[task]) for of in counts]).mean(0)
+
+
+def _headlines(counts: Counts) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for task, table in counts[0].items():
+        everyone = torch.ones(1, len(table), dtype=torch.float64)
+        mean = _mean(counts, task, everyone)[0]
+        values |= dict(zip(HEADLINE[task], mean.tolist(), strict=True))
+    return values
+
+
+def _intervals(counts: Counts, resamples: int, seed: int) -> dict[str, list[float]]:
+    intervals: dict[str, list[float]] = {}
+    for task in counts[0]:
+        of, score = [table[task] for table in counts], partial(headlines_of, task)
+        intervals |= mean_intervals(of, score, HEADLINE[task], resamples=resamples, seed=seed)
+    return intervals
+
+
+def _gaps(groups: list[dict[str, float]]) -> dict[str, float]:
+    """Largest less smallest of the groups' defined values, NaN with fewer than two."""
+    gaps = {}
+    for name in groups[0]:
+        defined = [group[name] for group in groups if not math.isnan(group[name])]
+        gaps[name] = max(defined) - min(defined) if len(defined) > 1 else math.nan
+    return gaps
+
+
+def _of_people(code: Tensor, subject: Tensor, people: int) -> Tensor | None:
+    """The one value of each person (S,), None if somebody has several or none."""
+    lowest = torch.full((people,), len(code)).scatter_reduce_(0, subject, code, "amin")
+    highest = torch.full((people,), -1).scatter_reduce_(0, subject, code, "amax")
+    return lowest if lowest.equal(highest) and bool((lowest >= 0).all()) else None
+
+
+def _gap_p(
+    counts: Counts,
+    observed: dict[str, float],
+    value: Tensor,
+    number: int,
+    seed: int,
+    permutations: int = 1999,
+) -> dict[str, float]:
+    """Permutation test of each gap over assignments of the values (S,) to the people."""
+    rng = np.random.default_rng(seed)
+    extreme = dict.fromkeys(observed, 1)  # the observed assignment is one of them
+    for size in chunks(permutations, len(value)):
+        shuffled = torch.as_tensor(rng.permuted(np.tile(value.numpy(), (size, 1)), axis=1))
+        groups = [(shuffled == i).double() for i in range(number)]
+        for task in counts[0]:
+            scores = torch.stack([_mean(counts, task, group) for group in groups])
+            highest = scores.nan_to_num(-math.inf).amax(0)
+            gaps = highest - scores.nan_to_num(math.inf).amin(0)
+            for i, name in enumerate(HEADLINE[task]):
+                extreme[name] += int((gaps[:, i] >= observed[name] - 1e-12).sum())
+    return {
+        name: math.nan if math.isnan(observed[name]) else count / (permutations + 1)
+        for name, count in extreme.items()
+    }

@@ -1,0 +1,347 @@
+"""Statistics of a comparison: how good each model is, who is better, and how sure that is.
+
+Frames of one person resemble each other, so the unit of all of it is the person ("subject"). Each
+person is reduced to counts (confusions for F1 and recalls, sums for the concordance) from which
+every metric of any group of people follows; resampling people is then one product of matrices.
+
+* **Intervals**, 95 %: studentised bootstrap over people, symmetric (Hall, 1988): the error of each
+  resample is divided by its own standard error, taken from the derivatives of the metric with
+  respect to the counts (infinitesimal jackknife). At 40 people the plain percentile bootstrap
+  covers about 93 %, this one 95 %: `tests/test_statistics.py` simulates it.
+* **Paired differences** on the same samples: one bootstrap of the difference.
+* **Tests**: sign-flip permutation over people, see :func:`sign_flip`; exact McNemar for accuracy
+  where each person has one sample. **Holm** over the pairs of models, for each metric.
+* **Seeds**: a metric is the mean over the seeds; the bootstrap resamples people, not trainings, so
+  the standard deviation over the seeds is given beside it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from faceaffect.counts import ECE_BINS
+from faceaffect.evaluation.answers import generated_metrics
+from faceaffect.evaluation.groups import by_group, coded
+from faceaffect.evaluation.resampling import (
+    LEVEL,
+    bootstrap,
+    holm,
+    mcnemar_p,
+    mean_intervals,
+    sign_flip,
+)
+from faceaffect.evaluation.sheets import (
+    HEADLINE,
+    Sheet,
+    bounds,
+    headlines_of,
+    metric_names,
+    metrics_of,
+    subject_counts,
+    trivial_answers,
+)
+from faceaffect.metrics import TaskMetrics
+from faceaffect.schema import LabelSchema
+
+FEW_SUBJECTS = 20
+FEW_IN_GROUP = 5
+
+
+def analyse(
+    tables: Mapping[str, Sequence[pd.DataFrame]],
+    schema: LabelSchema,
+    *,
+    baselines: Mapping[str, float] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the statistics of models that answered about the same samples.
+
+    Args:
+        tables: of each model one table per seed, with the columns of ``predictions.csv``.
+        schema: the labels to score, which every table has.
+        baselines: trivial baselines of the test; with them, each group of people has its own.
+        resamples: of the bootstrap.
+        seed: of bootstrap and permutations.
+
+    Returns:
+        ``models`` (for each name ``metrics``, ``per_seed``, ``spread``, ``intervals``,
+        ``confusion``, ``calibration``, ``groups``), ``pairs`` and ``warnings``, as they stand in
+        ``report.json``; what is undefined is NaN.
+
+    Raises:
+        ValueError: the tables are not about the same samples with the same truth.
+    """
+    sheets = {name: [Sheet.read(table, schema) for table in of] for name, of in tables.items()}
+    first = next(iter(sheets.values()))[0]
+    for name, of in sheets.items():
+        for sheet in of:
+            _same_samples(first, sheet, name)
+    counts = {name: [subject_counts(s, schema) for s in of] for name, of in sheets.items()}
+    trivial = trivial_answers(first, schema, baselines) if baselines else None
+    models = {}
+    for name, of in sheets.items():
+        models[name] = _seeds([_metrics(sheet, schema) for sheet in of]) | {
+            "intervals": _intervals(counts[name], schema, resamples, seed),
+            "confusion": _confusion(counts[name], schema),
+            "calibration": _calibration(of, schema),
+            "groups": by_group(of, trivial, schema, resamples, seed),
+        }
+    return {
+        "models": models,
+        "pairs": _pairs(sheets, counts, schema, resamples, seed),
+        "warnings": _warnings(sheets, schema),
+    }
+
+
+def _same_samples(one: Sheet, other: Sheet, name: str) -> None:
+    if one.ids != other.ids or one.people != other.people or not one.subject.equal(other.subject):
+        raise ValueError(f"{name}: not tested on the same samples of the same people")
+    for task, truth in one.truth.items():
+        if not torch.equal(truth.nan_to_num(-9), other.truth[task].nan_to_num(-9)):
+            raise ValueError(f"{name}: another truth of task '{task}' than the first model has")
+
+
+def _metrics(sheet: Sheet, schema: LabelSchema) -> dict[str, float]:
+    metrics = TaskMetrics(schema, sync=False)
+    metrics.update(sheet.answers, sheet.truth)
+    said = generated_metrics(sheet.texts, sheet.truth, schema) if sheet.texts else {}  # type: ignore[arg-type]
+    return metrics.compute() | said
+
+
+def _seeds(metrics: list[dict[str, float]]) -> dict[str, Any]:
+    """Mean, values and standard deviation (ddof 1) over the seeds of each metric."""
+    values = {name: [of.get(name, math.nan) for of in metrics] for name in metrics[0]}
+    several = len(metrics) > 1
+    return {
+        "metrics": {name: float(np.mean(v)) for name, v in values.items()},
+        "per_seed": values,
+        "spread": {n: float(np.std(v, ddof=1)) if several else None for n, v in values.items()},
+    }
+
+
+def _intervals(
+    counts: list[dict[str, Tensor]], schema: LabelSchema, resamples: int, seed: int
+) -> dict[str, list[float]]:
+    ends: dict[str, list[float]] = {}
+    for task in schema.tasks:
+        of, score = [table[task] for table in counts], partial(metrics_of, task)
+        names = metric_names(task, schema)
+        ends |= mean_intervals(of, score, names, resamples=resamples, seed=seed)
+    return ends
+
+
+def _pairs(
+    sheets: Mapping[str, list[Sheet]],
+    counts: Mapping[str, list[dict[str, Tensor]]],
+    schema: LabelSchema,
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Every pair of models by every headline metric, grouped by metric; Holm within a metric."""
+    rows: list[dict[str, Any]] = []
+    for task in schema.tasks:
+        of_task = []
+        for a, b in combinations(sheets, 2):
+            of_a, of_b = ([table[task] for table in counts[name]] for name in (a, b))
+            found = _differences(task, of_a, of_b, resamples, seed)
+            if task == "expression":
+                found["expression_war"] |= _mcnemar(sheets[a], sheets[b])
+            of_task += [{"a": a, "b": b, "metric": name} | row for name, row in found.items()]
+        for name in HEADLINE[task]:
+            of_metric = [row for row in of_task if row["metric"] == name]
+            corrected = holm([row["p"] for row in of_metric])
+            rows += [row | {"p_holm": p} for row, p in zip(of_metric, corrected, strict=True)]
+    return rows
+
+
+def _differences(
+    task: str, of_a: list[Tensor], of_b: list[Tensor], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Difference of two models in each headline metric of a task."""
+    score = partial(headlines_of, task)
+    factors = [1 / len(of_a)] * len(of_a) + [-1 / len(of_b)] * len(of_b)
+    ends = bootstrap([*of_a, *of_b], factors, score, resamples=resamples, seed=seed)
+    columns = [*ends, sign_flip(of_a, of_b, score, seed=seed)]
+    found = {}
+    for i, metric in enumerate(HEADLINE[task]):
+        value, low, high, p = (column[i].item() for column in columns)
+        smallest, largest = bounds(metric)
+        found[metric] = {
+            "difference": value,
+            "interval": np.clip([low, high], smallest - largest, largest - smallest).tolist(),
+            "p": p,
+            "test": f"sign-flip over {len(of_a[0])} subjects",
+        }
+    return found
+
+
+def _mcnemar(a: list[Sheet], b: list[Sheet]) -> dict[str, Any]:
+    """Test of the accuracy where people are independent samples and each model has one seed."""
+    if len(a) > 1 or len(b) > 1 or len(a[0].people) < len(a[0].ids):
+        return {}
+    truth = a[0].truth["expression"]
+    known = truth >= 0
+    right_a, right_b = (_chosen(of[0])[known] == truth[known] for of in (a, b))
+    return {"p": mcnemar_p(right_a, right_b), "test": "McNemar"}
+
+
+def _chosen(sheet: Sheet) -> Tensor:
+    confidence, chosen = sheet.answers["expression"].max(1)
+    return chosen.where(~confidence.isnan(), -1)
+
+
+# Confusion, calibration, groups of people.
+
+
+def _confusion(counts: list[dict[str, Tensor]], schema: LabelSchema) -> dict[str, Any] | None:
+    """Counts of all seeds, truth in rows; ``unreadable`` answers of each class beside them."""
+    if "expression" not in schema.tasks:
+        return None
+    total = sum(table["expression"].sum(0) for table in counts)
+    assert isinstance(total, Tensor)
+    table = total.reshape(len(schema.expressions), -1).long()
+    return {
+        "labels": list(schema.expressions),
+        "counts": table[:, :-1].tolist(),
+        "unreadable": table[:, -1].tolist(),
+    }
+
+
+def _calibration(sheets: list[Sheet], schema: LabelSchema) -> dict[str, Any]:
+    """Reliability of the AUs' probabilities (all AUs together) and of the chosen class's.
+
+    The bins hold all seeds; the error is the mean over the seeds.
+    """
+    result: dict[str, Any] = {}
+    for task in ("au", "expression"):
+        if task not in schema.tasks:
+            continue
+        pairs = [_confidence(sheet, task) for sheet in sheets]
+        confidence, true = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        result[task] = {
+            "ece": float(np.mean([calibration_error(reliability(*pair)) for pair in pairs])),
+            "bins": reliability(confidence, true),
+        }
+    return result
+
+
+def _confidence(sheet: Sheet, task: str) -> tuple[Tensor, Tensor]:
+    """Probabilities (L,) of the readable answers with known truth, and whether they came true."""
+    answer, truth = sheet.answers[task], sheet.truth[task]
+    if task == "au":
+        confidence, true = answer.flatten(), truth.flatten()
+    else:
+        confidence, chosen = answer.max(1)
+        true = (chosen == truth).double().where(truth >= 0, torch.nan)
+    usable = ~(confidence.isnan() | true.isnan())
+    return confidence[usable].clamp(0, 1), true[usable]
+
+
+def reliability(confidence: Tensor, true: Tensor, bins: int = ECE_BINS) -> list[dict[str, Any]]:
+    """Return mean confidence, share that came true and number of each bin that is not empty.
+
+    Args:
+        confidence: (L,) probabilities.
+        true: (L,) in {0, 1}.
+        bins: of equal width; a probability on an edge belongs to the upper one.
+    """
+    # Edges in float32, as the metric has them.
+    edges = torch.linspace(0, 1, bins + 1)
+    index = torch.bucketize(confidence.float(), edges, right=True) - 1
+    rows = []
+    for i in torch.unique(index).tolist():
+        inside = index == i
+        mean, share = confidence[inside].mean().item(), true[inside].mean().item()
+        rows.append({"confidence": mean, "accuracy": share, "n": int(inside.sum())})
+    return rows
+
+
+def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
+    """Expected calibration error of :func:`reliability`'s bins, NaN if there are none."""
+    n = sum(row["n"] for row in bins)
+    if not n:
+        return math.nan
+    return float(sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in bins) / n)
+
+
+# Warnings.
+
+
+def _warnings(sheets: Mapping[str, list[Sheet]], schema: LabelSchema) -> list[str]:
+    """What a reader has to know before trusting the numbers."""
+    first = next(iter(sheets.values()))[0]
+    people = len(first.people)
+    found = []
+    if people < FEW_SUBJECTS:
+        found.append(
+            f"Only {people} people were tested. Below {FEW_SUBJECTS}, intervals and tests over "
+            "people are rough; test on more people, for instance on all folds."
+        )
+    if 2 ** (1 - people) > 1 - LEVEL:
+        found.append(
+            f"With {people} people a sign-flip test cannot give a p below {2.0 ** (1 - people):g}: "
+            "no difference can be significant."
+        )
+    if any(len(of) == 1 for of in sheets.values()):
+        found.append(
+            "Trained with one seed only: intervals speak of other people, not of other trainings, "
+            "whose spread is unknown. Several seeds would show it."
+        )
+    return found + _rare(first, schema) + _unreadable(sheets, schema) + _small_groups(first)
+
+
+def _rare(sheet: Sheet, schema: LabelSchema) -> list[str]:
+    """Labels that are absent from the truth, or there in few people."""
+    present: dict[str, Tensor] = {}
+    if "au" in schema.tasks:
+        present |= {n: sheet.truth["au"][:, i] == 1 for i, n in enumerate(schema.au_names)}
+    if "expression" in schema.tasks:
+        present |= {n: sheet.truth["expression"] == i for i, n in enumerate(schema.expressions)}
+    people = {name: len(torch.unique(sheet.subject[rows])) for name, rows in present.items()}
+    absent = [name for name, number in people.items() if number == 0]
+    rare = [f"{name} ({number})" for name, number in people.items() if 0 < number < FEW_IN_GROUP]
+    found = []
+    if absent:
+        found.append(f"Never in the truth, so left out of means: {', '.join(absent)}.")
+    if rare:
+        found.append(
+            f"Shown by fewer than {FEW_IN_GROUP} people, so their own numbers and intervals mean "
+            f"little: {', '.join(rare)}."
+        )
+    return found
+
+
+def _unreadable(sheets: Mapping[str, list[Sheet]], schema: LabelSchema) -> list[str]:
+    found = []
+    for name, of in sheets.items():
+        total = sum(len(sheet.ids) for sheet in of)
+        for task in schema.tasks:
+            count = sum(int(sheet.answers[task].isnan().any(1).sum()) for sheet in of)
+            if count:
+                found.append(
+                    f"{name}: {count} of {total} answers to task '{task}' are unreadable and count "
+                    "as wrong."
+                )
+    return found
+
+
+def _small_groups(sheet: Sheet) -> list[str]:
+    found = []
+    for attribute, values in sheet.attributes.items():
+        code, names = coded(values)
+        people = [len(torch.unique(sheet.subject[code == i])) for i in range(len(names))]
+        small = [name for name, n in zip(names, people, strict=True) if n < FEW_IN_GROUP]
+        if small and len(names) > 1:
+            found.append(
+                f"Groups of '{attribute}' with fewer than {FEW_IN_GROUP} people, whose numbers "
+                f"mean little: {', '.join(small)}."
+            )
+    return found
