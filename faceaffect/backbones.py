@@ -1,5 +1,6 @@
 """The one door to timm: any vision network as pooled features, tokens or a feature pyramid."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -319,6 +320,37 @@ def create_backbone(
                 stacklevel=2,
             )
     return backbone
+
+
+def grid_side(value: str, key: str, *, other: str) -> int | None:
+    """Return how finely a feature map is averaged: G of ``grid:G``, 1 of ``mean``.
+
+    Args:
+        value: what the recipe says.
+        key: where it says so, for the error.
+        other: the word for not averaging at all, which gives None.
+
+    Raises:
+        RecipeError: the recipe says something else.
+    """
+    if value == other:
+        return None
+    match = re.fullmatch(r"mean|grid:([1-9]\d?)", value)
+    if match is None:
+        raise RecipeError(f"{key}: '{value}' is not {other}, mean or grid:G (such as grid:4)")
+    return int(match[1] or 1)
+
+
+def pool_grid(patches: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Return the means (B, side^2, C) of a feature map over side x side cells, row by row.
+
+    Args:
+        patches: (B, P, C), row by row, without prefix tokens.
+        grid: height and width of the map, P = height * width.
+        side: cells along each direction.
+    """
+    maps = patches.mT.reshape(len(patches), -1, *grid)
+    return F.adaptive_avg_pool2d(maps, side).flatten(2).mT
 
 
 def list_backbones() -> list[str]:

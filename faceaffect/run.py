@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +169,7 @@ def check_sections(recipe: Recipe) -> Optim:
     """
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
     arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
-    save_checkpoints(**arguments(save_checkpoints, recipe["checkpoint"], "checkpoint"))
+    _checkpoint_section(recipe)
     for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):
         for index, value in enumerate(recipe[section]):
             node, where = registry.as_node(value), f"{section}[{index}]"
@@ -229,38 +230,52 @@ def _given_to_logger(name: str, folder: Path) -> dict[str, str]:
     return given if name == "wandb" else given | {"name": "log"}
 
 
-def save_checkpoints(every_n_steps: int | None = None) -> int | None:
-    """Take the ``checkpoint`` section of a recipe.
+@dataclass(frozen=True)
+class Checkpoints:
+    """The ``checkpoint`` section of a recipe.
 
     Args:
+        choose: which epoch is tested and kept as ``best.ckpt``: ``best`` by ``val/score``, or the
+            ``last``, where a schedule ends at zero and a small validation part would choose by
+            chance.
         every_n_steps: write ``last.ckpt`` also within epochs, after so many batches; a resumed run
             goes on from there. Absent, it is written after each epoch.
 
     Raises:
         RecipeError: the number is not positive.
     """
-    if every_n_steps is not None and every_n_steps < 1:
-        raise RecipeError(f"checkpoint.every_n_steps: {every_n_steps} is not positive")
-    return every_n_steps
+
+    choose: Literal["best", "last"] = "best"
+    every_n_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every_n_steps is not None and self.every_n_steps < 1:
+            raise RecipeError(f"checkpoint.every_n_steps: {self.every_n_steps} is not positive")
+
+
+def _checkpoint_section(recipe: Recipe) -> Checkpoints:
+    return Checkpoints(**arguments(Checkpoints, recipe["checkpoint"], "checkpoint"))
 
 
 def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
-    steps = save_checkpoints(**arguments(save_checkpoints, recipe["checkpoint"], "checkpoint"))
+    section = _checkpoint_section(recipe)
     common: dict[str, Any] = {
         "dirpath": folder / "checkpoints",
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
         "save_top_k": 1,
     }
+    monitor = "val/score" if section.choose == "best" else None
     best = ModelCheckpoint(
-        filename="best", monitor="val/score", mode="max", save_weights_only=True, **common
+        filename="best", monitor=monitor, mode="max", save_weights_only=True, **common
     )
     epoch = ModelCheckpoint(
         filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common
     )
-    if steps is None:
+    if section.every_n_steps is None:
         return [best, epoch]
-    return [best, epoch, ModelCheckpoint(filename="last", every_n_train_steps=steps, **common)]
+    within = ModelCheckpoint(filename="last", every_n_train_steps=section.every_n_steps, **common)
+    return [best, epoch, within]
 
 
 def _open_run(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:

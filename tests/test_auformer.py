@@ -287,7 +287,8 @@ def test_switches() -> None:
     for args in (
         {"shared_experts": True},
         {"positions": ["mlp"]},
-        {"readout": "patches"},
+        {"readout": "mean"},
+        {"readout": "grid:2"},
         {"au_stream": False},
         {"cls_mode": "convpass"},
         {"ca_scope": "global"},
@@ -299,6 +300,8 @@ def test_switches() -> None:
 def test_wrong_options_are_named() -> None:
     with pytest.raises(RecipeError, match="beside a frozen ViT"):
         build(backbone={"name": "test_vit", "frozen": False})
+    with pytest.raises(RecipeError, match=r"model\.readout: 'patch' is not pooled"):
+        build(readout="patch")
     with pytest.raises(RecipeError, match="not ResNet"):
         build(backbone="test_resnet")
     with pytest.raises(RecipeError, match="choose from attention, mlp"):

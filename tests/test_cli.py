@@ -37,6 +37,8 @@ def imported_by(*argv: str) -> tuple[int, str, set[str]]:
         (["train", "facial_expressions_cnn", "data.name=cvs"], 2, "did you mean 'csv'"),
         (["train", "facial_expressions_cn"], 2, "did you mean 'facial_expressions_cnn'"),
         (["train", "facial_expressions_cnn", "--resume", "seed=x"], 2, "seed: 'x' is no int"),
+        (["compare", "mini_probe", "mini_sack"], 2, "did you mean 'mini_sacl'"),
+        (["compare", "mini_probe", "--seeds", "2", "trainr.x=1"], 2, "unknown section 'trainr'"),
         (["test", "nowhere"], 2, "no run folder or checkpoint at nowhere"),
     ],
 )
@@ -55,7 +57,7 @@ def test_ls_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", "recipes"]) == 0
     assert "facial_expressions_cnn  Six expressions" in capsys.readouterr().out
     assert main(["ls", "facial_expressions_cnn"]) == 0
-    assert "max_epochs: 14" in capsys.readouterr().out
+    assert "max_epochs: 24" in capsys.readouterr().out
     assert main(["ls", "timm_clasifier"]) == 2
     assert "did you mean 'timm_classifier'" in capsys.readouterr().err
 

@@ -167,7 +167,7 @@ def test_token_counts(content: str, count: int) -> None:
 
 @pytest.mark.parametrize("content", ["grid", "grid:0", "max", "grid:2x2"])
 def test_unknown_content_is_refused(content: str) -> None:
-    with pytest.raises(RecipeError, match="mean, none or grid:G"):
+    with pytest.raises(RecipeError, match="none, mean or grid:G"):
         aggregator(content)
 
 

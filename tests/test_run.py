@@ -159,6 +159,25 @@ def test_a_run_killed_within_an_epoch_goes_on_from_its_step(place: Path, tmp_pat
     assert result(only_run(tmp_path))["metrics"] == result(only_run(place))["metrics"]
 
 
+def test_the_last_epoch_can_be_chosen_instead_of_the_best(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", str(place / "tiny.yaml"), f"output={tmp_path}/runs", "checkpoint.choose=last"]
+    assert main(argv) == 0
+    run = only_run(tmp_path)
+    best, last = (
+        torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        for name in ("best", "last")
+    )
+    assert best["epoch"] == last["epoch"] == 2
+    for key, value in best["state_dict"].items():
+        assert torch.equal(value, last["state_dict"][key])
+    assert "optimizer_states" not in best
+    assert result(run)["protocol"]["selection"] == "last epoch"
+    assert main([*argv[:-1], "checkpoint.choose=worst"]) == 2
+    assert "checkpoint.choose" in capsys.readouterr().err
+
+
 def test_resume_without_an_unfinished_run_says_so(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -253,3 +253,22 @@ def test_builds_with_defaults() -> None:
     model = create_model("timm_classifier", FULL)
     assert model.backbone.name == "resnet18"
     assert model.backbone.image_size == 224
+
+
+@pytest.mark.parametrize("backbone", [VIT, CNN], ids=["vit", "cnn"])
+def test_a_grid_readout_keeps_the_place(backbone: dict[str, Any]) -> None:
+    model = build(backbone=backbone, mode="full", readout="grid:2").eval()
+    image = face_batch(n=2, size=48)["image"]
+    with torch.no_grad():
+        last = model.backbone.pyramid(model.backbone.normalise(image), 1)[0]
+        cells = torch.nn.functional.adaptive_avg_pool2d(last, 2)  # (B, C, 2, 2)
+        vectors = cells.permute(0, 2, 3, 1).flatten(1)
+        expected = model.heads(vectors)
+        for task, logits in model(image).items():
+            torch.testing.assert_close(logits, expected[task])
+    mean = build(backbone=backbone, mode="full", readout="mean")
+    assert mean.heads.layers["au"].in_features == model.backbone.width
+    with pytest.raises(
+        RecipeError, match=r"model\.readout: 'gird:4' is not pooled, mean or grid:G"
+    ):
+        build(readout="gird:4")

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from faceaffect.backbones import Backbone, create_backbone
+from faceaffect.backbones import Backbone, create_backbone, grid_side, pool_grid
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.heads import Heads, answers
@@ -166,8 +166,8 @@ class AUFormer(AffectModule):
         cls_mode: ``none`` gives the class token no expert term, ``convpass`` sends it through the
             experts as a map of one position.
         dropout: rate inside the experts, before the up-projection.
-        readout: what the heads see: ``backbone``, the ViT's own pooling (the class token, where it
-            uses one), or ``patches``, the mean of the patch tokens.
+        readout: what the heads see: ``pooled``, the ViT's own pooling (the class token, where it
+            uses one), ``mean`` of the patch tokens, or ``grid:G``, their means over G x G cells.
         aux_loss: weight of the auxiliary losses on the AU streams, 0 for none.
         aux_layers: whether the stream is supervised after the ``last`` block or after ``all``.
         dice_loss: weight of the weighted Dice (WDI) loss, 0 for none.
@@ -199,7 +199,7 @@ class AUFormer(AffectModule):
         shared_experts: bool = False,
         cls_mode: Literal["none", "convpass"] = "none",
         dropout: float = 0.1,
-        readout: Literal["backbone", "patches"] = "backbone",
+        readout: str = "pooled",
         aux_loss: float = 1.0,
         aux_layers: Literal["last", "all"] = "last",
         dice_loss: float = 1.0,
@@ -212,7 +212,8 @@ class AUFormer(AffectModule):
         names = self.schema.au_names or self.schema.expressions
         if not names:
             raise RecipeError("auformer needs AUs or expression classes, one expert for each")
-        self.readout, self.aux_loss, self.dice_loss = readout, aux_loss, dice_loss
+        self.side = grid_side(readout, "model.readout", other="pooled")
+        self.aux_loss, self.dice_loss = aux_loss, dice_loss
         self.margin, self.gamma_mode = margin, gamma_mode
         self.gamma_low, self.gamma_high = gamma_low, gamma_high
         self.vit = ExpertViT(
@@ -231,7 +232,7 @@ class AUFormer(AffectModule):
             au_stream,
         )
         width, depth = self.vit.backbone.width, len(self.vit.groups)
-        self.heads = Heads(self.schema, width)
+        self.heads = Heads(self.schema, width * (self.side or 1) ** 2)
         supervised = 0 if not aux_loss else depth if aux_layers == "all" else 1
         self.aux_heads = nn.ModuleList(AUHeads(width, len(names)) for _ in range(supervised))
         self.register_buffer("weight", torch.ones(len(names)), persistent=False)
@@ -255,11 +256,12 @@ class AUFormer(AffectModule):
         """Return the logits of each task, and the stream that leaves each block."""
         backbone = self.vit.backbone
         tokens, streams = self.vit(backbone.normalise(batch["image"]))
-        if self.readout == "patches":
-            pooled = tokens[:, backbone.num_prefix_tokens :].mean(1)
+        if self.side is None:
+            features = backbone.net.forward_head(tokens, pre_logits=True)
         else:
-            pooled = backbone.net.forward_head(tokens, pre_logits=True)
-        return self.heads(pooled), streams
+            patches = tokens[:, backbone.num_prefix_tokens :]
+            features = pool_grid(patches, backbone.grid, self.side).flatten(1)
+        return self.heads(features), streams
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return MDWA + WDI + ``aux_loss`` x auxiliary MDWA, plus cross-entropy and 1 - CCC."""

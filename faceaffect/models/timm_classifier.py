@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from faceaffect.backbones import create_backbone
+from faceaffect.backbones import create_backbone, grid_side, pool_grid
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.heads import AULoss, Heads, TaskLosses, answers
@@ -23,6 +23,9 @@ class TimmClassifier(AffectModule):
         mode: ``full`` trains everything; ``linear`` trains the heads on frozen features, which a
             batch norm without parameters standardises (as linear probes of MAE, He et al. 2022);
             ``lora`` trains the heads and low-rank adapters in the frozen backbone.
+        readout: what the heads see: ``pooled``, as the network itself pools (a ViT's class token),
+            ``mean`` of the last feature map, or ``grid:G``, its means over G x G cells side by
+            side, which keep the place where something is seen.
         lora: rank and place of the adapters, the options of :class:`faceaffect.lora.LoRA`.
         au_loss: see :class:`faceaffect.heads.TaskLosses`.
         class_weights: weigh AUs and expression classes by their rarity in the training part.
@@ -39,6 +42,7 @@ class TimmClassifier(AffectModule):
         *,
         backbone: Annotated[str | dict[str, Any], Options(create_backbone)] = "resnet18",
         mode: Literal["full", "linear", "lora"] = "full",
+        readout: str = "pooled",
         lora: Annotated[dict[str, Any] | None, Options(LoRA)] = None,
         au_loss: AULoss = "bce",
         class_weights: bool = False,
@@ -57,7 +61,11 @@ class TimmClassifier(AffectModule):
         self.backbone = create_backbone(**node)
         if mode == "lora":
             LoRA(**(lora or {})).put_into(self.backbone)
+        self.side = grid_side(readout, "model.readout", other="pooled")
         width = self.backbone.pooled_width
+        if self.side is not None:
+            self.grid = self.backbone.grid
+            width = self.backbone.width * self.side**2
         # Frozen features may differ little from face to face beside a large mean.
         self.norm = nn.BatchNorm1d(width, affine=False) if mode == "linear" else nn.Identity()
         self.heads = Heads(self.schema, width, dropout=dropout)
@@ -75,7 +83,12 @@ class TimmClassifier(AffectModule):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return the logits of each task from uint8 faces (B, 3, H, W)."""
-        features = self.backbone.pooled(self.backbone.normalise(image))
+        x = self.backbone.normalise(image)
+        if self.side is None:
+            features = self.backbone.pooled(x)
+        else:
+            patches = self.backbone.tokens(x)[:, self.backbone.num_prefix_tokens :]
+            features = pool_grid(patches, self.grid, self.side).flatten(1)
         return self.heads(self.norm(features))  # type: ignore[no-any-return]
 
     def loss(self, batch: FaceBatch) -> Tensor:

@@ -4,12 +4,10 @@ Identity of EMO-LLaMA's "Q-Former-based clue aggregator" with it is inferred; th
 follows LLaMA-VID's code.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     InstructBlipQFormerConfig,
@@ -17,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from faceaffect.backbones import grid_side, pool_grid
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.models.emo_llama.checkpoint import (
     Checkpoint,
@@ -78,7 +77,7 @@ class ClueAggregator(nn.Module):
         vocabulary: int,
     ) -> None:
         super().__init__()
-        self.grid = content_grid(options.content)
+        self.grid = grid_side(options.content, "model.aggregator.content", other="none")
         self.num_prefix_tokens = num_prefix_tokens
         config, checkpoint = _config(options, vision_width, vocabulary)
         self.qformer = InstructBlipQFormerModel(config)
@@ -100,8 +99,7 @@ class ClueAggregator(nn.Module):
         patches = tokens[:, self.num_prefix_tokens :]
         if self.grid is not None:
             side = round(patches.shape[1] ** 0.5)
-            square = patches.mT.reshape(*patches.mT.shape[:2], side, side)
-            patches = F.adaptive_avg_pool2d(square, self.grid).flatten(2).mT
+            patches = pool_grid(patches, (side, side), self.grid)
         return cast(Tensor, self.projector(patches))
 
     def context(self, tokens: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
@@ -130,20 +128,6 @@ class ClueAggregator(nn.Module):
     def tokens_per_frame(self, patches: int) -> int:
         """Return how many tokens a frame of so many patches becomes."""
         return 1 + (patches if self.grid is None else self.grid**2)
-
-
-def content_grid(content: str) -> int | None:
-    """Return the side of the pooled grid, None for no pooling.
-
-    Raises:
-        RecipeError: not one of ``mean``, ``none``, ``grid:G``.
-    """
-    if content == "none":
-        return None
-    match = re.fullmatch(r"mean|grid:([1-9]\d?)", content)
-    if match is None:
-        raise RecipeError(f"model.aggregator.content: '{content}' is not mean, none or grid:G")
-    return int(match[1] or 1)
 
 
 def text_tokenizer(options: AggregatorOptions) -> PreTrainedTokenizerBase | None:
