@@ -38,12 +38,14 @@ class Entrant:
         name: what the report calls it.
         source: as it was given.
         recipes: its recipe, once for each seed.
+        placed: its recipe with this command's overrides, also of a run: where data and output are.
         run: the finished run that was given; None where a recipe was.
     """
 
     name: str
     source: str
     recipes: tuple[Recipe, ...]
+    placed: Recipe
     run: Path | None = None
 
 
@@ -79,6 +81,8 @@ def compare(
     """
     if seeds < 1:
         raise RecipeError(f"--seeds: {seeds} is not positive")
+    if not sources:
+        raise RecipeError("compare: name at least one recipe or run folder")
     entrants = _entrants(sources, overrides, seeds)
     data, warnings = _agree(entrants)
     runs = {entrant.name: _done(entrant, data) for entrant in entrants}
@@ -92,7 +96,7 @@ def compare(
         "warnings": warnings + described["warnings"],
     }
     described["words"] = report.words(described)
-    folder = output or new_folder(Path(entrants[0].recipes[0]["output"]) / "compare")
+    folder = output or new_folder(Path(entrants[0].placed["output"]) / "compare")
     folder.mkdir(parents=True, exist_ok=True)
     report.write_report(folder, plain(described))
     _say(described, folder)
@@ -117,7 +121,7 @@ def _describe(
     for name, model in analysis["models"].items():
         model |= about[name] | {"cost": costs[name]}
         _add_spoken(model, runs[name])
-    recipe = entrants[0].recipes[0]
+    recipe = entrants[0].placed
     return {
         "title": f"{', '.join(tables)} on {recipe['data']['name']}",
         "created": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
@@ -169,11 +173,11 @@ def _entrant(source: str, overrides: Sequence[str], seeds: int) -> Entrant:
         raise RecipeError(f"{source}: a pre-training, which answers nothing to compare")
     numbers = range(recipe["seed"], recipe["seed"] + seeds)
     each = tuple(Recipe(recipe.name, recipe.sections | {"seed": seed}) for seed in numbers)
-    return Entrant(recipe.name, source, each)
+    return Entrant(recipe.name, source, each, recipe)
 
 
 def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
-    """Return a finished run; of the overrides only those that place data and output matter."""
+    """Return a finished run; overrides say where its data and the output are, no more."""
     if not (folder / "recipe.yaml").is_file():
         raise RecipeError(f"{folder}: neither a recipe nor a run folder: it has no recipe.yaml")
     if not (folder / RESULT).is_file():
@@ -186,8 +190,11 @@ def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
     placing = [o for o in overrides if o.partition("=")[0].split(".")[0] in ("data", "output")]
     config = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
     assert isinstance(config, dict)
-    recipe = resolve(result["recipe"], dict(config), placing, str(folder))  # type: ignore[arg-type]
-    return Entrant(recipe.name, str(folder), (recipe,), folder)
+    sections = {str(key): value for key, value in config.items()}
+    recipe, placed = (
+        resolve(result["recipe"], sections, changes, str(folder)) for changes in ((), placing)
+    )
+    return Entrant(recipe.name, str(folder), (recipe,), placed, folder)
 
 
 def _one_device(recipe: Recipe) -> None:
@@ -215,16 +222,15 @@ def _agree(entrants: Sequence[Entrant]) -> tuple[FaceDataModule, list[str]]:
     built: dict[str, FaceDataModule] = {}
     terms: dict[str, dict[str, Any]] = {}
     for entrant in entrants:
-        section = entrant.recipes[0]["data"]
-        if entrant.run is not None:
+        if entrant.run is None:
+            section = entrant.placed["data"]
+            terms[entrant.name] = agreement.terms_of_data(section, _build_once(built, section))
+        else:
             terms[entrant.name] = agreement.terms_of_result(_result(entrant.run))
-            continue
-        data = _build_once(built, section)
-        terms[entrant.name] = agreement.terms_of_data(section, data)
     if not built:  # runs only: what lies here now has to be what they were tested on
-        section = entrants[0].recipes[0]["data"]
-        data = _build_once(built, section)
-        terms["the data as it is here"] = agreement.terms_of_data(section, data)
+        section = entrants[0].placed["data"]
+        here = agreement.terms_of_data(section, _build_once(built, section))
+        terms["the data as it is here"] = here
     lines = agreement.differences(terms)
     if lines:
         raise DataError(
@@ -245,7 +251,9 @@ def _build_once(built: dict[str, FaceDataModule], section: dict[str, Any]) -> Fa
 def _known_differences(entrants: Sequence[Entrant]) -> list[str]:
     notes = []
     for key in agreement.HOW_IT_IS_READ:
-        values = {e.name: {key: e.recipes[0]["data"].get(key)} for e in entrants}
+        values = {
+            e.name: {key: agreement.full_section(e.recipes[0]["data"])[key]} for e in entrants
+        }
         if key not in ("num_workers", "batch_size", "on_error"):
             notes += [f"allowed to differ: data.{line}" for line in agreement.differences(values)]
     for entrant in entrants:
