@@ -83,7 +83,10 @@ def _fit_and_test(
         best = folder / "checkpoints" / "best.ckpt"
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
-    write_result(folder, recipe, data, model, trainer, seconds, brief=brief)
+    extra = {}
+    if _checkpoint_section(recipe).choose == "last":
+        extra = {"protocol": {**data.split.info, "selection": "last epoch"}}
+    write_result(folder, recipe, data, model, trainer, seconds, extra, brief=brief)
 
 
 def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
