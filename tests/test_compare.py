@@ -323,7 +323,7 @@ def test_cost_is_measured_in_a_process_of_its_own(
 
 
 def test_specialists_are_compared_on_facial_expressions(tmp_path: Path) -> None:
-    root = write_facial_expressions(tmp_path / "faces")
+    root = write_facial_expressions(tmp_path / "faces", people=9, each=3)
     small = [f"data.root={root}", "data.protocol.folds=3", "data.protocol.val_fraction=0.3",
              "data.num_workers=0", "data.batch_size=8", "data.image_size=32",
              "trainer.max_epochs=1", "trainer.accelerator=cpu", "optim.warmup_epochs=0",
