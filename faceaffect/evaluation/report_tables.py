@@ -1,0 +1,333 @@
+"""The tables of a comparison's report, in their order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from faceaffect.evaluation.sheets import HEADLINE
+from faceaffect.evaluation.tables import MINUS, NONE, At, Cell, Part, Table, Value, lookup
+from faceaffect.schema import LabelSchema
+
+TITLES = {
+    "au_f1": "mean AU F1",
+    "expression_war": "expression accuracy (WAR)",
+    "expression_uar": "expression recall (UAR)",
+    "va_ccc": "valence-arousal CCC",
+}
+SHORT = {
+    "au_f1": "AU F1",
+    "expression_war": "WAR",
+    "expression_uar": "UAR",
+    "va_ccc": "VA CCC",
+}
+
+
+def form_of(metric: str, *, signed: bool = False) -> str:
+    """Return how a metric is written: points of 100, but concordance and RMSE as they are."""
+    kind = "fraction" if metric.split("/")[0].startswith("va_") else "points"
+    return f"signed {kind}" if signed else kind
+
+
+def headlines(report: Mapping[str, Any]) -> list[str]:
+    """Return the names of the headline metrics of the report's tasks."""
+    schema = LabelSchema.from_dict(report["schema"])
+    return [name for task in schema.tasks for name in HEADLINE[task]]
+
+
+def tables(report: Mapping[str, Any]) -> dict[str, Table]:
+    """Return all tables that the report has numbers for, by key."""
+    found = [
+        _overview(report),
+        _pairs(report),
+        _parts(
+            report,
+            "au_f1",
+            "F1 of each AU",
+            "In points. The mean leaves out AUs "
+            "without a positive in the truth. Trivial: always present.",
+        ),
+        _parts(
+            report,
+            "expression_recall",
+            "Recall of each class",
+            "In points. Trivial: always the most frequent class of the training part.",
+        ),
+        _parts(
+            report,
+            "va_ccc",
+            "Concordance",
+            "CCC, from -1 to 1. Trivial: always the training part's mean.",
+        ),
+        _calibration(report),
+        _generated(report),
+        _seeds(report),
+        _cost(report),
+        *_groups(report),
+    ]
+    return {table.key: table for table in found if table is not None and table.rows}
+
+
+def _best(report: Mapping[str, Any], places: Sequence[At], *, lowest: bool = False) -> set[At]:
+    """Places of the best of several values; of one value none."""
+    values = {at: lookup(report, at) for at in places}
+    known = {at: v for at, v in values.items() if v is not None}
+    if len(known) < 2:
+        return set()
+    top = (min if lowest else max)(known.values())
+    return {at for at, v in known.items() if v == top}
+
+
+def _interval(at: At, form: str) -> tuple[Part, ...]:
+    return ("[", Value((*at, 0), form), ", ", Value((*at, 1), form), "]")
+
+
+def _metric(
+    report: Mapping[str, Any], name: str, metric: str, best: set[At], between: str = " "
+) -> Cell:
+    """A model's metric with its interval and its spread over seeds, as far as there are any."""
+    at, form = ("models", name, "metrics", metric), form_of(metric)
+    small: tuple[Part, ...] = ()
+    if (lookup(report, ("models", name, "intervals", metric)) or [None])[0] is not None:
+        small = _interval(("models", name, "intervals", metric), form)
+    if lookup(report, ("models", name, "spread", metric)) is not None:
+        small += (between if small else "", "± ", Value(("models", name, "spread", metric), form))
+    return Cell((Value(at, form),), small, at in best)
+
+
+def _trivial(report: Mapping[str, Any], metric: str) -> Cell:
+    return Cell(
+        (Value(("models", next(iter(report["models"])), "baselines", metric), form_of(metric)),)
+    )
+
+
+def _overview(report: Mapping[str, Any]) -> Table:
+    metrics, models = headlines(report), report["models"]
+    table = Table(
+        "overview",
+        "All models",
+        "Points of 100; CCC from -1 to 1. Below each number: 95 % interval over people; standard "
+        "deviation over several seeds; distance from the trivial baseline. Bold: highest; which "
+        "differences are more than chance, the table of pairs says.",
+        ["model", *(SHORT[m] for m in metrics), "ms per face"],
+    )
+    best = {m: _best(report, [("models", n, "metrics", m) for n in models]) for m in metrics}
+    for name in models:
+        cells = []
+        for metric in metrics:
+            cell = _metric(report, name, metric, best[metric], between="\n")
+            margin = Value(("models", name, "margin", metric), form_of(metric, signed=True))
+            if lookup(report, margin.at) is not None:
+                cell = replace(
+                    cell, small=(*cell.small, "\n" if cell.small else "", margin, " to trivial")
+                )
+            cells.append(cell)
+        time = Value(("models", name, "cost", "milliseconds_per_image_at_batch_1"), "tenth")
+        table.add([name, *cells, Cell((time,))])
+    table.add(["trivial baseline", *(_trivial(report, m) for m in metrics), NONE], quiet=True)
+    return table
+
+
+def _pairs(report: Mapping[str, Any]) -> Table:
+    table = Table(
+        "pairs",
+        "Differences",
+        "First model less second, on the same samples: difference with 95 % interval, p of a "
+        "paired test, and p after Holm's correction over the pairs of a metric. Bold: p below 0.05 "
+        "after correction.",
+        ["pair", "metric", "difference", "p", "p (Holm)", "test"],
+    )
+    for i, pair in enumerate(report["pairs"]):
+        form = form_of(pair["metric"], signed=True)
+        small = _interval(("pairs", i, "interval"), form)
+        known = (pair.get("interval") or [None])[0] is not None
+        sure = pair.get("p_holm") is not None and pair["p_holm"] < 0.05
+        table.add(
+            [
+                f"{pair['a']} {MINUS} {pair['b']}",
+                SHORT.get(pair["metric"], pair["metric"]),
+                Cell((Value(("pairs", i, "difference"), form),), small if known else (), sure),
+                Cell((Value(("pairs", i, "p"), "p"),)),
+                Cell((Value(("pairs", i, "p_holm"), "p"),), (), sure),
+                Cell((Value(("pairs", i, "test")),)),
+            ]
+        )
+    return table
+
+
+def _parts(report: Mapping[str, Any], metric: str, title: str, note: str) -> Table | None:
+    """One row for each part of a mean: AUs, classes or dimensions."""
+    models = report["models"]
+    names = [n for n in next(iter(models.values()))["metrics"] if n.startswith(f"{metric}/")]
+    if not names:
+        return None
+    note = f"{note} Below: 95 % interval over people, ± over seeds. Bold: highest of the row."
+    table = Table(metric, title, note, ["", *models, "trivial"])
+    whole = {"au_f1": ["au_f1"], "expression_recall": ["expression_uar"], "va_ccc": ["va_ccc"]}
+    for name in [*names, *whole[metric]]:
+        best = _best(report, [("models", model, "metrics", name) for model in models])
+        label = name.partition("/")[2] or "mean"
+        cells = [_metric(report, model, name, best) for model in models]
+        table.add([label, *cells, _trivial(report, name)])
+    return table
+
+
+def _calibration(report: Mapping[str, Any]) -> Table | None:
+    schema = LabelSchema.from_dict(report["schema"])
+    columns = {
+        "au": [("metrics", "au_ece", "AU, mean of AUs"), ("calibration", "au", "AU, all together")],
+        "expression": [("metrics", "expression_ece", "expression")],
+    }
+    wanted = [column for task, of in columns.items() if task in schema.tasks for column in of]
+    if not wanted:
+        return None
+    table = Table(
+        "calibration",
+        "Calibration error",
+        "Expected calibration error in points, 15 bins: how far probabilities lie from how often "
+        "they come true. Lower is better. The curves hold all AUs together.",
+        ["model", *(label for *_, label in wanted)],
+    )
+
+    def place(name: str, section: str, key: str) -> At:
+        tail: At = (key, "ece") if section == "calibration" else (key,)
+        return ("models", name, section, *tail)
+
+    best = {
+        key: _best(report, [place(n, section, key) for n in report["models"]], lowest=True)
+        for section, key, _ in wanted
+    }
+    for name in report["models"]:
+        places = [(key, place(name, section, key)) for section, key, _ in wanted]
+        table.add(
+            [name, *(Cell((Value(at, "points"),), (), at in best[key]) for key, at in places)]
+        )
+    trivial = [
+        _trivial(report, key) if section == "metrics" else NONE for section, key, _ in wanted
+    ]
+    table.add(["trivial baseline", *trivial], quiet=True)
+    return table
+
+
+def _generated(report: Mapping[str, Any]) -> Table | None:
+    """What models that write say in words, where that is scored beside their probabilities."""
+    metrics = [*headlines(report), "unreadable"]
+    writers = [n for n, m in report["models"].items() if "generated/unreadable" in m["metrics"]]
+    if not writers:
+        return None
+    table = Table(
+        "generated",
+        "Answers in words",
+        "The same metrics of the written answers, read by a grammar; elsewhere the probabilities "
+        "of the answers count. Unreadable answers (share in points) count as wrong.",
+        ["model", *(SHORT.get(m, m) for m in metrics)],
+    )
+    for name in writers:
+        cells = [
+            Cell((Value(("models", name, "metrics", f"generated/{m}"), form_of(m)),))
+            for m in metrics
+        ]
+        table.add([name, *cells])
+    trivial = [_trivial(report, metric) for metric in metrics[:-1]]
+    table.add(["trivial baseline", *trivial, NONE], quiet=True)
+    return table
+
+
+def _seeds(report: Mapping[str, Any]) -> Table | None:
+    seeds, metrics = report["seeds"], headlines(report)
+    if len(seeds) < 2:
+        return None
+    table = Table(
+        "seeds",
+        "Each seed",
+        "Every training on its own.",
+        ["model", "metric", *(f"seed {seed}" for seed in seeds), "trivial"],
+    )
+    for name, model in report["models"].items():
+        for metric in metrics:
+            number = len(model["per_seed"].get(metric, []))
+            cells: list[Cell | str] = [
+                Cell((Value(("models", name, "per_seed", metric, i), form_of(metric)),))
+                if i < number
+                else NONE
+                for i in range(len(seeds))
+            ]
+            table.add([name, SHORT[metric], *cells, _trivial(report, metric)])
+    return table
+
+
+COST = {
+    "parameters": ("parameters", "si"),
+    "trainable_parameters": ("trained", "si"),
+    "flops_per_image": ("FLOPs per face", "si"),
+    "milliseconds_per_image_at_batch_1": ("ms per face, batch 1", "tenth"),
+    "images_per_second": ("faces per second", "tenth"),
+    "best_batch_size": ("at batch", "count"),
+    "peak_memory_bytes": ("peak memory", "bytes"),
+    "training_seconds": ("training", "duration"),
+    "checkpoint_bytes": ("checkpoint", "bytes"),
+    "device": ("device", "text"),
+}
+
+
+def _cost(report: Mapping[str, Any]) -> Table | None:
+    costs = [model.get("cost") or {} for model in report["models"].values()]
+    keys = [key for key in COST if any(cost.get(key) is not None for cost in costs)]
+    if not keys:
+        return None
+    table = Table(
+        "cost",
+        "Cost of each model",
+        "FLOPs are twice the multiply-adds. A trivial baseline costs nothing.",
+        ["", *report["models"]],
+    )
+    for key in keys:
+        label, form = COST[key]
+        cells = [Cell((Value(("models", n, "cost", key), form),)) for n in report["models"]]
+        table.add([label, *cells])
+    return table
+
+
+def _groups(report: Mapping[str, Any]) -> list[Table]:
+    first = next(iter(report["models"].values()))
+    found = []
+    for attribute, section in (first.get("groups") or {}).items():
+        table = Table(
+            f"groups-{attribute}",
+            f"By {attribute.replace('_', ' ')}",
+            "Gap: largest less smallest; some gap always arises by chance, p says how often one as "
+            "large does when people are assigned to the groups at random (uncorrected).",
+            ["group", "people", *report["models"], "trivial"],
+        )
+        for metric in headlines(report):
+            for value in section["groups"]:
+                table.add(_group_row(report, attribute, value, metric))
+            gaps = []
+            for name in report["models"]:
+                at: At = ("models", name, "groups", attribute)
+                p = Value((*at, "gap_p", metric), "p")
+                small: tuple[Part, ...] = ("p ", p) if lookup(report, p.at) is not None else ()
+                gaps.append(Cell((Value((*at, "gap", metric), form_of(metric)),), small))
+            table.add([f"{SHORT[metric]} gap", "", *gaps, NONE], quiet=True)
+        found.append(table)
+    return found
+
+
+def _group_row(
+    report: Mapping[str, Any], attribute: str, value: str, metric: str
+) -> list[Cell | str]:
+    first, form = next(iter(report["models"])), form_of(metric)
+    places: list[At] = [
+        ("models", name, "groups", attribute, "groups", value) for name in report["models"]
+    ]
+    best = _best(report, [(*at, "metrics", metric) for at in places])
+    cells: list[Cell | str] = []
+    for at in places:
+        interval = lookup(report, (*at, "intervals", metric))
+        known = interval is not None and interval[0] is not None
+        small = _interval((*at, "intervals", metric), form) if known else ()
+        own: At = (*at, "metrics", metric)
+        cells.append(Cell((Value(own, form),), small, own in best))
+    start: At = ("models", first, "groups", attribute, "groups", value)
+    people = Cell((Value((*start, "subjects"), "count"),))
+    trivial = Cell((Value((*start, "baselines", metric), form),))
+    return [f"{SHORT[metric]}, {value}", people, *cells, trivial]
