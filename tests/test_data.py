@@ -217,6 +217,19 @@ def test_balanced_training_draws_every_class_equally_often() -> None:
     assert max(once) <= 2  # the rare classes twice or thrice would be a scatter
 
 
+def test_balance_can_go_half_the_way() -> None:
+    def counts(power: float) -> np.ndarray:
+        module = data(288, balance="expression", balance_power=power)
+        drawn = module.train_dataloader().sampler.order(0)
+        return np.bincount(module.dataset.samples.expression[drawn])
+
+    none, half, full = (counts(power) for power in (0.0, 0.5, 1.0))
+    # Class shares n^(1 - power): the square root's are between, each within a draw of its own.
+    expected = none**0.5 / (none**0.5).sum() * none.sum()
+    assert np.abs(half - expected).max() <= 2
+    assert np.ptp(full) < np.ptp(half) < np.ptp(none)
+
+
 def test_systematic_draws_are_expected_counts_rounded() -> None:
     weights = np.array([0.5, 1.0, 2.0, 0.25, 1.25])
     for offset in (0.0, 0.3, 0.999):
@@ -371,6 +384,7 @@ def test_create_data_splits_one_mapping_between_dataset_and_module(tmp_path: Pat
         ({"batch_size": "many"}, "data.batch_size"),
         ({"batch_size": 0}, "data.batch_size: 0 is not positive"),
         ({"balance": "va"}, "data.balance"),
+        ({"balance_power": 1.5}, "data.balance_power: 1.5 is not between 0 and 1"),
         ({"protocol": "subject_fold"}, "did you mean 'subject_kfold'"),
         ({"protocol": {"name": "subject_kfold", "flod": 1}}, "did you mean 'fold'"),
         ({"protocol": {"name": "subject_kfold", "fold": 6}}, "the folds are 1 to 5"),

@@ -42,6 +42,7 @@ class FaceDataModule(L.LightningDataModule):
         augment: transforms of training samples, drawn from (seed, epoch, index).
         balance: what training draws equally often: ``expression`` classes, or more often: faces
             with a rare ``au``.
+        balance_power: how far, from 0, not at all, to 1, all the way; the weights are raised to it.
         on_error: ``skip`` leaves unreadable samples out, counts them in ``skipped`` and stops only
             where there are many; ``raise`` stops at the first.
         seed: of order and augmentation; the split has a seed of its own.
@@ -62,6 +63,7 @@ class FaceDataModule(L.LightningDataModule):
         num_workers: int | None = None,
         augment: Annotated[list[Any] | None, Component("transforms")] = None,
         balance: Literal["none", "expression", "au"] = "none",
+        balance_power: float = 1.0,
         on_error: Literal["raise", "skip"] = "skip",
         seed: int = 0,
     ) -> None:
@@ -69,6 +71,8 @@ class FaceDataModule(L.LightningDataModule):
         for name, value in (("image_size", image_size), ("batch_size", batch_size)):
             if value < 1:
                 raise RecipeError(f"data.{name}: {value} is not positive")
+        if not 0 <= balance_power <= 1:
+            raise RecipeError(f"data.balance_power: {balance_power} is not between 0 and 1")
         if balance != "none" and balance not in dataset.schema.tasks:
             raise RecipeError(
                 f"data.balance: the data has no labels for '{balance}'; "
@@ -80,7 +84,7 @@ class FaceDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment = build(augment) if augment else None
-        self.balance = balance
+        self.balance, self.balance_power = balance, balance_power
         self.on_error: Literal["raise", "skip"] = on_error
         self.seed = seed
         self.skipped: dict[str, str] = {}
@@ -183,7 +187,8 @@ class FaceDataModule(L.LightningDataModule):
             return None
         weights = np.ones(len(indices)) if own is None else own[indices]
         if self.balance != "none":
-            weights = weights * _BALANCE[self.balance](self.dataset.samples.take(indices))
+            rarity = _BALANCE[self.balance](self.dataset.samples.take(indices))
+            weights = weights * rarity**self.balance_power
         return weights
 
 

@@ -16,7 +16,15 @@ from faceaffect.data.protocols import SIDES
 from faceaffect.errors import DataError
 from faceaffect.schema import LabelSchema
 
-HOW_IT_IS_READ = ("image_size", "batch_size", "num_workers", "augment", "balance", "on_error")
+HOW_IT_IS_READ = (
+    "image_size",
+    "batch_size",
+    "num_workers",
+    "augment",
+    "balance",
+    "balance_power",
+    "on_error",
+)
 """Keys of the data section that belong to a model's training; they may differ."""
 
 WHERE_IT_LIES = ("root", "table", "cache")
