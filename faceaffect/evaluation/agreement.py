@@ -16,16 +16,12 @@ from faceaffect.data.protocols import SIDES
 from faceaffect.errors import DataError
 from faceaffect.schema import LabelSchema
 
-HOW_IT_IS_READ = (
-    "image_size",
-    "batch_size",
-    "num_workers",
-    "augment",
-    "balance",
-    "balance_power",
-    "on_error",
+HOW_IT_IS_READ = tuple(
+    key
+    for key in inspect.signature(FaceDataModule).parameters
+    if key not in ("dataset", "protocol", "seed")
 )
-"""Keys of the data section that belong to a model's training; they may differ."""
+"""Keys of the data section that belong to a model's training, not to the dataset; may differ."""
 
 WHERE_IT_LIES = ("root", "table", "cache")
 """Keys that name places; what lies there is compared by ids and labels instead."""
