@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from compared import SCHEMA, answer, truth_table
 from faceaffect.evaluation import resampling
 from faceaffect.evaluation.answers import join_answers
 from faceaffect.evaluation.resampling import bootstrap, holm, mcnemar_p, sign_flip
@@ -16,43 +17,7 @@ from faceaffect.evaluation.statistics import analyse, calibration_error, reliabi
 from faceaffect.metrics import TaskMetrics
 from faceaffect.schema import LabelSchema
 
-SCHEMA = LabelSchema((1, 12), ("neutral", "happiness", "anger"), True)
 TASKS = SCHEMA.tasks
-
-
-def truth_table(people: int, each: int, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    n = people * each
-    person = np.repeat(np.arange(people), each)
-    table = pd.DataFrame({"id": [f"{i:05d}" for i in range(n)]})
-    table["subject"] = [f"p{i:03d}" for i in person]
-    table["target/expression"] = np.array(SCHEMA.expressions)[rng.integers(3, size=n)]
-    for name in SCHEMA.au_names:
-        table[f"target/{name}"] = (rng.random(n) < 0.4).astype(int)
-    for name in ("valence", "arousal"):
-        table[f"target/{name}"] = rng.uniform(-1, 1, n)
-    table["attribute/skin_tone"] = np.array(["II", "V"])[rng.integers(2, size=people)[person]]
-    return table
-
-
-def answer(truth: pd.DataFrame, skill: float, seed: int) -> pd.DataFrame:
-    """Predictions whose quality differs between people."""
-    rng = np.random.default_rng(seed)
-    table, n = truth.copy(), len(truth)
-    person = pd.factorize(truth["subject"])[0]
-    own = rng.normal(size=person.max() + 1)[person] * 0.5
-    for name in SCHEMA.au_names:
-        z = (2 * truth[f"target/{name}"].fillna(0) - 1) * (skill + own) + rng.normal(size=n)
-        table[f"prob/{name}"] = 1 / (1 + np.exp(-z))
-    logits = rng.gumbel(size=(n, 3))
-    index = pd.Index(SCHEMA.expressions).get_indexer(pd.Index(truth["target/expression"]))
-    logits[np.arange(n), index] += skill + own
-    prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    for k, name in enumerate(SCHEMA.expressions):
-        table[f"prob/{name}"] = prob[:, k]
-    for name in ("valence", "arousal"):
-        table[f"pred/{name}"] = 0.5 * skill * truth[f"target/{name}"] + rng.normal(size=n) * 0.2
-    return table
 
 
 def counts_of(table: pd.DataFrame, task: str) -> Tensor:
