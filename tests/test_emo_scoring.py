@@ -11,7 +11,7 @@ from emo_tiny import LLAMA, LORA, save_tokenizer
 from faceaffect.errors import CheckpointError
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.llm import LanguageModel, create_llm
-from faceaffect.models.emo_llama.packing import Row, Text, Visual, pack
+from faceaffect.models.emo_llama.packing import Row, Text, Visual, by_length, pack
 from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_options
 
 QWEN = {**LLAMA, "model_type": "qwen2"}
@@ -97,6 +97,20 @@ def test_the_loss_is_the_mean_of_what_scores_sum(words: str, padding: Any) -> No
         said = sum(len(t.ids) for branch in row.branches for t in branch if t.said)
         total = score[: len(row.branches)].sum()
         torch.testing.assert_close(loss, -total / said, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_long_rows_are_packed_apart_and_lose_nothing(words: str) -> None:
+    llm = make(words)
+    rows, visual = rows_of(Dialogue(llm, "plain"))
+    many = [rows[0], *[Row(rows[0].prefix, rows[0].branches * 9)] * 2, rows[1], rows[2]]
+    short, long = by_length(many)
+    assert sorted(short) == [0, 3, 4]
+    assert sorted(long) == [1, 2]
+    assert len(by_length([rows[0]] * 3)) == 1
+    losses = answer_loss(llm, many, visual)
+    torch.testing.assert_close(losses[[0, 3, 4]], answer_loss(llm, rows, visual))
+    torch.testing.assert_close(losses[1], losses[0])
 
 
 @torch.no_grad()

@@ -45,6 +45,13 @@ class Row:
     branches: list[list[Text]] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and all answers."""
+        texts = (text for branch in self.branches for text in branch)
+        pieces = (p.length if isinstance(p, Visual) else len(p.ids) for p in self.prefix)
+        return sum(pieces) + sum(len(text.ids) for text in texts)
+
 
 @dataclass
 class Packed:
@@ -107,7 +114,10 @@ def blocked(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def pack(
-    rows: Sequence[Row], device: torch.device, padding: Literal["left", "right"] = "left"
+    rows: Sequence[Row],
+    device: torch.device,
+    padding: Literal["left", "right"] = "left",
+    starts: dict[int, int] | None = None,
 ) -> Packed:
     """Lay rows out as tensors.
 
@@ -119,8 +129,9 @@ def pack(
         device: of the tensors.
         padding: where shorter prompts are filled up; the result of a model does not depend on it.
             ``left`` lets all answers begin in one column.
+        starts: where the slots begin, if these are not all rows of the batch.
     """
-    starts = slot_starts(rows)
+    starts = slot_starts(rows) if starts is None else starts
     laid = [_lay(row, starts) for row in rows]
     ahead = [0] * len(rows)
     if padding == "left":
@@ -137,6 +148,21 @@ def pack(
         tensors[name] = torch.tensor(table, device=device)
     tensors["before"] += torch.tensor(ahead, device=device)[:, None]
     return Packed(**tensors)
+
+
+def by_length(rows: Sequence[Row]) -> list[list[int]]:
+    """Return the indices of short and of long rows, split where the least padding is left.
+
+    One group where a split would save less than a tenth of the tokens.
+    """
+    length = [row.length for row in rows]
+    order = sorted(range(len(rows)), key=length.__getitem__)
+    longest, n = length[order[-1]], len(rows)
+    padded = [k * length[order[k - 1]] + (n - k) * longest for k in range(1, n + 1)]
+    best = min(range(n), key=padded.__getitem__) + 1
+    if padded[best - 1] > 0.9 * n * longest:
+        return [order]
+    return [order[:best], order[best:]]
 
 
 def slot_starts(rows: Sequence[Row]) -> dict[int, int]:

@@ -9,7 +9,14 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from faceaffect.models.emo_llama.llm import LanguageModel
-from faceaffect.models.emo_llama.packing import Row, blocked, pack
+from faceaffect.models.emo_llama.packing import (
+    Packed,
+    Row,
+    blocked,
+    by_length,
+    pack,
+    slot_starts,
+)
 
 
 def answer_loss(
@@ -20,13 +27,24 @@ def answer_loss(
 ) -> Tensor:
     """Return the cross-entropy of the learned tokens of each row, (B,), weighted to a mean.
 
+    Short and long rows go through the model apart, so that little is spent on padding.
+
     Args:
         llm: the language model.
         rows: prompts with answers.
         visual: (V, D) visual tokens, slot after slot.
         padding: see :func:`~faceaffect.models.emo_llama.packing.pack`.
     """
-    packed = pack(rows, visual.device, padding)
+    starts, groups = slot_starts(rows), by_length(rows)
+    losses = [
+        _answer_loss(llm, pack([rows[i] for i in group], visual.device, padding, starts), visual)
+        for group in groups
+    ]
+    place = torch.tensor([i for group in groups for i in group], device=visual.device)
+    return torch.cat(losses)[place.argsort()]
+
+
+def _answer_loss(llm: LanguageModel, packed: Packed, visual: Tensor) -> Tensor:
     row, column = (packed.weight > 0).nonzero(as_tuple=True)
     before = packed.before[row, column]
     needed, place = _distinct(before)
@@ -35,7 +53,7 @@ def answer_loss(
     answer = llm(embeddings, mask, packed.position, logits_to_keep=needed, use_cache=False)
     logits = answer.logits[row, place].float()
     each = F.cross_entropy(logits, packed.ids[row, column], reduction="none")
-    total = each.new_zeros(len(rows))
+    total = each.new_zeros(len(packed.ids))
     return total.index_add(0, row, each * packed.weight[row, column])
 
 
