@@ -288,6 +288,7 @@ def test_a_failing_model_does_not_lose_the_others(
     assert "no luck" in error
 
 
+@pytest.mark.slow
 def test_a_comparison_killed_at_any_point_ends_with_the_same_numbers(
     place: Path, tmp_path: Path
 ) -> None:

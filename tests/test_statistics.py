@@ -212,11 +212,12 @@ def test_intervals_cover_at_the_stated_rate() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("people", [40, 80, 160])
-def test_intervals_cover_at_the_stated_rate_closely(people: int) -> None:
-    rates = coverage(people, trials=2000, resamples=1000, seed=people)
-    assert 0.94 < np.mean(list(rates.values())) < 0.96
-    assert min(rates.values()) > 0.93, rates
+@pytest.mark.parametrize(("people", "trials"), [(40, 2000), (120, 400)])
+def test_intervals_cover_at_the_stated_rate_closely(people: int, trials: int) -> None:
+    rates = coverage(people, trials=trials, resamples=1000, seed=people)
+    error = math.sqrt(0.95 * 0.05 / trials)  # of one rate; the metrics' rates hang together
+    assert abs(np.mean(list(rates.values())) - 0.95) < 2 * error
+    assert min(rates.values()) > 0.95 - 4 * error, rates
 
 
 def false_alarms(people: int, trials: int, seed: int) -> dict[str, float]:
