@@ -1,19 +1,15 @@
 """What EMO-LLaMA costs: option scores with a shared prompt, and a training step with LoRA.
 
-Everything runs in turn in one process, on random weights; a ratio compares the fastest of all
-rounds. On a CPU one thread is used and its own processor time is taken, which other processes
-disturb less than the clock.
+On random weights; a ratio compares the fastest of all rounds, see ``bench.py``.
 
     python benchmarks/emo_llama.py
     python benchmarks/emo_llama.py --device cuda --size 7b --batch 8
 """
 
-import argparse
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from bench import Bench, parser
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -40,36 +36,6 @@ def language_model(size: str, device: str, dtype: torch.dtype) -> LanguageModel:
         net = LlamaForCausalLM(LlamaConfig(**SIZES[size]))
         torch.set_default_dtype(torch.float32)
     return LanguageModel(net, words, lora=LanguageLoRA(r=64)).to(device)
-
-
-class Bench:
-    """Times actions in turn."""
-
-    def __init__(self, device: str, rounds: int) -> None:
-        self.cuda, self.rounds = device == "cuda", rounds
-
-    def once(self, action: Callable[[], object]) -> tuple[float, float]:
-        """Return seconds and peak GiB of one call."""
-        if self.cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        now = time.perf_counter if self.cuda else time.thread_time
-        start = now()
-        action()
-        if self.cuda:
-            torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() / 2**30 if self.cuda else float("nan")
-        return now() - start, peak
-
-    def fastest(self, actions: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-        """Return seconds and peak GiB of the fastest call of each action."""
-        for action in actions.values():
-            self.once(action)
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
-        for _ in range(self.rounds):
-            for name, action in actions.items():
-                taken[name].append(self.once(action))
-        return {name: min(times) for name, times in taken.items()}
 
 
 def prompts(dialogue: Dialogue, count: int, visual: int) -> list[Row]:
@@ -100,14 +66,14 @@ def scoring(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
             )
             return answer.logits  # type: ignore[no-any-return]
 
-        times = bench.fastest(
-            {"shared prompt": lambda rows=rows: score_options(llm, rows, faces), "full": full}
+        times = bench.run(
+            {
+                f"{name}, shared prompt": lambda rows=rows: score_options(llm, rows, faces),
+                f"{name}, one full forward each": full,
+            }
         )
-        shared, plain = times["shared prompt"][0], times["full"][0]
-        print(
-            f"{name}, {len(branches)} options, {batch} faces: shared prompt {shared * 1e3:.0f} ms, "
-            f"one full forward each {plain * 1e3:.0f} ms, ratio {plain / shared:.1f}"
-        )
+        shared, plain = times.values()
+        print(f"{name}, {len(branches)} options, {batch} faces: {plain / shared:.1f}x\n")
 
 
 def training(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
@@ -134,31 +100,21 @@ def training(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
         llm.zero_grad()
 
     tokens = int(packed.known.sum())
-    times = bench.fastest({"ours": ours, "transformers + peft": plain})
-    for name, (seconds, peak) in times.items():
-        memory = f", {peak:.1f} GiB at most" if bench.cuda else ""
-        print(
-            f"step of {batch} x {tokens // batch} tokens, {name}: {seconds * 1e3:.0f} ms, "
-            f"{tokens / seconds:,.0f} tokens/s{memory}"
-        )
-    print(f"ratio {times['transformers + peft'][0] / times['ours'][0]:.2f}")
+    times = bench.run({"step, ours": ours, "step, transformers + peft": plain})
+    mine, theirs = times.values()
+    print(f"step of {batch} x {tokens // batch} tokens: {theirs / mine:.2f}x, ", end="")
+    print(f"{tokens / mine * 1e3:,.0f} tokens/s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--size", default="mini", choices=tuple(SIZES))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--visual", type=int, default=17, help="visual tokens of a face")
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    if args.device == "cpu":
-        torch.set_num_threads(1)
+    options = parser(__doc__)
+    options.add_argument("--size", default="mini", choices=tuple(SIZES))
+    options.add_argument("--visual", type=int, default=17, help="visual tokens of a face")
+    args = options.parse_args()
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
-    torch.manual_seed(0)
+    bench = Bench(args.device, args.rounds)
     llm = language_model(args.size, args.device, dtype).eval()
     print(f"{args.size}: {sum(p.numel() for p in llm.parameters()):,} parameters, {dtype}")
-    bench = Bench(args.device, args.rounds)
     scoring(llm, bench, args.batch, args.visual)
     training(llm, bench, args.batch, args.visual)
 
