@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from faceaffect import registry
 from faceaffect.data.base import create_data
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
+from faceaffect.evaluation.agreement import read_table
 from faceaffect.evaluation.predictions import Predictions
 from faceaffect.evaluation.published import published
+from faceaffect.evaluation.sheets import Sheet
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
-from faceaffect.result import RESULT, plain, write_atomically
+from faceaffect.result import plain, read_result, write_atomically
 from faceaffect.run import matching_runs, new_folder, train
 from faceaffect.schema import LabelSchema
 
@@ -77,7 +78,7 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
     ``mean`` averages each metric over the folds where it is defined, ``std`` is the sample
     standard deviation (NaN for one fold), ``pooled`` is computed once over all samples.
     """
-    results = [json.loads((run / RESULT).read_text()) for run in runs]
+    results = [read_result(run) for run in runs]
     values = pd.DataFrame([r["metrics"] for r in results], dtype=float)
     trivial = pd.DataFrame([r["baselines"] for r in results], dtype=float)
     return {
@@ -105,34 +106,11 @@ def pooled(runs: Sequence[Path], schema: LabelSchema) -> dict[str, float]:
     """
     table = Predictions(schema)
     for run in runs:
-        table.add(*read_predictions(run / "predictions.csv", schema))
+        sheet = Sheet.read(read_table(run / "predictions.csv"), schema)
+        subject = [sheet.people[number] for number in sheet.subject.tolist()]
+        batch = FaceBatch(id=sheet.ids, subject=subject, **sheet.truth)  # type: ignore[typeddict-item]
+        table.add(batch, sheet.answers | ({"text": sheet.texts} if sheet.texts else {}))
     return table.metrics()
-
-
-def read_predictions(file: Path, schema: LabelSchema) -> tuple[FaceBatch, dict[str, torch.Tensor]]:
-    """Read a ``predictions.csv``: truth as a batch without images, and the predictions."""
-    frame = pd.read_csv(
-        file, dtype={"id": str, "subject": str}, keep_default_na=False, na_values=[""]
-    )
-    batch = FaceBatch(id=frame["id"].tolist(), subject=frame["subject"].astype(str).tolist())
-    answers = {}
-
-    def columns(kind: str, names: Sequence[str]) -> torch.Tensor:
-        values = frame[[f"{kind}/{name}" for name in names]].to_numpy("float32", copy=True)
-        return torch.from_numpy(values)
-
-    if schema.aus:
-        batch["au"] = columns("target", schema.au_names)
-        answers["au"] = columns("prob", schema.au_names)
-    if schema.expressions:
-        index = {name: k for k, name in enumerate(schema.expressions)}
-        truth = [index.get(name, -1) for name in frame["target/expression"]]
-        batch["expression"] = torch.tensor(truth)
-        answers["expression"] = columns("prob", schema.expressions)
-    if schema.valence_arousal:
-        batch["va"] = columns("target", ("valence", "arousal"))
-        answers["va"] = columns("pred", ("valence", "arousal"))
-    return batch, answers
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, float, float, float, float]]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 import faceaffect
 from faceaffect.data.base import FaceDataModule
+from faceaffect.errors import DataError
 from faceaffect.evaluation import cost
 from faceaffect.metrics import trivial_baselines
 from faceaffect.module import AffectModule
@@ -94,6 +95,19 @@ def write_result(
     if skipped:
         console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
     console.print(f"written to {folder}")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return what :func:`write_result` wrote of a finished run.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    except ValueError as error:
+        raise DataError(f"{folder / RESULT}: not readable: {error}") from None
+    return result
 
 
 def _skipped(data: FaceDataModule) -> dict[str, str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.data.instructions import KINDS, Labels, template_turns
+from faceaffect.models.emo_llama.mining import FaceInfoMining
 from faceaffect.models.emo_llama.priors import PRIORS, FacePrior
 from faceaffect.models.emo_llama.tokenizer import build_tokenizer
 from faceaffect.schema import LabelSchema
@@ -52,6 +53,17 @@ class RandomPrior(nn.Module):
 
 
 PRIORS["random"] = f"{__name__}:RandomPrior"
+
+
+def priors(n: int, seed: int = 0) -> FacePrior:
+    image = torch.randint(1, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(seed))
+    return RandomPrior()(image.to(torch.uint8))
+
+
+def open_gates(mining: FaceInfoMining) -> None:
+    with torch.no_grad():
+        mining.global_gate.fill_(0.7)
+        mining.local_gate.fill_(-0.7)
 
 
 def save_tokenizer(folder: Path) -> str:

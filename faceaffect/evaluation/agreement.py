@@ -14,6 +14,7 @@ from faceaffect import registry
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
 from faceaffect.errors import DataError
+from faceaffect.metrics import VA_NAMES
 from faceaffect.schema import LabelSchema
 
 HOW_IT_IS_READ = tuple(
@@ -111,7 +112,7 @@ def truth_table(data: FaceDataModule) -> pd.DataFrame:
         for a in np.argsort(data.schema.aus).tolist():
             columns[f"target/{data.schema.au_names[a]}"] = part.au[:, a].astype(float)
     if part.va is not None:
-        for c, name in enumerate(("valence", "arousal")):
+        for c, name in enumerate(VA_NAMES):
             columns[f"target/{name}"] = part.va[:, c].astype(float)
     return pd.DataFrame(columns, index=part.id.tolist()).sort_index()
 
@@ -166,7 +167,7 @@ def table_problems(
     if extra:
         found.append(f"answers {len(extra)} samples outside the test part: {_some(extra)}")
     answers = [f"prob/{name}" for name in (*schema.au_names, *schema.expressions)]
-    answers += [f"pred/{name}" for name in ("valence", "arousal") if schema.valence_arousal]
+    answers += [f"pred/{name}" for name in VA_NAMES if schema.valence_arousal]
     absent = [name for name in (*answers, *truth.columns) if name not in table]
     if absent:
         found.append(f"lacks columns in its predictions: {_some(absent)}")

@@ -27,7 +27,7 @@ from torch import Tensor
 from faceaffect.data.batch import FaceBatch
 from faceaffect.evaluation.mentions import find_mentions, sentences
 from faceaffect.evaluation.vocabulary import Vocabulary, au_vocabulary, expression_vocabulary
-from faceaffect.metrics import TaskMetrics
+from faceaffect.metrics import VA_NAMES, TaskMetrics
 from faceaffect.schema import TASKS, LabelSchema
 
 UNREADABLE = -1
@@ -157,7 +157,7 @@ def parse_va(text: str) -> tuple[float, float] | None:
     """
     text = text.replace("\N{MINUS SIGN}", "-").lower()
     found = []
-    for name in ("valence", "arousal"):
+    for name in VA_NAMES:
         match = re.search(rf"\b{name}\b[^\d.+-]*({_NUMBER})", text)
         found.append(match[1] if match else None)
     if found == [None, None]:

@@ -2,51 +2,26 @@
 
 import gc
 import json
-import logging
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pandas as pd
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import OmegaConf
 
 import faceaffect
-from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import DataError, FaceAffectError, RecipeError
 from faceaffect.evaluation import agreement, measuring, report, statistics
+from faceaffect.evaluation.entrants import Entrant, find_entrants
 from faceaffect.evaluation.gallery import disagreements, is_drawn
-from faceaffect.module import AffectModule
 from faceaffect.progress import console
-from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
-from faceaffect.result import RESULT, environment, plain
-from faceaffect.run import check_sections, matching_runs, new_folder, train
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """One model of a comparison.
-
-    Attributes:
-        name: what the report calls it.
-        source: as it was given.
-        recipes: its recipe, once for each seed.
-        placed: its recipe with this command's overrides, also of a run: where data and output are.
-        run: the finished run that was given; None where a recipe was.
-    """
-
-    name: str
-    source: str
-    recipes: tuple[Recipe, ...]
-    placed: Recipe
-    run: Path | None = None
+from faceaffect.recipe import Recipe
+from faceaffect.result import environment, plain, read_result
+from faceaffect.run import matching_runs, new_folder, train
 
 
 def compare(
@@ -83,7 +58,7 @@ def compare(
         raise RecipeError(f"--seeds: {seeds} is not positive")
     if not sources:
         raise RecipeError("compare: name at least one recipe or run folder")
-    entrants = _entrants(sources, overrides, seeds)
+    entrants = find_entrants(sources, overrides, seeds)
     data, warnings = _agree(entrants)
     runs = {entrant.name: _done(entrant, data) for entrant in entrants}
     _check_answers({n: [r for r in own if r] for n, own in runs.items()}, data)
@@ -146,73 +121,6 @@ _NAMES_PEOPLE = ("subject_names", "joined")
 """What a split says about single people; a report does without."""
 
 
-def _entrants(sources: Sequence[str], overrides: Sequence[str], seeds: int) -> list[Entrant]:
-    found: dict[str, Entrant] = {}
-    for source in sources:
-        made = _entrant(source, overrides, seeds)
-        if made.name in found:
-            place = made.run.name if made.run else source
-            made = replace(made, name=f"{made.name} ({place})")
-        if made.name in found:
-            raise RecipeError(f"compare: {source} is named twice")
-        found[made.name] = made
-    return list(found.values())
-
-
-def _entrant(source: str, overrides: Sequence[str], seeds: int) -> Entrant:
-    folder = Path(source)
-    if folder.is_dir() and source not in list_recipes():
-        return _given_run(folder, overrides)
-    recipe = load_recipe(source, overrides)
-    try:
-        check_sections(recipe)
-        _one_device(recipe)
-    except RecipeError as error:
-        raise RecipeError(f"{source}: {error}") from None
-    if not issubclass(registry.get("models", recipe["model"]["name"]), AffectModule):
-        raise RecipeError(f"{source}: a pre-training, which answers nothing to compare")
-    numbers = range(recipe["seed"], recipe["seed"] + seeds)
-    each = tuple(Recipe(recipe.name, recipe.sections | {"seed": seed}) for seed in numbers)
-    return Entrant(recipe.name, source, each, recipe)
-
-
-def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
-    """Return a finished run; overrides say where its data and the output are, no more."""
-    if not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"{folder}: neither a recipe nor a run folder: it has no recipe.yaml")
-    if not (folder / RESULT).is_file():
-        raise RecipeError(
-            f"{folder}: this run is not finished; 'faceaffect train RECIPE --resume' finishes it"
-        )
-    result = _result(folder)
-    if "n" not in result:
-        raise RecipeError(f"{folder}: a pre-training, which answers nothing to compare")
-    placing = [o for o in overrides if o.partition("=")[0].split(".")[0] in ("data", "output")]
-    config = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
-    assert isinstance(config, dict)
-    sections = {str(key): value for key, value in config.items()}
-    recipe, placed = (
-        resolve(result["recipe"], sections, changes, str(folder)) for changes in ((), placing)
-    )
-    return Entrant(recipe.name, str(folder), (recipe,), placed, folder)
-
-
-def _one_device(recipe: Recipe) -> None:
-    """Refuse a training on several devices, whose processes would each begin the comparison."""
-    keys = ("accelerator", "devices", "num_nodes")
-    chosen: dict[str, Any] = {k: v for k, v in recipe["trainer"].items() if k in keys}
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        trainer = L.Trainer(**chosen, logger=False, barebones=True)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise RecipeError(f"trainer: {error}") from None
-    if trainer.num_devices * trainer.num_nodes > 1:
-        raise RecipeError(
-            f"compare trains on one device, not on {trainer.num_devices * trainer.num_nodes}: add "
-            "trainer.devices=1, or train it with 'faceaffect train' and name the run folder"
-        )
-
-
 def _agree(entrants: Sequence[Entrant]) -> tuple[FaceDataModule, list[str]]:
     """Return the data of all, and what may differ but should be known, after a look at the terms.
 
@@ -226,7 +134,7 @@ def _agree(entrants: Sequence[Entrant]) -> tuple[FaceDataModule, list[str]]:
             section = entrant.placed["data"]
             terms[entrant.name] = agreement.terms_of_data(section, _build_once(built, section))
         else:
-            terms[entrant.name] = agreement.terms_of_result(_result(entrant.run))
+            terms[entrant.name] = agreement.terms_of_result(read_result(entrant.run))
     if not built:  # runs only: what lies here now has to be what they were tested on
         section = entrants[0].placed["data"]
         here = agreement.terms_of_data(section, _build_once(built, section))
@@ -259,7 +167,7 @@ def _known_differences(entrants: Sequence[Entrant]) -> list[str]:
     for entrant in entrants:
         if entrant.run is None:
             continue
-        version = _result(entrant.run)["environment"]["versions"]["faceaffect"]
+        version = read_result(entrant.run)["environment"]["versions"]["faceaffect"]
         if version != faceaffect.__version__:
             notes.append(f"{entrant.name}: a run of version {version}")
     return notes
@@ -274,7 +182,7 @@ def _done(entrant: Entrant, data: FaceDataModule) -> list[Path | None]:
 
 def _finished(recipe: Recipe, data: FaceDataModule) -> Path | None:
     for run in matching_runs(recipe, finished=True):
-        result = _result(run)
+        result = read_result(run)
         same_version = result["environment"]["versions"]["faceaffect"] == faceaffect.__version__
         if same_version and agreement.same_split(result, data):
             return run
@@ -362,7 +270,7 @@ def _check_answers(
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in runs}
     wrong = []
     for name, run in ((name, run) for name, own in runs.items() for run in own):
-        result, table = _result(run), agreement.read_table(run / "predictions.csv")
+        result, table = read_result(run), agreement.read_table(run / "predictions.csv")
         found = agreement.table_problems(table, truth, data.schema, result["skipped"])
         found += agreement.leaks(table, result["protocol"], seen)
         wrong += [f"{name} ({run}) {problem}" for problem in found]
@@ -386,7 +294,7 @@ def _unequal(tables: Mapping[str, Sequence[pd.DataFrame]]) -> list[str]:
 
 def _about(entrant: Entrant, runs: Sequence[Path]) -> dict[str, Any]:
     """Return what is known of a model from its runs."""
-    results = [_result(run) for run in runs]
+    results = [read_result(run) for run in runs]
     return {
         "recipe": entrant.recipes[0].name,
         "model": entrant.recipes[0]["model"],
@@ -398,7 +306,7 @@ def _about(entrant: Entrant, runs: Sequence[Path]) -> dict[str, Any]:
 
 def _add_spoken(model: dict[str, Any], runs: Sequence[Path]) -> None:
     """Add the metrics of generated text, which are not in the table of predictions."""
-    stored = [_result(run)["metrics"] for run in runs]
+    stored = [read_result(run)["metrics"] for run in runs]
     for name, value in _mean(stored).items():
         if name.startswith("generated") and name not in model["metrics"]:
             model["metrics"][name] = value
@@ -424,7 +332,7 @@ def _measure(
         except Exception as error:
             cost = dict(measuring.EMPTY)
             warnings.append(f"{entrant.name}: its cost could not be measured: {error!r}")
-        trained = [_result(run)["cost"] for run in own]
+        trained = [read_result(run)["cost"] for run in own]
         costs[entrant.name] = cost | {
             "training_seconds": _mean({"": c["training_seconds"]} for c in trained)[""],
             "training_device": trained[0]["device"],
@@ -447,14 +355,6 @@ def _mean(values: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the mean of each key over some mappings, None where it is nowhere defined."""
     frame = pd.DataFrame(list(values), dtype=float)
     return {str(k): None if pd.isna(v) else float(v) for k, v in frame.mean().items()}
-
-
-def _result(run: Path) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = json.loads((run / RESULT).read_text())
-    except ValueError as error:
-        raise DataError(f"{run / RESULT}: not readable: {error}") from None
-    return result
 
 
 def _command(

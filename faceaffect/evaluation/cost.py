@@ -79,6 +79,21 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
+def size_of(model: AffectModule, image_size: int) -> dict[str, Any]:
+    """Return what of a model's cost is counted, not timed, and the device that it is on.
+
+    Args:
+        model: in eval mode.
+        image_size: height and width of the images it gets, in pixels.
+    """
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "flops_per_image": flops_per_image(model, image_size),
+        "device": device_name(model.device),
+    }
+
+
 @torch.no_grad()
 def measure(model: AffectModule, image_size: int, batch_size: int) -> dict[str, Any]:
     """Return the ``cost`` section of a result, without the training time.
@@ -91,17 +106,13 @@ def measure(model: AffectModule, image_size: int, batch_size: int) -> dict[str, 
     training = model.training
     model.eval()
     seconds = seconds_per_batch(model, batch_size, image_size)
-    cost = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "flops_per_image": flops_per_image(model, image_size),
+    cost = size_of(model, image_size) | {
         "images_per_second": round(batch_size / seconds, 2),
         "batch_size": batch_size,
         "milliseconds_per_image_at_batch_1": round(
             1e3 * seconds_per_batch(model, 1, image_size), 3
         ),
         "peak_memory_bytes": peak_memory(model.device),
-        "device": device_name(model.device),
     }
     model.train(training)
     return cost

@@ -18,6 +18,7 @@ from faceaffect.backbones import Backbone
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.data.image import read_image, resize
 from faceaffect.errors import FaceAffectError, unknown
+from faceaffect.metrics import VA_NAMES
 from faceaffect.module import AffectModule
 from faceaffect.schema import LabelSchema
 
@@ -71,7 +72,7 @@ def explain(
 
 def answer_names(schema: LabelSchema) -> tuple[str, ...]:
     """Return the names of all answers: AUs, expressions, then valence and arousal."""
-    va = ("valence", "arousal") if schema.valence_arousal else ()
+    va = VA_NAMES if schema.valence_arousal else ()
     return (*schema.au_names, *schema.expressions, *va)
 
 
@@ -88,7 +89,7 @@ def noticed(answers: dict[str, float], schema: LabelSchema) -> list[str]:
     if schema.aus and not aus:
         aus = [max(schema.au_names, key=answers.__getitem__)]
     expression = [max(schema.expressions, key=answers.__getitem__)] if schema.expressions else []
-    return aus + expression or ["valence", "arousal"]
+    return aus + expression or list(VA_NAMES)
 
 
 def grad_cam(model: AffectModule, face: NDArray[np.uint8], answers: Sequence[int]) -> list[Map]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.loader import BatchReader
 from faceaffect.errors import DataError
+from faceaffect.metrics import VA_NAMES
 from faceaffect.schema import LabelSchema
 
 FACES = 12
@@ -119,7 +120,7 @@ def disagreement(tables: list[pd.DataFrame], schema: LabelSchema) -> NDArray[np.
         total += (1 - votes.max(0) / len(tables)) / (1 - 1 / len(tables))
     if schema.valence_arousal:
         values = np.stack(
-            [table[["pred/valence", "pred/arousal"]].to_numpy(float) for table in tables]
+            [table[[f"pred/{name}" for name in VA_NAMES]].to_numpy(float) for table in tables]
         )
         total += np.nan_to_num((values.max(0) - values.min(0)) / 2).mean(1)
     return total
@@ -159,5 +160,5 @@ def _present(row: "pd.Series[Any]", kind: str, schema: LabelSchema) -> dict[str,
 def _values(row: "pd.Series[Any]", kind: str, schema: LabelSchema) -> dict[str, Any]:
     if not schema.valence_arousal:
         return {}
-    cells = {name: row[f"{kind}/{name}"] for name in ("valence", "arousal")}
+    cells = {name: row[f"{kind}/{name}"] for name in VA_NAMES}
     return {name: None if pd.isna(cell) else float(cell) for name, cell in cells.items()}

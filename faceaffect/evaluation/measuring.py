@@ -104,14 +104,11 @@ def _measure(
     found = throughput(model, image_size)
     best = max(found, key=lambda size: found[size])
     peak = cost.peak_memory(model.device)
-    return EMPTY | {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "flops_per_image": cost.flops_per_image(model, image_size),
+    timed = {
         "milliseconds_per_image_at_batch_1": round(1e3 / found[1], 3),
         "images_per_second": found[best],
         "best_batch_size": best,
         "throughput": {str(size): value for size, value in found.items()},
         "peak_memory_bytes": peak,
-        "device": cost.device_name(model.device),
     }
+    return EMPTY | cost.size_of(model, image_size) | timed

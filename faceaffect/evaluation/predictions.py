@@ -10,7 +10,7 @@ from torch import Tensor
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.evaluation.answers import generated_metrics
-from faceaffect.metrics import TaskMetrics
+from faceaffect.metrics import VA_NAMES, TaskMetrics
 from faceaffect.schema import LabelSchema
 
 
@@ -110,7 +110,7 @@ class Predictions:
             columns[f"target/{name}"] = pd.array(batch["au"][:, a].numpy(), dtype="Int64")
             columns[f"prob/{name}"] = answers["au"][:, a].numpy()
         if schema.valence_arousal:
-            for c, name in enumerate(("valence", "arousal")):
+            for c, name in enumerate(VA_NAMES):
                 columns[f"target/{name}"] = batch["va"][:, c].numpy()
                 columns[f"pred/{name}"] = answers["va"][:, c].numpy()
         for name, value in batch.get("attributes", {}).items():

@@ -21,11 +21,10 @@ from faceaffect.data.instructions import (
     template_turns,
     va_question,
 )
+from faceaffect.metrics import VA_NAMES
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.packing import Row, Visual
 from faceaffect.schema import LabelSchema
-
-_VA = ("valence", "arousal")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Prompter:
         elif task == "au":
             texts = [[f"AU{au}: yes", f"AU{au}: no"] for au in self.schema.aus]
         else:
-            texts = [[f"{name}: {value}" for value in VA_BINS] for name in _VA]
+            texts = [[f"{name}: {value}" for value in VA_BINS] for name in VA_NAMES]
         return [self.dialogue.options(choice) for choice in texts]
 
     def learn(
@@ -166,5 +165,5 @@ def probabilities(scores: Tensor, task: str, schema: LabelSchema) -> Tensor:
         return scores.softmax(1)
     if task == "au":
         return scores.view(len(scores), len(schema.aus), 2).softmax(2)[..., 0]
-    chance = scores.view(len(scores), len(_VA), len(VA_BINS)).softmax(2)
+    chance = scores.view(len(scores), len(VA_NAMES), len(VA_BINS)).softmax(2)
     return chance @ torch.tensor(VA_BINS, device=scores.device)
