@@ -97,6 +97,8 @@ class Backbone(Freezable):
         self.pooled_width: int = getattr(self.net, "head_hidden_size", None) or self.width
         has_class_token = getattr(self.net, "cls_token", None) is not None
         self.num_prefix_tokens: int = getattr(self.net, "num_prefix_tokens", int(has_class_token))
+        if not self._flat:
+            self.net.to(memory_format=torch.channels_last)  # what convolutions compute fastest in
         self._choose_attention()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:

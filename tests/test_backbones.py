@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, use_fused_attn
 from torch import nn
 
 from faceaffect import sources, weights
@@ -241,10 +241,19 @@ def test_weights_from_a_file_fit_another_image_size(vit_file: Path) -> None:
     reference.load_state_dict(stored)
     at_160 = create_backbone("test_vit", weights=str(vit_file)).eval()
     x = at_160.normalise(faces())
-    assert torch.equal(at_160.pooled(x), reference.eval()(x))
+    torch.testing.assert_close(at_160.pooled(x), reference.eval()(x))
     at_48 = create_backbone(**VIT, weights=str(vit_file))
     expected = resample_abs_pos_embed(reference.pos_embed, [3, 3], num_prefix_tokens=1)
     assert torch.equal(at_48.net.pos_embed, expected)
+
+
+def test_attention_and_memory_follow_the_device() -> None:
+    vit, cnn = create_backbone(**VIT), create_backbone("test_resnet")
+    attention = [m for m in vit.modules() if hasattr(m, "fused_attn")]
+    assert len(attention) > 0
+    assert not any(m.fused_attn for m in attention)
+    assert all(m.fused_attn == use_fused_attn() for m in vit.to("meta").modules() if m in attention)
+    assert cnn.net.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, vit_file: Path) -> None:
