@@ -19,7 +19,7 @@ from faceaffect.data.synthetic.scene import Scene, draw_scene
 from faceaffect.errors import DataError
 from faceaffect.schema import LabelSchema
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Counts changes of what a (seed, index) looks like; part of the cache key and the notes."""
 
 POSITIVE_FROM: Final = 2

@@ -100,7 +100,8 @@ def _lids(points: Array, eye: npt.NDArray[np.int_], amount: Array) -> None:
     y = points[eye, 1]
     line = 0.5 * (y[0] + y[3])
     low = (y[4:6] - line) * max(0.12, 1 - 0.52 * a7 - 0.40 * a6 - 0.12 * a12)
-    high = (y[1:3] - line) * (1 + 0.50 * a5 - 0.30 * a7 - 0.08 * a6 - 0.15 * a9)
+    # AU5 bares the white above the iris, also in an eye that is narrow at rest.
+    high = (y[1:3] - line) * (1 + 0.30 * a5 - 0.30 * a7 - 0.08 * a6 - 0.15 * a9) - 0.055 * a5
     high = np.minimum(high, low[::-1] - 0.012)
     shut = min(1.0, a43**0.65)
     low = low + 0.3 * shut * (0.03 - low)

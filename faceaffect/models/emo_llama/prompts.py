@@ -15,16 +15,22 @@ from faceaffect.data.instructions import (
     Kind,
     Labels,
     Turn,
+    au_answer,
     au_question,
     expression_answer,
     expression_question,
     template_turns,
+    va_answer,
     va_question,
 )
 from faceaffect.metrics import VA_NAMES
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.packing import Row, Visual
 from faceaffect.schema import LabelSchema
+
+
+_WHOLE = 0.5
+"""Weight of a token of the text that names all AUs or values; 1 for those of each by itself."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,9 @@ class Prompter:
     ) -> Row | None:
         """Return a task's question with the right options, or None if no label is known.
 
+        AUs and values are learned one by one, as they are scored, and in a further branch as the
+        one text that says them all, as it is generated.
+
         Args:
             sample: whose face.
             task: ``expression``, ``au`` or ``va``.
@@ -122,14 +131,18 @@ class Prompter:
             return None
         row = self.ask(sample, self.question(task, rng))
         row.branches = [c[r].texts() for c, r in zip(choices, right, strict=True)]
+        row.weights = [1.0] * len(right)
         if task == "au":
             row.weights = [weights.get(au, 1.0) if on else 1.0 for au, on in labels.aus.items()]
+        if task != "expression":
+            whole = au_answer(labels.active) if task == "au" else va_answer(labels.va or ())
+            row.branches.append(self.dialogue.options([whole])[0].texts())
+            row.weights.append(_WHOLE)
         return row
 
     def talk(self, sample: int, labels: Labels, rng: Generator) -> Row | None:
-        """Return a question that is answered in free words: AUs, VA, or a conversation."""
+        """Return a question that is answered in free words: a conversation or a description."""
         kinds: list[Kind] = ["conversation", "description"]
-        kinds += [kind for kind in ("au", "va") if kind in self.schema.tasks]
         for kind in rng.permutation(np.array(kinds)):
             turns = template_turns(labels, self.schema, kind, rng, self.media)
             if turns:
