@@ -14,7 +14,7 @@ from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.evaluation.agreement import read_table
 from faceaffect.evaluation.predictions import Predictions
-from faceaffect.evaluation.published import published
+from faceaffect.evaluation.published import not_comparable, published
 from faceaffect.evaluation.sheets import Sheet
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
@@ -84,6 +84,8 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
     return {
         "recipe": results[0]["recipe"],
         "data": results[0]["data"]["name"],
+        "protocol": results[0]["protocol"]["name"],
+        "threshold": results[0]["notes"].get("threshold"),
         "folds": [r["protocol"].get("fold") for r in results],
         "runs": [str(run) for run in runs],
         "n": [r["n"] for r in results],
@@ -133,7 +135,7 @@ def _aus(summary: dict[str, Any]) -> list[str]:
 def markdown(summary: dict[str, Any]) -> str:
     """Return the summary as Markdown: all metrics, and per-AU F1 in the form that papers print.
 
-    Beside it stand the published figures of the dataset, marked as quoted.
+    Beside it stand the published figures of the dataset, marked as quoted, or a line says why not.
     """
     folds = ", ".join(map(str, summary["folds"]))
     lines = [
@@ -155,15 +157,17 @@ def markdown(summary: dict[str, Any]) -> str:
             "| --- " * (len(header) + 2) + "|",
             f"| {summary['recipe']} | {' | '.join(cells)} |",
         ]
-        for method, values in _quoted(summary).items():
+        quoted, why_none = _quoted(summary)
+        for method, values in quoted.items():
             lines.append(f"| {method} (quoted) | {' | '.join(f'{v:.1f}' for v in values)} |")
+        lines += ["", why_none] if why_none else []
     return "\n".join(lines) + "\n"
 
 
 def latex(summary: dict[str, Any]) -> str:
     """Return the summary as a LaTeX tabular: per-AU F1 if there are AUs, else all metrics.
 
-    Published figures of the dataset come first, marked as quoted.
+    Published figures of the dataset come first, marked as quoted, or a comment says why not.
     """
     if not _aus(summary):
         rows = [
@@ -178,18 +182,34 @@ def latex(summary: dict[str, Any]) -> str:
     cells = [_percent(summary["mean"].get(f"au_f1/{au}", math.nan)) for au in _aus(summary)]
     cells.append(_percent(summary["mean"]["au_f1"]))
     columns = "l" + "r" * len(cells)
-    quoted = "".join(
+    quoted, why_none = _quoted(summary)
+    theirs = "".join(
         f"{_escape(method)} (quoted) & {' & '.join(f'{v:.1f}' for v in values)} \\\\\n"
-        for method, values in _quoted(summary).items()
+        for method, values in quoted.items()
     )
+    note = f"% {why_none}\n" if why_none else ""
     return (
-        f"\\begin{{tabular}}{{{columns}}}\nmethod & {header} & avg \\\\\n{quoted}"
+        f"{note}\\begin{{tabular}}{{{columns}}}\nmethod & {header} & avg \\\\\n{theirs}"
         f"{_escape(summary['recipe'])} & {' & '.join(cells)} \\\\\n\\end{{tabular}}\n"
     )
 
 
-def _quoted(summary: dict[str, Any]) -> dict[str, list[float]]:
-    return published(summary["data"], tuple(summary["schema"]["aus"]))
+def _quoted(summary: dict[str, Any]) -> tuple[dict[str, list[float]], str]:
+    """Return the published rows that may stand beside a summary, or a sentence why there are none.
+
+    Both are empty for a dataset without published rows.
+    """
+    data, aus = summary["data"], tuple(summary["schema"]["aus"])
+    difference = not_comparable(
+        data,
+        aus,
+        protocol=summary["protocol"],
+        folds=summary["folds"],
+        threshold=summary["threshold"],
+    )
+    if difference:
+        return {}, f"Published figures are not shown: {difference}."
+    return published(data, aus), ""
 
 
 def _escape(name: str) -> str:
