@@ -21,8 +21,8 @@ def draw_clip(rng: np.random.Generator, scene: Scene, frames: int) -> list[Scene
     """The moments of a clip whose apex is `scene`.
 
     The face is calm in the first frame and, if there are at least three, in the last one, and
-    reaches the amounts of `scene` in between. Actions start up to a tenth of the clip apart. People
-    blink.
+    reaches the amounts of `scene` in between. Of two frames the last is the apex; one alone is it.
+    Actions start up to a tenth of the clip apart. People blink.
     """
     time = (
         np.linspace(0, 1, frames, dtype=np.float32) if frames > 1 else np.array([0.5], np.float32)
@@ -31,8 +31,8 @@ def draw_clip(rng: np.random.Generator, scene: Scene, frames: int) -> list[Scene
     lag = rng.uniform(0, 0.1, len(AUS))
     strength = np.stack([envelope(time, 0.02 + a, apex, offset, 0.9 + a) for a in lag], 1)
     # The frame nearest the apex shows exactly the labelled intensities, however few frames there
-    # are.
-    strength[int(np.abs(time - 0.5).argmin())] = 1.0
+    # are; of two, which are equally near, the last, since the first is calm.
+    strength[1 if frames == 2 else int(np.abs(time - 0.5).argmin())] = 1.0
     shut = _blinks(rng, time)
     drift = rng.normal(0, (0.02, 0.05, 0.02), (2, 3))
     moments = []

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,9 @@ VERSION: Final = 3
 POSITIVE_FROM: Final = 2
 """An AU is positive from this intensity on."""
 
+_DAMAGED: Final = (BadZipFile, EOFError, KeyError, ValueError)
+"""What reading a cut or overwritten cache file raises."""
+
 
 class SyntheticFaces(FaceDataset):
     """Rendered faces whose labels are known exactly.
@@ -41,8 +46,8 @@ class SyntheticFaces(FaceDataset):
             `facs.EXPRESSIONS` then occur).
         valence_arousal: whether to label valence and arousal.
         rates: share of positives per AU: "bp4d", "disfa", "uniform" or {AU: share}.
-        cooccurrence: [AU, AU, correlation] triples that replace the default ones; 1 makes the
-            second a copy.
+        cooccurrence: [AU, AU, correlation] triples that replace those of `facs.COOCCURRENCE`, None
+            to replace none; a correlation of 1 makes the second AU a copy of the first.
         image_size: side of the rendered picture in pixels.
         clips: frames per sample, 0 for still pictures. A clip goes from calm to the labelled apex
             and back.
@@ -65,7 +70,7 @@ class SyntheticFaces(FaceDataset):
         expressions: list[str] | tuple[str, ...] = facs.EXPRESSIONS[:7],
         valence_arousal: bool = True,
         rates: str | dict[int, float] = "bp4d",
-        cooccurrence: list[list[float]] | tuple[()] = (),
+        cooccurrence: list[list[float]] | None = None,
         image_size: int = 112,
         clips: int = 0,
         label_noise: float = 0.0,
@@ -86,7 +91,7 @@ class SyntheticFaces(FaceDataset):
         self.seed, self.image_size, self.frames = seed, image_size, clips
         self.occlusion, self.hide = occlusion, hidden
         shown = tuple(expressions) or facs.EXPRESSIONS[:7]
-        pairs = {(int(a), int(b)): float(value) for a, b, value in cooccurrence}
+        pairs = _pairs(cooccurrence or [])
         rates = rates if isinstance(rates, str) else {int(au): r for au, r in rates.items()}
         self._labels = LabelSampler(rates, shown, pairs)(n, seed)
         self._subject = np.arange(n) % subjects
@@ -153,17 +158,18 @@ class SyntheticFaces(FaceDataset):
         return Loaded(*_stack(pictures), scene.pose)
 
     def load(self, index: int) -> Loaded:
-        """Sample `index`, from the cache if it is there."""
+        """Sample `index`, from the cache if it is there; a damaged file is written anew."""
         index = int(index)
         if not 0 <= index < len(self.samples):
             raise IndexError(index)
         if self._cache is None:
             return self.render(index)
         file = self._cache / f"{index:06d}.npz"
-        if not file.is_file():
+        try:
+            return _read(file)
+        except (FileNotFoundError, *_DAMAGED):
             _write(file, self.render(index))
-        with np.load(file) as stored:
-            return Loaded(stored["image"], stored["landmarks"], stored["pose"])
+        return _read(file)
 
     def path(self, index: int) -> Path | None:
         """None: samples are generated."""
@@ -199,6 +205,11 @@ def _stack(pictures: list[Picture]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[
     return np.stack([p.image for p in pictures]), np.stack([p.landmarks for p in pictures])
 
 
+def _read(file: Path) -> Loaded:
+    with np.load(file) as stored:
+        return Loaded(stored["image"], stored["landmarks"], stored["pose"])
+
+
 def _write(file: Path, sample: Loaded) -> None:
     """Through a temporary file, so that a kill or another worker never leaves half a sample."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -215,6 +226,13 @@ def _write(file: Path, sample: Loaded) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _pairs(triples: Sequence[Sequence[float]]) -> dict[tuple[int, int], float]:
+    for triple in triples:
+        if len(triple) != 3:
+            raise DataError(f"synthetic: cooccurrence: {triple} is not [AU, AU, correlation]")
+    return {(int(a), int(b)): float(value) for a, b, value in triples}
 
 
 def _check(n: int, subjects: int, seed: int, image_size: int, clips: int) -> None:
