@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from faceaffect.data.base import create_data
 from faceaffect.data.synthetic import SyntheticFaces, facs, sheet
 from faceaffect.data.synthetic.clips import draw_clip
 from faceaffect.data.synthetic.geometry import TEMPLATE, Array
@@ -20,6 +22,7 @@ from faceaffect.data.synthetic.render import landmarks, render, view
 from faceaffect.data.synthetic.sampling import LabelSampler
 from faceaffect.data.synthetic.scene import MAX_TILT, MAX_YAW, draw_scene, plain_scene
 from faceaffect.errors import DataError
+from faceaffect.recipe import load_recipe
 
 SIZE = 112
 # Mirror image of the 68 iBUG points, written out by hand from the figure of the annotation scheme.
@@ -321,6 +324,15 @@ def test_clip_rises_to_its_apex_and_falls() -> None:
         assert np.allclose(amounts[apex], shown)
 
 
+def test_a_clip_begins_calm_and_shows_its_apex_once_there_are_two_frames() -> None:
+    scene = draw_scene(np.random.default_rng(0), np.full(18, 3, np.float32))
+    only = draw_clip(np.random.default_rng(1), scene, 1)
+    two = draw_clip(np.random.default_rng(1), scene, 2)
+    assert np.array_equal(only[0].amount, scene.amount)
+    assert np.array_equal(two[1].amount, scene.amount)
+    assert two[0].amount.max() < 0.05
+
+
 def test_cache_is_used_and_never_half_written(tmp_path: Path) -> None:
     plain, cached = SyntheticFaces(8, 4), SyntheticFaces(8, 4, cache=str(tmp_path))
     first, again = cached.load(3), cached.load(3)
@@ -330,6 +342,29 @@ def test_cache_is_used_and_never_half_written(tmp_path: Path) -> None:
     assert [p.suffix for p in tmp_path.rglob("*") if p.is_file()] == [".npz"]
     other = SyntheticFaces(8, 4, seed=1, cache=str(tmp_path))
     assert not np.array_equal(other.load(3).image, first.image)
+
+
+@pytest.mark.parametrize("left", ["half", "nothing", "other"])
+def test_a_damaged_cache_file_is_written_anew(tmp_path: Path, left: str) -> None:
+    data = SyntheticFaces(8, 4, cache=str(tmp_path))
+    first = data.load(3)
+    (file,) = tmp_path.rglob("*.npz")
+    whole = file.read_bytes()
+    file.write_bytes({"half": whole[: len(whole) // 2], "nothing": b"", "other": b"text"}[left])
+    again = data.load(3)
+    assert np.array_equal(again.image, first.image)
+    assert np.array_equal(again.landmarks, first.landmarks)
+    assert file.stat().st_size == len(whole)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["cooccurrence=[[1, 17, 0.8]]", "cooccurrence=null", "rates={12: 0.5}", "hide={4: 0.4}"],
+)
+def test_what_the_docs_show_is_a_valid_recipe(override: str) -> None:
+    recipe = load_recipe("mini_probe", ["data.n=200", "data.subjects=20", f"data.{override}"])
+    assert len(create_data(**recipe["data"]).dataset) == 200
 
 
 def test_hidden_evidence_is_covered() -> None:
@@ -354,6 +389,7 @@ def test_hidden_evidence_is_covered() -> None:
         ({"expressions": ["bliss"]}, "bliss"), ({"label_noise": 1.5}, "label_noise"),
         ({"hide": {1: 2.0}}, "hide.1"),
         ({"image_size": 8}, "image_size"), ({"cooccurrence": [[1, 99, 0.5]]}, "AU99"),
+        ({"cooccurrence": [[1, 17]]}, "AU, AU, correlation"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named(bad: dict[str, Any], named: str) -> None:
@@ -365,5 +401,29 @@ def test_sheets(tmp_path: Path) -> None:
     assert sheet.au_sheet((1, 12), (0, 5), people=2, size=64).shape[0] == 4 * 64
     assert sheet.expression_sheet(people=1, size=64).shape[0] == len(facs.EXPRESSIONS) * 64
     assert sheet.clip_sheet(clips=1, frames=3, size=64).shape[0] == 64
-    written = sheet.write_sheets(tmp_path, size=64)
+
+
+def test_the_sheets_are_the_pictures_of_the_docs(tmp_path: Path) -> None:
+    written = sheet.write_sheets(tmp_path, size=32)
     assert all(path.stat().st_size > 1000 for path in written)
+    docs = Path(__file__).parents[1] / "docs"
+    shown = re.findall(r"\{image\} images/(\S+)", (docs / "synthetic.md").read_text())
+    names = [path.name for path in written]
+    assert sorted(shown) == sorted(names) == sorted(p.name for p in (docs / "images").iterdir())
+    drawn = [au for aus in sheet._SHEET_AUS.values() for au in aus]
+    assert drawn == list(facs.AUS)
+
+
+def test_contempt_is_one_sided_on_sheets_as_in_the_dataset() -> None:
+    sides = [facs.COLUMN[12], facs.COLUMN[14]]
+    strong, weak = sheet._typical("contempt").amount[:, sides]
+    assert np.allclose(weak, strong * 0.25)
+    assert strong.min() > 0
+    happy = sheet._typical("happiness").amount
+    assert np.array_equal(happy[0], happy[1])
+    face = sheet.expression_sheet(people=1, size=64)[-64:, -64:]
+    person = make_identity(3, 0)
+    assert np.array_equal(face, render(person, sheet._typical("contempt"), 64).image)
+    clip = sheet.clip_sheet(clips=7, frames=1, size=64)[-64:, -64:]
+    person, scene = make_identity(3, 14), sheet._typical("contempt", yaw=0.2)
+    assert np.array_equal(clip, render(person, scene, 64).image)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,12 +68,23 @@ class Scene:
 
 
 def plain_scene(
-    grades: Mapping[int, float], pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    grades: Mapping[int, float],
+    pose: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    *,
+    one_sided: bool = False,
 ) -> Scene:
-    """A frontal studio picture of the given AU intensities: no noise, no occluder, soft light."""
+    """A studio picture of the given AU intensities: no noise, no occluder, soft light.
+
+    Args:
+        grades: {AU: intensity 0 to 5}.
+        pose: pitch, yaw, roll in radians.
+        one_sided: draw AU12 and AU14 mainly on the right of the image, as in contempt.
+    """
     amount = np.zeros((2, len(AUS)), np.float32)
     for au, grade in grades.items():
         amount[:, COLUMN[au]] = grade / 5
+    if one_sided:
+        _weaken(amount[1])
     return Scene(
         amount=amount, pose=np.array(pose, np.float32), zoom=1.0, shift=np.zeros(2, np.float32),
         light=_direction(-0.45, 0.5), ambient=0.45, tint=np.ones(3, np.float32), gamma=1.0,
@@ -131,9 +143,13 @@ def _amount(rng: np.random.Generator, grades: npt.NDArray[np.float32], one_sided
     tilt = rng.normal(0, 0.09, len(AUS))
     sides = np.stack([strength * (1 + tilt), strength * (1 - tilt)])
     if one_sided:
-        weak = int(rng.integers(2))
-        sides[weak][[COLUMN[12], COLUMN[14]]] *= 0.25
+        _weaken(sides[int(rng.integers(2))])
     return np.clip(sides / 5, 0, 1.05).astype(np.float32)
+
+
+def _weaken(side: npt.NDArray[np.floating[Any]]) -> None:
+    """Leave a trace of AU12 and AU14 on this side (18,), in place."""
+    side[[COLUMN[12], COLUMN[14]]] *= 0.25
 
 
 def _pose(rng: np.random.Generator) -> Array:

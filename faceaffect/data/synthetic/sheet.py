@@ -9,11 +9,17 @@ import numpy as np
 from faceaffect.data.synthetic import facs
 from faceaffect.data.synthetic.canvas import Image
 from faceaffect.data.synthetic.clips import draw_clip
+from faceaffect.data.synthetic.dataset import SyntheticFaces
 from faceaffect.data.synthetic.geometry import Array
 from faceaffect.data.synthetic.identity import make_identity
 from faceaffect.data.synthetic.render import render
-from faceaffect.data.synthetic.scene import plain_scene
+from faceaffect.data.synthetic.scene import Scene, plain_scene
 
+_SHEET_AUS = {
+    "brows_eyes": (1, 2, 4, 5, 6, 7),
+    "middle": (9, 10, 12, 14, 15, 17),
+    "mouth_jaw": (20, 23, 24, 25, 26, 43),
+}
 _TYPICAL = {
     "neutral": {},
     "happiness": {6: 4, 12: 4, 25: 3},
@@ -39,14 +45,15 @@ def au_sheet(
         for grade in grades:
             # Parted lips need a jaw that does not hold them back, as in life.
             with_lips = {25: grade} if au == 26 else {}
-            rows.append(_row({au: grade, **with_lips}, f"AU{au} at {grade}", people, size, seed))
+            scene = plain_scene({au: grade, **with_lips})
+            rows.append(_row(scene, f"AU{au} at {grade}", people, size, seed))
     return np.concatenate(rows)
 
 
 def expression_sheet(people: int = 8, size: int = 112, seed: int = 3) -> Image:
     """One row per expression in its typical form, a column per person. Returns (H, W, 3)."""
     return np.concatenate(
-        [_row(_TYPICAL[name], name, people, size, seed) for name in facs.EXPRESSIONS]
+        [_row(_typical(name), name, people, size, seed) for name in facs.EXPRESSIONS]
     )
 
 
@@ -56,7 +63,7 @@ def clip_sheet(clips: int = 5, frames: int = 10, size: int = 112, seed: int = 3)
     for row, name in zip(range(clips), facs.EXPRESSIONS[1:], strict=False):
         person = make_identity(seed, row + 8)
         rng = np.random.default_rng([seed, row])
-        moments = draw_clip(rng, plain_scene(_TYPICAL[name], (0.0, 0.2 * (-1) ** row, 0.0)), frames)
+        moments = draw_clip(rng, _typical(name, yaw=0.2 * (-1) ** row), frames)
         faces = [render(person, moment, size).image for moment in moments]
         rows.append(np.concatenate([_label(name, size), *faces], axis=1))
     return np.concatenate(rows)
@@ -76,18 +83,26 @@ def dataset_sheet(
 
 
 def write_sheets(folder: str | Path, size: int = 112) -> list[Path]:
-    """Write the three sheets as WebP files into `folder` and return their paths."""
+    """Write the sheets of the docs as WebP files into `folder` and return their paths.
+
+    Action units on three sheets, expressions, clips, and 48 samples of the dataset as it is by
+    default; every face is `size` pixels wide.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sheets = {
-        "synthetic_aus": au_sheet(size=size),
-        "synthetic_expressions": expression_sheet(size=size),
-        "synthetic_clips": clip_sheet(size=size),
+    data = SyntheticFaces(48, 48, image_size=size)
+    sheets = {f"aus_{part}": au_sheet(aus, size=size) for part, aus in _SHEET_AUS.items()} | {
+        "expressions": expression_sheet(size=size),
+        "clips": clip_sheet(size=size),
+        "samples": dataset_sheet([data.load(i).image for i in range(len(data))], columns=12),
     }
-    return [write_image(folder / f"{name}.webp", image) for name, image in sheets.items()]
+    return [write_image(folder / f"synthetic_{name}.webp", image) for name, image in sheets.items()]
 
 
-def write_image(path: Path, image: Image, quality: int = 82) -> Path:
+def write_image(path: Path, image: Image, quality: int = 72) -> Path:
     """Write an RGB image (H, W, 3) in the format of the file's suffix.
 
     Raises:
@@ -100,8 +115,12 @@ def write_image(path: Path, image: Image, quality: int = 82) -> Path:
     return path
 
 
-def _row(grades: dict[int, int], text: str, people: int, size: int, seed: int) -> Image:
-    scene = plain_scene({au: float(grade) for au, grade in grades.items()})
+def _typical(name: str, yaw: float = 0.0) -> Scene:
+    """The expression in its typical form; contempt is one-sided, as in the dataset."""
+    return plain_scene(_TYPICAL[name], (0.0, yaw, 0.0), one_sided=name == "contempt")
+
+
+def _row(scene: Scene, text: str, people: int, size: int, seed: int) -> Image:
     faces = [render(make_identity(seed, number), scene, size).image for number in range(people)]
     return np.concatenate([_label(text, size), *faces], axis=1)
 
