@@ -139,6 +139,22 @@ def test_cache_is_used_and_equals_the_first_result(tmp_path: Path) -> None:
     assert len(loads) == 4
 
 
+def test_landmarks_are_read_only_for_a_new_crop(tmp_path: Path) -> None:
+    reads = []
+
+    def points() -> np.ndarray:
+        reads.append(1)
+        return face()
+
+    first = Aligner("auto", size=SIZE, cache=tmp_path)("a", portrait(face()), points)
+    again = Aligner("auto", size=SIZE, cache=tmp_path)("a", forbidden, points)
+    assert len(reads) == 1
+    np.testing.assert_array_equal(first.image, again.image)
+    found = Aligner("face_alignment", size=SIZE, detector=find)("a", portrait(face()), points)
+    np.testing.assert_allclose(found.landmarks, first.landmarks, atol=2e-3)
+    assert len(reads) == 1
+
+
 def test_damaged_crop_is_made_again(tmp_path: Path) -> None:
     aligner = Aligner("landmarks", size=SIZE, cache=tmp_path)
     first = aligner("a", portrait(face()), face())
@@ -164,14 +180,12 @@ def test_failures_are_recorded_counted_and_not_retried(tmp_path: Path, on_disk: 
         with pytest.raises(DataError, match="dark: no face was found"):
             aligner("dark", dark)
     assert len(calls) == 2
-    expected = {"method": "face_alignment", "size": SIZE, "eye_span": align.EYE_SPAN, "version": 1}
-    counts = {"crops": {"face_alignment": 1}, "failures": {"face_alignment": 1}}
-    assert aligner.report() == expected | counts
-    assert aligner.report(["light", "never seen"])["crops"] == {"face_alignment": 1}
-    assert aligner.report(["light", "never seen"])["failures"] == {}
+    images = {"dark": True, "never seen": False, "light": False}
+    expected = {"dark": "failed", "never seen": "missing", "light": "face_alignment"}
+    assert aligner.made(images) == expected
     if on_disk:
         other = Aligner("face_alignment", size=SIZE, cache=tmp_path, detector=forbidden)
-        assert other.report() == expected | counts
+        assert other.made(images) == expected
         with pytest.raises(DataError, match="delete") as caught:
             other("dark", dark)
         Path(str(caught.value).split("delete ")[1]).unlink()
@@ -185,14 +199,15 @@ def test_methods(tmp_path: Path) -> None:
     auto = Aligner("auto", size=SIZE, cache=tmp_path, detector=find)
     given, found = auto("a", image, moved), auto("b", portrait(face()))
     np.testing.assert_allclose(given.landmarks, found.landmarks, atol=2e-3)
-    assert auto.report()["crops"] == {"face_alignment": 1, "landmarks": 1}
+    assert auto.made({"a": True, "b": False}) == {"a": "landmarks", "b": "face_alignment"}
+    assert auto.made({"a": False, "b": True}) == {"a": "missing", "b": "missing"}
     always = Aligner("face_alignment", size=SIZE, detector=find)("a", portrait(face()), moved)
     np.testing.assert_allclose(always.landmarks, found.landmarks, atol=1e-2)
     with pytest.raises(DataError, match=r"c: the dataset has no landmarks.*'auto'"):
         Aligner("landmarks", size=SIZE, cache=tmp_path, detector=forbidden)("c", image)
     with pytest.raises(DataError, match="not finite"):
         auto("d", image, np.full((68, 2), np.nan))
-    assert auto.report()["failures"] == {"landmarks": 1}
+    assert auto.made({"d": True}) == {"d": "failed"}
     whole = Aligner("none", size=120, cache=tmp_path / "no", detector=forbidden)
     result = whole("a", image, moved)
     assert result.image.shape == (120, 120, 3)
@@ -262,7 +277,7 @@ def test_detector_without_weights_says_where_to_put_them(
     assert str(hub) in str(caught.value)
     assert "2DFAN4" in str(caught.value)
     assert "method: landmarks" in str(caught.value)
-    assert aligner.report()["failures"] == {}
+    assert aligner.made({"a": False}) == {"a": "missing"}
 
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")

@@ -117,6 +117,9 @@ def test_a_task_may_be_a_video(tmp_path: Path) -> None:
     data = only(tmp_path)
     assert data.path(0) == folder / "vid.avi"
     assert data.load(0).image.shape == (256, 256, 3)
+    labels.write_text(labels.read_text().replace("\n1,", "\n0,"))
+    with pytest.raises(DataError, match=r"vid\.avi: there is a label for frame 0.*from 1"):
+        only(tmp_path)
 
 
 def test_wrong_labels_are_named(root: Path) -> None:
@@ -178,3 +181,7 @@ def test_a_face_that_cannot_be_found_is_skipped_and_counted(root: Path) -> None:
     assert sum(len(batch["id"]) for batch in batches) == 8 - len(data.skipped)
     assert "F004/T1/02440" in data.skipped
     assert "no face was found" in data.skipped["F004/T1/02440"]
+    crops = data.dataset.notes["crops"]
+    assert (crops["landmarks"], crops["missing"]) == (0, 0)
+    assert crops["failed"] >= len(data.skipped)
+    assert crops["face_alignment"] == 24 - crops["failed"]

@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from scipy.io import savemat
 
 from faceaffect.data.align import _TEMPLATE
 from faceaffect.data.base import FaceDataModule, create_data
+from faceaffect.data.detector import FaceAlignmentDetector
 from faceaffect.data.disfa import AUS, BENCHMARK_AUS, PARTS, Disfa
 from faceaffect.data.protocols import ThreeFold
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.recipe import resolve
+from faceaffect.run import train
 from faces import face, write_clip, write_image
 
 PEOPLE = ("SN001", "SN006", "SN003")  # one of each published part
@@ -124,8 +128,11 @@ def test_videos_are_cropped_by_the_datasets_landmarks_once(videos: Path) -> None
     for clip in (videos / "Videos_LeftCamera").iterdir():
         clip.unlink()
         clip.write_bytes(b"no video")
+    for file in (videos / "Landmark_Points").rglob("*.mat"):
+        file.write_bytes(b"no landmarks")
     data.prepare()  # nothing is left to do
     np.testing.assert_array_equal(data.load(2).image, loaded.image)
+    assert data.notes["crops"]["landmarks"] == 3 * FRAMES
 
 
 @pytest.mark.parametrize("folder", ["Video_LeftCamera", "video_leftcamera"])
@@ -158,6 +165,53 @@ def test_a_face_that_cannot_be_found_is_skipped_and_counted(videos: Path) -> Non
     assert len(ids) == FRAMES - 2
     assert set(data.skipped) == {"SN006/00001", "SN006/00002"}
     assert "no face was found" in data.skipped["SN006/00001"]
+
+
+def hide_from_disfa(root: Path) -> None:
+    """Leave two frames without landmarks and one with a file that is none."""
+    files = sorted((root / "Landmark_Points" / "SN006").rglob("*.mat"))
+    for file in files[:2]:
+        file.unlink()
+    files[2].write_bytes(b"no landmarks")
+
+
+def test_the_notes_count_the_crops_by_how_they_were_made(videos: Path) -> None:
+    hide_from_disfa(videos)
+    found = [None, np.vstack([points(), points()[:2]])]
+    for align, expected in (
+        ("auto", {"landmarks": 15, "face_alignment": 1, "failed": 1, "missing": 1}),
+        ("landmarks", {"landmarks": 15, "face_alignment": 0, "failed": 0, "missing": 3}),
+    ):
+        data = Disfa(str(videos), align=align)
+        assert "crops" not in data.notes  # not known yet, nor part of what a run is made of
+        data.frames.aligner.detector = lambda image: found.pop()
+        data.prepare()
+        assert data.notes["crops"] == expected
+        assert data.notes["crop"]["method"] == align
+    again = Disfa(str(videos))
+    again.prepare()
+    assert again.notes["crops"]["face_alignment"] == 1
+
+
+def test_the_result_of_a_run_and_the_notes_of_a_mixture_count_the_crops(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_from_disfa(videos)
+    monkeypatch.setattr(FaceAlignmentDetector, "__call__", lambda self, image: None)
+    expected = {"landmarks": 15, "face_alignment": 0, "failed": 2, "missing": 1}
+    protocol = {"name": "three_fold", "fold": 1, "selection": "test"}
+    source = {"name": "disfa", "root": str(videos)}
+    sections = {
+        "model": {"name": "timm_classifier", "backbone": "test_vit"},
+        "data": {**source, "protocol": protocol, "image_size": 48, "num_workers": 0},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+        "output": str(videos / "runs"),
+    }
+    run = train(resolve("tiny", sections, []))
+    assert json.loads((run / "metrics.json").read_text())["notes"]["crops"] == expected
+    mixed = create_data("mixture", sources=[source], protocol="official")
+    mixed.prepare_data()
+    assert mixed.dataset.notes["disfa"]["crops"] == expected
 
 
 def test_an_unreadable_frame_is_skipped_and_counted(frames: Path) -> None:
@@ -216,6 +270,7 @@ def test_a_missing_label_file_is_named(frames: Path) -> None:
     [
         ("1,0\n2,7\n", "the label 7 is none of 0 to 5"),
         ("1,0\n1,2\n", "labelled twice"),
+        ("0,0\n1,2\n", "a label for frame 0; labels count frames from 1"),
         ("one,two\n", "not readable"),
         ("", "not readable"),
         ("1\n2\n", "not readable"),

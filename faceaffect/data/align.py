@@ -7,8 +7,7 @@ of the nose), so a raised brow or an open jaw moves within the crop instead of m
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -160,30 +159,37 @@ class Aligner:
         self,
         source_id: str,
         image: Frame | Callable[[], Frame],
-        landmarks: NDArray[Any] | None = None,
+        landmarks: NDArray[Any] | Callable[[], NDArray[Any]] | None = None,
     ) -> Aligned:
         """Return the crop of one image, from the cache if it is there.
 
         Args:
             source_id: unique name of the image in its dataset.
             image: (H, W, 3) uint8 RGB, or a function that reads it: not called for a cached crop.
-            landmarks: (68, 2) pixels of the image, where the dataset has them.
+            landmarks: (68, 2) pixels of the image, or a function that reads them, where the dataset
+                has them.
 
         Raises:
             DataError: no face found, now or before; unusable landmarks.
             FaceAffectError: a face is to be found, but face-alignment has no weights.
         """
-        how = self._how(source_id, landmarks)
+        how = self._how(landmarks is not None)
+        if how == "landmarks" and landmarks is None:
+            raise DataError(
+                f"{source_id}: the dataset has no landmarks for this image; the align method "
+                "'auto' finds them by face-alignment"
+            )
         known = self._known(how, source_id)
         if known is not None:
             return known
         frame = image() if callable(image) else image
+        if how == "face_alignment":
+            points = self.detector(frame)
+        else:
+            points = landmarks() if callable(landmarks) else landmarks
         if how == "none":
-            points = (
-                None if landmarks is None else scale_landmarks(landmarks, frame.shape, self.size)
-            )
-            return Aligned(resize(frame, self.size), points)
-        points = self.detector(frame) if how == "face_alignment" else landmarks
+            scaled = None if points is None else scale_landmarks(points, frame.shape, self.size)
+            return Aligned(resize(frame, self.size), scaled)
         try:
             if points is None:
                 raise DataError("no face was found")
@@ -192,35 +198,46 @@ class Aligner:
             raise self._fail(how, source_id, str(error)) from None
         return self._keep(how, source_id, result)
 
-    def report(self, ids: Iterable[str] | None = None) -> dict[str, Any]:
-        """Return method, size and the numbers of crops and failures by method, for a result.
-
-        Args:
-            ids: count these images; None: all in the cache folder (without one, all seen here).
-        """
-        counts = self._counts(None if ids is None else list(ids))
+    def settings(self) -> dict[str, Any]:
+        """Return what crops depend on besides the images, for a result."""
         return {
             "method": self.method,
             "size": self.size,
             "eye_span": self.eye_span,
             "version": VERSION,
-            "crops": {how: n for (how, kind), n in sorted(counts.items()) if kind == "jpg"},
-            "failures": {how: n for (how, kind), n in sorted(counts.items()) if kind == "failed"},
         }
 
-    def _whole(self, frame: Frame, landmarks: NDArray[Any] | None) -> Aligned:
-        if landmarks is not None:
-            landmarks = scale_landmarks(landmarks, frame.shape, self.size).astype(np.float32)
-        return Aligned(resize(frame, self.size), landmarks)
+    def made(self, images: Mapping[str, bool]) -> dict[str, str]:
+        """Return what there is of each image in the cache folder (without one, seen here).
 
-    def _how(self, source_id: str, landmarks: NDArray[Any] | None) -> Method:
+        Args:
+            images: names, as they are given for a crop, and whether the dataset has landmarks.
+
+        Returns:
+            For each name ``landmarks`` or ``face_alignment``, the way by which its crop was made,
+            or ``failed``, or ``missing``.
+        """
+        ways = {name: self._how(own) for name, own in images.items()}
+        kept = {how: self._kept(how) for how in set(ways.values())}
+        return {name: self._state(how, name, kept[how]) for name, how in ways.items()}
+
+    def _state(self, how: Method, source_id: str, kept: set[str]) -> str:
+        file = self._file(how, source_id)
+        if file is None:
+            reason = self._seen.get((how, source_id))
+            return "missing" if reason is None else "failed" if reason else how
+        if file.name in kept:
+            return how
+        return "failed" if file.with_suffix(".failed").name in kept else "missing"
+
+    def _kept(self, how: Method) -> set[str]:
+        """Return the names of the files of a method: one listing, not a look at each file."""
+        folder = self._folder(how)
+        return {file.name for file in folder.glob("??/*")} if folder else set()
+
+    def _how(self, own: bool) -> Method:
         if self.method == "auto":
-            return "face_alignment" if landmarks is None else "landmarks"
-        if self.method == "landmarks" and landmarks is None:
-            raise DataError(
-                f"{source_id}: the dataset has no landmarks for this image; the align method "
-                "'auto' finds them by face-alignment"
-            )
+            return "landmarks" if own else "face_alignment"
         return self.method
 
     def _folder(self, how: str) -> Path | None:
@@ -268,22 +285,6 @@ class Aligner:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file.with_suffix(".failed"), reason.encode())
         return DataError(reason)
-
-    def _counts(self, ids: list[str] | None) -> Counter[tuple[str, str]]:
-        counts: Counter[tuple[str, str]] = Counter()
-        for how in ("landmarks", "face_alignment"):
-            folder = self._folder(how)
-            if folder is None:
-                seen = {name: why for (method, name), why in self._seen.items() if method == how}
-                kinds = ["failed" if seen[n] else "jpg" for n in (ids or seen) if n in seen]
-            elif ids is None:
-                kinds = [file.suffix[1:] for file in folder.glob("??/[!.]*")]
-            else:
-                files = [file for name in ids if (file := self._file(how, name))]
-                kinds = ["jpg" for file in files if file.exists()]
-                kinds += ["failed" for file in files if file.with_suffix(".failed").exists()]
-            counts.update((how, kind) for kind in kinds)
-        return counts
 
 
 def _pack(source_id: str, result: Aligned) -> bytes:

@@ -137,8 +137,8 @@ class Bp4d(FaceDataset):
         return self.frames.load(index)
 
     def prepare(self) -> None:
-        """Make all crops; see :meth:`FaceDataset.prepare`."""
-        self.frames.prepare()
+        """Make all crops and note how many; see :meth:`FaceDataset.prepare`."""
+        self.notes |= self.frames.prepare()
 
 
 def _label_files(root: Path) -> dict[str, Path]:

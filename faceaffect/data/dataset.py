@@ -123,7 +123,8 @@ class FaceDataset:
         """Do what would be slow to do sample by sample, such as cropping faces out of videos.
 
         Called once before training and testing, in one process; what is done already is not done
-        again. The default does nothing.
+        again. What only then is known may be added to ``notes``, for the result. The default does
+        nothing.
         """
 
     def load(self, index: int) -> Loaded:

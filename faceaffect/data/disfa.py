@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Literal
@@ -127,7 +128,7 @@ class Disfa(FaceDataset):
             files=table["file"].to_numpy(str),
             places=table["place"].to_numpy(np.int64),
             aligner=aligner,
-            landmarks=self.landmarks,
+            landmarks=self._reader,
         )
         super().__init__(
             LabelSchema(aus=chosen),
@@ -154,8 +155,8 @@ class Disfa(FaceDataset):
         return self.frames.load(index)
 
     def prepare(self) -> None:
-        """Make all crops; see :meth:`FaceDataset.prepare`."""
-        self.frames.prepare()
+        """Make all crops and note how many; see :meth:`FaceDataset.prepare`."""
+        self.notes |= self.frames.prepare()
 
     def landmarks(self, index: int) -> NDArray[np.float32] | None:
         """Return the (68, 2) landmarks that the dataset has for a frame, in its pixels.
@@ -163,9 +164,13 @@ class Disfa(FaceDataset):
         Raises:
             DataError: the file cannot be read or holds something else.
         """
+        read = self._reader(index)
+        return None if read is None else read()
+
+    def _reader(self, index: int) -> Callable[[], NDArray[np.float32]] | None:
         name, frame = str(self.samples.id[index]).split("/")
         file = self.points.get(name, {}).get(int(frame))
-        return None if file is None else _read_landmarks(file)
+        return None if file is None else partial(_read_landmarks, file)
 
 
 def _check(aus: tuple[int, ...], threshold: float, every: int) -> None:
@@ -213,6 +218,8 @@ def _read_column(file: Path) -> pd.Series:
         raise DataError(f"{file}: not readable as lines 'frame,intensity': {error}") from None
     if len(np.unique(frames)) < len(frames):
         raise DataError(f"{file}: a frame is labelled twice")
+    if frames.min() < 1:
+        raise DataError(f"{file}: a label for frame {frames.min()}; labels count frames from 1")
     return pd.Series(check_labels(values, 5, file), index=frames)
 
 

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ UNKNOWN = (9, 999, -1)
 
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".wmv")
 
-Landmarks = Callable[[int], NDArray[np.float32] | None]
+Landmarks = Callable[[int], Callable[[], NDArray[np.float32]] | None]
 
 
 @dataclass
@@ -36,8 +37,8 @@ class Frames:
         files: (N,) paths of image files or videos.
         places: (N,) index of the frame in its video from 0; -1 for an image file.
         aligner: makes the crops and keeps them.
-        landmarks: gives the dataset's own (68, 2) landmarks of a sample, None where it
-            has none.
+        landmarks: gives what reads the dataset's own (68, 2) landmarks of a sample, None where
+            it has none.
     """
 
     ids: NDArray[np.str_]
@@ -48,8 +49,7 @@ class Frames:
 
     def notes(self) -> dict[str, Any]:
         """Return how faces are cropped, for a result."""
-        report = self.aligner.report([])
-        return {"crop": {key: report[key] for key in ("method", "size", "eye_span", "version")}}
+        return {"crop": self.aligner.settings()}
 
     def load(self, index: int) -> Loaded:
         """Return a sample's crop, from disk if it was made before.
@@ -59,24 +59,38 @@ class Frames:
         """
         return self._crop(index, lambda: self._read(index))
 
-    def prepare(self) -> None:
+    def prepare(self) -> dict[str, Any]:
         """Make the crops that are not there yet, in one pass over each video or folder.
 
         A frame that fails stays without; :meth:`load` says why.
+
+        Returns:
+            For a result, ``crops``: how many there are by each method, for how many frames that
+            ``failed``, and how many are ``missing`` since something could not be read. Nothing
+            where no crops are kept.
         """
         if self.aligner.method == "none" or self.aligner.cache is None:
-            return
+            return {}
         groups: dict[Path, list[int]] = defaultdict(list)
-        for index, file in enumerate(map(Path, self.files.tolist())):
+        made = self._made()
+        for index in [index for index, state in enumerate(made) if state == "missing"]:
+            file = Path(str(self.files[index]))
             groups[file if self.places[index] >= 0 else file.parent].append(index)
-        missing = {source: some for source, some in groups.items() if not self._complete(some)}
-        for source, some in track(missing.items(), "cropping faces", disable=not missing):
+        for source, some in track(groups.items(), "cropping faces", disable=not groups):
             if self.places[some[0]] >= 0:
                 self._crop_video(source, {int(self.places[index]): index for index in some})
             else:
                 for index in some:
                     with suppress(DataError):
                         self.load(index)
+        count = Counter(self._made() if groups else made)
+        states = ("landmarks", "face_alignment", "failed", "missing")
+        return {"crops": {state: count[state] for state in states}}
+
+    def _made(self) -> list[str]:
+        """Return what there is of each sample, see :meth:`.Aligner.made`."""
+        own = [bool(self.landmarks and self.landmarks(i)) for i in range(len(self.ids))]
+        return list(self.aligner.made(dict(zip(self.ids.tolist(), own, strict=True))).values())
 
     def _crop_video(self, video: Path, index_of: Mapping[int, int]) -> None:
         with suppress(DataError), open_video(video) as source:
@@ -85,11 +99,12 @@ class Frames:
                     self._crop(index_of[place], lambda frame=frame: frame)  # type: ignore[misc]
 
     def _crop(self, index: int, image: Callable[[], NDArray[np.uint8]]) -> Loaded:
-        points = self.landmarks(index) if self.landmarks else None
+        read = self.landmarks(index) if self.landmarks else None
+        points = cache(read) if read else None  # not read at all where the crop is there
 
         def checked() -> NDArray[np.uint8]:
             frame = image()
-            if points is not None and (points > np.array(frame.shape[1::-1]) * 1.5).any():
+            if points is not None and (points() > np.array(frame.shape[1::-1]) * 1.5).any():
                 raise DataError(
                     f"{self.files[index]}: the dataset's landmarks lie outside of the image; "
                     "frames that are cropped already need data.align: none"
@@ -102,11 +117,6 @@ class Frames:
     def _read(self, index: int) -> NDArray[np.uint8]:
         file, place = Path(str(self.files[index])), int(self.places[index])
         return read_image(file) if place < 0 else read_frames(file, indices=[place])[0]
-
-    def _complete(self, some: list[int]) -> bool:
-        report = self.aligner.report(str(self.ids[index]) for index in some)
-        made = [*report["crops"].values(), *report["failures"].values()]
-        return bool(sum(made) >= len(some))
 
 
 def find_folder(root: Path, names: Iterable[str]) -> Path | None:
@@ -156,12 +166,20 @@ def locate(
         source: the recording's video, whose first frame is label frame 1, or its images by label
             frame; None if it has neither.
         left_out: reason to count, added to.
+
+    Raises:
+        DataError: there is a label for a frame before the first of a video.
     """
     if source is None:
         left_out["labels without a video or frames"] += len(labels)
         return labels.iloc[:0].assign(file="", place=-1)
     known = labels[labels.notna().any(axis=1)]
     if isinstance(source, Path):
+        if labels.index.min() < 1:
+            raise DataError(
+                f"{source}: there is a label for frame {labels.index.min()}, but the first frame "
+                "of a video is number 1: number the labels from 1"
+            )
         left_out["frames without a label"] += len(labels) - len(known)
         return known.assign(file=str(source), place=known.index - 1)
     there = known.index.isin(list(source))

@@ -68,9 +68,10 @@ class Mixture(FaceDataset):
         return dataset.path(own)
 
     def prepare(self) -> None:
-        """Prepare every source; see :meth:`FaceDataset.prepare`."""
-        for dataset in self.sources:
+        """Prepare every source and note what it notes; see :meth:`FaceDataset.prepare`."""
+        for name, dataset in zip(self.notes, self.sources, strict=True):
             dataset.prepare()
+            self.notes[name] |= dataset.notes
 
     def load(self, index: int) -> Loaded:
         """Decode one sample; see :meth:`FaceDataset.load`."""
