@@ -6,16 +6,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from emo_tiny import arguments, save_tokenizer
 from faceaffect import AffectModule, LabelSchema, create_model
+from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import FaceAffectError
 from faceaffect.evaluation.explain import answer_names, explain, grad_cam, noticed
+from faces import face as drawn_face
+from faces import write_csv, write_image
 
 SCHEMA = LabelSchema((1, 12), ("neutral", "happiness"), True)
 MODELS = {
     "cnn": ("timm_classifier", {"backbone": "test_resnet"}),
     "vit": ("timm_classifier", {"backbone": "test_vit"}),
     "frozen_vit": ("timm_classifier", {"backbone": "test_vit", "mode": "linear"}),
+    "auformer": ("auformer", {"backbone": "test_vit"}),
     "sacl": ("sacl", {"backbone": "test_vit", "width": 8, "rank": 2}),
     "gimefive": ("gimefive", {}),
 }
@@ -89,9 +94,62 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FaceAffectError, match=r"a\.png"):
         explain(model, [tmp_path / "a.png"], tmp_path, image_size=48)
 
+    class Shut(Corner):
+        def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
+            with torch.no_grad():
+                seen = self.cam_layer(batch["image"] / 255)
+            return {"au": (seen.mean((1, 2, 3))[:, None] * self.weight).sigmoid()}
+
+    shut = Shut(LabelSchema(aus=(12,)))
+    shut.weight = nn.Parameter(torch.ones(1))
+    with pytest.raises(FaceAffectError, match=r"no gradient .* timm_classifier"):
+        grad_cam(shut, np.zeros((8, 8, 3), np.uint8), [0])
+
     class Nothing(Corner):
         def __init__(self, schema: LabelSchema) -> None:
             AffectModule.__init__(self, schema)
 
     with pytest.raises(FaceAffectError, match="cam_layer"):
         grad_cam(Nothing(LabelSchema(aus=(12,))), np.zeros((8, 8, 3), np.uint8), [0])
+
+
+def test_a_model_that_answers_without_gradients_says_so(tmp_path: Path) -> None:
+    words = save_tokenizer(tmp_path / "words")
+    model = create_model("emo_llama", SCHEMA, **arguments(words))
+    with pytest.raises(FaceAffectError, match="EmoLlama: no gradient"):
+        grad_cam(model, np.zeros((48, 48, 3), np.uint8), [0])
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_csv(tmp_path / "faces", people=4, each=3)
+    (tmp_path / "tiny.yaml").write_text(f"""
+model: {{name: timm_classifier, backbone: test_resnet}}
+data:
+  name: csv
+  table: {table}
+  protocol: {{name: subject_kfold, folds: 2, fold: 1, val_fraction: 0.5}}
+  image_size: 32
+  batch_size: 4
+  num_workers: 0
+trainer: {{max_epochs: 1, accelerator: cpu}}
+output: {tmp_path}
+""")
+    assert main(["train", str(tmp_path / "tiny.yaml")]) == 0
+    (run,) = map(str, (tmp_path / "tiny").iterdir())
+    image = str(write_image(tmp_path / "me.png", drawn_face()))
+    out = tmp_path / "out"
+    argv = ["explain", run, image, "--target", "AU12", "--folder", str(out)]
+    capsys.readouterr()
+    assert main(argv) == 0
+    assert capsys.readouterr().out.split() == [str(out / "me.png")]
+    assert [file.name for file in out.iterdir()] == ["me.png"]
+    for argv, message in (
+        (["explain", run, str(tmp_path / "you.png")], "you.png: No such file"),
+        (["explain", run, image, "--target", "AU13"], "unknown name 'AU13'"),
+        (["explain", str(tmp_path / "nowhere"), image], "no run folder or checkpoint at"),
+        (["explain", str(tmp_path / "faces"), image], "no checkpoint at"),
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err.strip()
+        assert message in error
+        assert error.count("\n") == 0

@@ -8,10 +8,12 @@ from PIL import Image
 
 from batches import FULL, face_batch
 from faceaffect import LabelSchema, create_model
+from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import FaceAffectError
 from faceaffect.evaluation.graphs import collect_graphs, cooccurrence, draw_graphs, graph_report
 from faceaffect.models.sacl import SACL
+from faces import write_csv
 
 
 class TwoBatches:
@@ -43,7 +45,10 @@ def test_report_holds_pictures_and_every_matrix(model: SACL, tmp_path: Path) -> 
         "sample_stage1.csv", "sample_stage2.csv", "sample_stage3.csv",
     }  # fmt: skip
     assert np.asarray(Image.open(tmp_path / "graphs" / "mean.png"))[..., :3].std() > 5
-    assert "<svg" in (tmp_path / "graphs" / "mean.svg").read_text()[:1000]
+    for name in ("mean.svg", "sample.svg"):
+        drawn = (tmp_path / "graphs" / name).read_text()
+        assert "<svg" in drawn[:1000]
+        assert "<!-- co-occurrence of the labels -->" in drawn
     table = pd.read_csv(tmp_path / "graphs" / "mean_stage3.csv", index_col=0)
     assert list(table.index) == list(table.columns) == ["AU1", "AU4", "AU12"]
     np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-5)
@@ -93,3 +98,37 @@ def test_errors(model: SACL) -> None:
         collect_graphs(model, TwoBatches(), sample="nobody")
     with pytest.raises(FaceAffectError, match="makes no graphs"):
         collect_graphs(create_model("gimefive", FULL), TwoBatches())
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_csv(tmp_path / "faces", people=4, each=3)
+    (tmp_path / "tiny.yaml").write_text(f"""
+model: {{name: sacl, backbone: test_resnet, width: 8, rank: 2, key_width: 4}}
+data:
+  name: csv
+  table: {table}
+  protocol: {{name: subject_kfold, folds: 2, fold: 1, val_fraction: 0.5}}
+  image_size: 32
+  batch_size: 4
+  num_workers: 0
+trainer: {{max_epochs: 1, accelerator: cpu}}
+output: {tmp_path}
+""")
+    assert main(["train", str(tmp_path / "tiny.yaml")]) == 0
+    (run,) = (tmp_path / "tiny").iterdir()
+    capsys.readouterr()
+    assert main(["graph", str(run), "data.protocol=all", "--sample", "p1/2.jpg"]) == 0
+    files = {Path(line) for line in capsys.readouterr().out.split()}
+    assert files == set((run / "graphs").iterdir())
+    assert "<!-- p1/2.jpg -->" in (run / "graphs" / "sample.svg").read_text()
+    assert "<!-- mean of 12 faces -->" in (run / "graphs" / "mean.svg").read_text()
+    for argv, message in (
+        ([str(run), "--sample", "p9/9.jpg"], "no face 'p9/9.jpg' among the"),
+        ([str(tmp_path / "nowhere")], "no run folder or checkpoint at"),
+        ([str(tmp_path / "faces")], "no checkpoint at"),
+        ([str(run), "model.width=9"], "model.width=9"),
+    ):
+        assert main(["graph", *argv]) == 2
+        error = capsys.readouterr().err.strip()
+        assert message in error
+        assert error.count("\n") == 0

@@ -112,9 +112,14 @@ def grad_cam(model: AffectModule, face: NDArray[np.uint8], answers: Sequence[int
     with _differentiable(layer):
         cam = GradCAM(_Logits(model), [layer], reshape_transform=to_map)
         try:
-            if not cam.activations_and_grads(image.to(model.device)).requires_grad:
+            logits = cam.activations_and_grads(image.to(model.device))
+            if logits.requires_grad:
+                logits.sum().backward()
+            # What the answers do not depend on, or without a gradient, has left none here.
+            if not cam.activations_and_grads.gradients:
                 raise FaceAffectError(
-                    f"{type(model).__name__}: no gradient goes from its answers to its feature map"
+                    f"{type(model).__name__}: no gradient goes from its answers to its feature "
+                    "map; timm_classifier, auformer, sacl and gimefive can be explained"
                 )
             return [cam(image, [ClassifierOutputTarget(i)])[0] for i in answers]
         finally:

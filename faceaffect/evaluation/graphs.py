@@ -56,8 +56,8 @@ def graph_report(
 ) -> list[Path]:
     """Draw the graphs of a model on the test part of the data and write them as tables.
 
-    ``mean`` (all faces, beside the AUs' co-occurrence in their labels) and ``sample`` (one face)
-    come as PNG and SVG; every matrix as CSV, rows receive and columns send.
+    ``mean`` (all faces) and ``sample`` (one face) come as PNG and SVG, each beside the AUs'
+    co-occurrence in the labels of all faces; every matrix as CSV, rows receive and columns send.
 
     Args:
         model: a model with ``graphs``, on its device.
@@ -75,21 +75,21 @@ def graph_report(
     folder.mkdir(parents=True, exist_ok=True)
     stages = [f"stage {s + 1}" for s in range(len(found.mean))]
     mean = dict(zip(stages, found.mean, strict=True))
-    drawn = dict(mean)
-    if found.cooccurrence is not None:
-        mean["co-occurrence"] = found.cooccurrence
-        drawn["co-occurrence of the labels"] = found.cooccurrence * (1 - np.eye(len(found.nodes)))
     one = dict(zip(stages, found.sample, strict=True))
-    files = draw_graphs(drawn, found.nodes, folder / "mean", f"mean of {found.faces} faces")
-    files += draw_graphs(one, found.nodes, folder / "sample", found.sample_id)
-    for name, matrices in (("mean", mean), ("sample", one)):
-        for title, matrix in matrices.items():
-            file = folder / f"{name}_{title.replace(' ', '')}.csv"
-            if title == "co-occurrence":
-                file = folder / "cooccurrence.csv"
-            table = pd.DataFrame(matrix, index=list(found.nodes), columns=list(found.nodes))
-            table.to_csv(file, float_format="%.6f")
-            files.append(file)
+    labels = {}
+    if found.cooccurrence is not None:
+        labels["co-occurrence of the labels"] = found.cooccurrence * (1 - np.eye(len(found.nodes)))
+    files = draw_graphs(
+        mean | labels, found.nodes, folder / "mean", f"mean of {found.faces} faces"
+    ) + draw_graphs(one | labels, found.nodes, folder / "sample", found.sample_id)
+    tables = {f"mean_{stage.replace(' ', '')}": matrix for stage, matrix in mean.items()}
+    tables |= {f"sample_{stage.replace(' ', '')}": matrix for stage, matrix in one.items()}
+    if found.cooccurrence is not None:
+        tables["cooccurrence"] = found.cooccurrence
+    for name, matrix in tables.items():
+        files.append(folder / f"{name}.csv")
+        table = pd.DataFrame(matrix, index=list(found.nodes), columns=list(found.nodes))
+        table.to_csv(files[-1], float_format="%.6f")
     return files
 
 
