@@ -129,7 +129,7 @@ def plain(value: Any) -> Any:
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Return versions, seed and, inside a git checkout, its revision."""
+    """Return versions, seed and, if the package runs from a git checkout, its revision."""
     packages = (
         "torch",
         "lightning",
@@ -154,10 +154,13 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    command = ["git", "rev-parse", "HEAD"]
+    root = Path(faceaffect.__file__).parents[1]
+    if not (root / ".git").exists():  # else git would find the repository around an installation
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
 

@@ -4,12 +4,11 @@ import logging
 import os
 import shutil
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -25,6 +24,16 @@ from faceaffect.optim import Optim
 from faceaffect.progress import console, progress
 from faceaffect.recipe import Recipe, arguments, resolve
 from faceaffect.result import RESULT, write_atomically, write_result
+from faceaffect.run_folder import (
+    WholeCheckpoints,
+    changed,
+    epoch_of,
+    hold,
+    last_checkpoint,
+    made_of,
+    write_made_of,
+)
+from faceaffect.run_folder import new_folder as new_folder
 
 _RUN = "FACEAFFECT_RUN"
 """Environment variable in which the first process of a run tells those it starts the folder."""
@@ -32,6 +41,7 @@ _RUN = "FACEAFFECT_RUN"
 _GIVEN_TO_TRAINER = {
     "callbacks": None,
     "logger": None,
+    "plugins": None,
     "default_root_dir": None,
     "use_distributed_sampler": None,  # the datamodule's own samplers know the processes
     "enable_progress_bar": None,
@@ -44,19 +54,22 @@ def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
 
     Args:
         recipe: a checked recipe.
-        resume: go on with the newest unfinished run of the same recipe, if there is one.
-        brief: print no metrics of single AUs and classes.
+        resume: go on with the newest unfinished run of the same recipe that is made of the same
+            data, weights and code, and that no other process trains, if there is one.
+        brief: print no metrics of single AUs and classes, and nothing if there is no such run.
 
     Raises:
         FaceAffectError: something in the recipe or the data is wrong.
     """
     data, model = build(recipe)
-    folder, last = _open_run(recipe, resume)
+    run = _open_run(recipe, made_of(data, model, recipe["model"]), resume, brief)
     try:
-        _fit_and_test(recipe, folder, last, data, model, brief)
+        _fit_and_test(recipe, run.folder, run.last, data, model, brief)
     finally:
         os.environ.pop(_RUN, None)
-    return folder
+        if run.lock is not None:
+            run.lock.close()
+    return run.folder
 
 
 def _fit_and_test(
@@ -83,9 +96,8 @@ def _fit_and_test(
         best = folder / "checkpoints" / "best.ckpt"
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
-    extra = {}
-    if _checkpoint_section(recipe).choose == "last":
-        extra = {"protocol": {**data.split.info, "selection": "last epoch"}}
+    chosen = {"choose": _checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
+    extra = {"checkpoint": chosen}
     write_result(folder, recipe, data, model, trainer, seconds, extra, brief=brief)
 
 
@@ -210,6 +222,7 @@ def _trainer(
             **kwargs,
             callbacks=[progress(), *callbacks, *own],
             logger=_loggers(recipe, folder) if logger is None else False,
+            plugins=[WholeCheckpoints()],
             default_root_dir=folder,
             use_distributed_sampler=False,
             enable_progress_bar=sys.stdout.isatty(),
@@ -281,60 +294,72 @@ def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
     return [best, epoch, within]
 
 
-def _open_run(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
-    """Return the run folder and, when resuming, the checkpoint to go on from."""
+@dataclass(frozen=True)
+class _Run:
+    """The folder of a run, the checkpoint to go on from, and the lock of the first process."""
+
+    folder: Path
+    last: Path | None = None
+    lock: IO[str] | None = None
+
+
+def _open_run(recipe: Recipe, made: dict[str, Any], resume: bool, brief: bool) -> _Run:
     given = os.environ.get(_RUN)
     if given:
-        return Path(given), _last(Path(given)) if resume else None
+        return _Run(Path(given), last_checkpoint(Path(given)) if resume else None)
     root = Path(recipe["output"]) / recipe.name
-    if resume:
-        for run in matching_runs(recipe, finished=False):
-            last = _last(run)
-            console.print(
-                f"going on with {run}" + ("" if last else ", which has no checkpoint yet")
-            )
-            os.environ[_RUN] = str(run)
-            return run, last
-        console.print(f"no unfinished run of this recipe in {root}: starting a new one")
-    folder = new_folder(root)
-    write_atomically(folder / "recipe.yaml", recipe.yaml())
-    os.environ[_RUN] = str(folder)
-    return folder, None
+    run = _unfinished(recipe, made) if resume else None
+    if run is None:
+        if resume and not brief:
+            console.print(f"no unfinished run of this recipe in {root}: starting a new one")
+        folder = new_folder(root)
+        run = _Run(folder, lock=hold(folder))  # before others can see that it is a run
+        write_made_of(folder, made)
+        write_atomically(folder / "recipe.yaml", recipe.yaml())
+    os.environ[_RUN] = str(run.folder)
+    return run
 
 
-def matching_runs(recipe: Recipe, *, finished: bool) -> list[Path]:
-    """Return the run folders of exactly this recipe, newest first.
+def _unfinished(recipe: Recipe, made: dict[str, Any]) -> _Run | None:
+    """Return the newest run to go on with, taken for this process; None if there is none."""
+    for folder in matching_runs(recipe, finished=False, made=made):
+        lock = hold(folder)
+        if lock is None:
+            console.print(f"{folder} is passed over: another process trains it", markup=False)
+            continue
+        last = last_checkpoint(folder)
+        console.print(f"going on with {folder}" + ("" if last else " from its beginning"))
+        return _Run(folder, last, lock)
+    return None
+
+
+def matching_runs(
+    recipe: Recipe, *, finished: bool, made: dict[str, Any] | None = None
+) -> list[Path]:
+    """Return the runs of exactly this recipe that are made of the same things, newest first.
+
+    If there are only others of this recipe, a line says in what the newest differs.
 
     Args:
         recipe: name and all settings have to be the same.
         finished: whether to return runs that have a result, or those that have none.
+        made: what it is made of now, see :func:`~faceaffect.run_folder.made_of`; absent, data and
+            model are built to see, if there is a run to hold against them.
     """
     root = Path(recipe["output"]) / recipe.name
-    return [
+    found = [
         file.parent
         for file in sorted(root.glob("*/recipe.yaml"), reverse=True)
         if (file.parent / RESULT).exists() == finished and file.read_text() == recipe.yaml()
     ]
-
-
-def _last(folder: Path) -> Path | None:
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.exists() else None
-
-
-def new_folder(root: Path) -> Path:
-    """Make and return a folder in ``root`` named by the time, never one that was there."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        folder = root / f"{stamp}{suffix}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RecipeError(f"output: cannot make a folder in {root}: {error.strerror}") from None
-        return folder
-    raise RecipeError(f"{root}: too many runs started in one second")
+    if found and made is None:
+        made = made_of(*build(recipe), recipe["model"])
+    others = {run: changed(run, made or {}) for run in found}
+    same = [run for run in found if not others[run]]
+    if found and not same:
+        what = ", ".join(others[found[0]])
+        console.print(f"{found[0]} is passed over, not made of the same: {what}", markup=False)
+    return same
 
 
 def _test_folder(source: Path, recipe: Recipe) -> Path:

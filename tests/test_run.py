@@ -1,5 +1,6 @@
 """Whole runs through the command line: results, resuming, several processes, bad input."""
 
+import importlib
 import json
 import os
 import signal
@@ -7,12 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
+from faceaffect import sources, weights
 from faceaffect.cli import main
+from faceaffect.data.base import create_data
+from faceaffect.result import environment
+from faceaffect.run_folder import changed, made_of, write_made_of
+from faceaffect.weights import read_weights
 from faces import write_csv
 
 RECIPE = """
@@ -159,6 +166,157 @@ def test_a_run_killed_within_an_epoch_goes_on_from_its_step(place: Path, tmp_pat
     assert result(only_run(tmp_path))["metrics"] == result(only_run(place))["metrics"]
 
 
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
+    place: Path, tmp_path: Path
+) -> None:
+    argv = ("train", str(place / "tiny.yaml"), f"output={tmp_path}/runs")
+    process = cli(*argv, "--import", str(Path(__file__).parent / "dies_in_saving.py"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, output
+    folder = only_run(tmp_path) / "checkpoints"
+    assert (folder / "last.ckpt.part").exists()
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 0
+    assert main([*argv, "--resume"]) == 0
+    assert result(only_run(tmp_path))["metrics"] == result(only_run(place))["metrics"]
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_damaged_checkpoint_counts_as_none(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", str(place / "tiny.yaml"), f"output={tmp_path}/runs", "trainer.max_epochs=1"]
+    assert main(argv) == 0
+    run = only_run(tmp_path)
+    before = result(run)
+    (run / "metrics.json").unlink()
+    os.truncate(run / "checkpoints" / "last.ckpt", 1000)
+    assert main([*argv, "--resume"]) == 0
+    assert "last.ckpt is damaged: the run starts again" in capsys.readouterr().out
+    assert only_run(tmp_path) == run
+    assert result(run)["metrics"] == before["metrics"]
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_run_that_another_process_trains_is_passed_over(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", str(place / "tiny.yaml"), f"output={tmp_path}/runs", "trainer.max_epochs=1"]
+    assert main(argv) == 0
+    run = only_run(tmp_path)
+    (run / "metrics.json").unlink()
+    command = [sys.executable, "-c", HOLD, str(run / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert main([*argv, "--resume"]) == 0
+        assert f"{run} is passed over: another process trains it" in capsys.readouterr().out
+        other.kill()
+    assert len(list(run.parent.iterdir())) == 2
+    assert not (run / "metrics.json").exists()
+    assert main([*argv, "--resume"]) == 0
+    assert (run / "metrics.json").exists()
+
+
+def test_a_run_of_other_labels_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_csv(tmp_path / "faces", people=7, each=2)
+    (tmp_path / "tiny.yaml").write_text(RECIPE % (table, tmp_path / "runs"))
+    argv = ["train", str(tmp_path / "tiny.yaml"), "trainer.max_epochs=1"]
+    assert main(argv) == 0
+    run = only_run(tmp_path)
+    (run / "metrics.json").unlink()
+    frame = pd.read_csv(table)
+    names = json.loads((run / "made_of.json").read_text())
+    trained = [side for side in ("train", "val", "test") if f"labels of the {side} part" in names]
+    assert trained == ["train", "val", "test"]
+    frame["AU1"] = 1 - frame["AU1"]
+    frame.to_csv(table, index=False)
+    capsys.readouterr()
+    assert main([*argv, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert f"{run} is passed over" in said
+    assert "labels of the train part" in said
+    assert "starting a new one" in said
+    assert len(list(run.parent.iterdir())) == 2
+
+
+PART = "from torch import nn\n\nclass Part(nn.Linear):\n    pass\n"
+OWN = """
+from own_part import Part
+from faceaffect.models.timm_classifier import TimmClassifier
+
+class Own(TimmClassifier):
+    def __init__(self, schema):
+        super().__init__(schema, backbone="asset:mini_vit")
+        self.part = Part(2, 2)
+"""
+
+
+def test_what_a_run_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = write_csv(tmp_path / "faces", people=7, each=2)
+    (tmp_path / "own_part.py").write_text(PART)
+    (tmp_path / "own_model.py").write_text(OWN)
+    (tmp_path / "turns.jsonl").write_text("{}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    section = {"instructions": [str(tmp_path / "turns.jsonl"), "no file"]}
+    own = importlib.import_module("own_model").Own
+
+    def made() -> dict[str, Any]:
+        data = create_data("csv", table=str(table))
+        return made_of(data, own(data.schema), section)
+
+    def differ() -> list[str]:
+        return changed(tmp_path, made())
+
+    assert changed(tmp_path, made()) == ["made_of.json (not there)"]
+    write_made_of(tmp_path, made())
+    assert differ() == []
+    for name in ("own_model.py", "own_part.py", "turns.jsonl"):
+        file = tmp_path / name
+        before = file.read_text()
+        file.write_text(before + "\n")
+        assert [d.rsplit("/")[-1] for d in differ()] == [name]
+        file.write_text(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "_SAMPLES", 63)  # as if the asset held other weights
+        patch.setattr(sources, "load_asset", lambda path: (read_weights(path), {}))
+        assert differ() == ["weights of backbone"]
+    frame = pd.read_csv(table)
+    frame.assign(**{"attribute/group": "a"}).to_csv(table, index=False)
+    assert differ() == ["attributes, intensities and weights of samples"]
+    frame.assign(valence=0.5).to_csv(table, index=False)
+    assert differ() == [f"labels of the {side} part" for side in ("train", "val", "test")]
+    frame.iloc[1:].to_csv(table, index=False)
+    assert "samples of the train part" in differ() or "samples of the test part" in differ()
+
+
+def test_the_revision_is_that_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=n", "-c", "user.email=e", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True,
+                              ).stdout.strip()  # fmt: skip
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "of somebody else")
+    mine, monkey = environment(0)["git"], monkeypatch
+    monkey.chdir(tmp_path)
+    assert environment(0)["git"] == mine != git("rev-parse", "HEAD")
+    installed = tmp_path / "venv" / "faceaffect" / "__init__.py"
+    monkey.setattr("faceaffect.__file__", str(installed))
+    assert environment(0)["git"] is None
+
+
 def test_the_last_epoch_can_be_chosen_instead_of_the_best(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +331,8 @@ def test_the_last_epoch_can_be_chosen_instead_of_the_best(
     for key, value in best["state_dict"].items():
         assert torch.equal(value, last["state_dict"][key])
     assert "optimizer_states" not in best
-    assert result(run)["protocol"]["selection"] == "last epoch"
+    assert result(run)["checkpoint"] == {"choose": "last", "epoch": 3}
+    assert result(run)["protocol"] == result(only_run(place))["protocol"]
     assert main([*argv[:-1], "checkpoint.choose=worst"]) == 2
     assert "checkpoint.choose" in capsys.readouterr().err
 

@@ -447,6 +447,34 @@ def test_warnings_say_what_is_uncertain() -> None:
     assert analyse({"a": many}, SCHEMA, resamples=20)["warnings"] == []
 
 
+def test_only_people_with_labels_of_a_task_count() -> None:
+    tables = {}
+    for name, skill in (("a", 1.0), ("b", 0.3)):
+        table = answer(truth_table(30, 3), skill, 1)
+        without = table["subject"] >= "p012"
+        table.loc[without, "target/expression"] = None
+        tables[name] = [table]
+    report = analyse(tables, SCHEMA, resamples=50)
+    tests = {pair["metric"]: pair["test"] for pair in report["pairs"]}
+    assert tests["expression_uar"] == "sign-flip over 12 subjects"
+    assert tests["au_f1"] == tests["va_ccc"] == "sign-flip over 30 subjects"
+    (few,) = [w for w in report["warnings"] if "Only" in w]
+    assert "Only 12 people with labels of expression" in few
+    tables["a"][0].loc[:, "target/expression"] = None
+    nobody = analyse({"a": tables["a"]}, SCHEMA, resamples=50)
+    assert "Only 0 people with labels of expression" in " ".join(nobody["warnings"])
+
+
+def test_groups_stand_in_the_order_of_the_data() -> None:
+    table = answer(truth_table(9, 2), 1.0, 1)
+    ages = ("young", "middle", "old")
+    table["attribute/age"] = np.resize(ages, len(table))
+    report = analyse({"a": [table]}, SCHEMA, attribute_names={"age": ages}, resamples=20)
+    assert tuple(report["models"]["a"]["groups"]["age"]["groups"]) == ages
+    report = analyse({"a": [table]}, SCHEMA, resamples=20)
+    assert tuple(report["models"]["a"]["groups"]["age"]["groups"]) == tuple(sorted(ages))
+
+
 def test_other_samples_people_or_truth_are_refused() -> None:
     one = answer(truth_table(5, 3), 1.0, 1)
     with pytest.raises(ValueError, match="b: not tested on the same samples"):

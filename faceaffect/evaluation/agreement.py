@@ -27,6 +27,7 @@ HOW_IT_IS_READ = tuple(
 WHERE_IT_LIES = ("root", "table", "cache")
 """Keys that name places; what lies there is compared by ids and labels instead."""
 
+_LABELS = "labels of the {} part"
 _SHOWN = 3
 
 
@@ -37,15 +38,24 @@ def terms_of_data(section: Mapping[str, Any], data: FaceDataModule) -> dict[str,
         section: the data section of the recipe that it was built from.
         data: the datamodule.
     """
-    return _terms(section, data.schema, data.split.info, data.dataset.notes) | {
-        "labels of the test part": _hash_table(truth_table(data))
-    }
+    return _terms(section, data.schema, data.split.info, data.dataset.notes) | labels_of(data)
 
 
-def terms_of_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same of a ``metrics.json``, which has no labels; those are in its predictions."""
+def terms_of_result(result: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same of a finished run.
+
+    Args:
+        result: its ``metrics.json``.
+        made: its ``made_of.json``, which tells the labels; empty if it has none.
+    """
     schema = LabelSchema.from_dict(result["scored"])
-    return _terms(result["data"], schema, result["protocol"], result["notes"])
+    terms = _terms(result["data"], schema, result["protocol"], result["notes"])
+    return terms | {name: made[name] for name in map(_LABELS.format, SIDES) if name in made}
+
+
+def labels_of(data: FaceDataModule) -> dict[str, str]:
+    """Return a hash of people and labels of each side of the split."""
+    return {_LABELS.format(side): _hash_table(truth_table(data, side)) for side in SIDES}
 
 
 def _terms(
@@ -84,26 +94,25 @@ def full_section(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each term that not all have alike.
+    """Return a line for each term that is not the same for all who have it.
 
     Args:
-        terms: for each name its terms; only those that all have are looked at.
+        terms: for each name its terms.
     """
     lines = []
-    first, *others = terms.values()
-    for key in [key for key in first if all(key in other for other in others)]:
+    for key in {key: None for own in terms.values() for key in own}:
         groups: dict[str, list[str]] = {}
-        for name, own in terms.items():
-            groups.setdefault(json.dumps(own[key]), []).append(name)
+        for name in [name for name, own in terms.items() if key in own]:
+            groups.setdefault(json.dumps(terms[name][key]), []).append(name)
         if len(groups) > 1:
             shown = "; ".join(f"{value} in {', '.join(who)}" for value, who in groups.items())
             lines.append(f"{key}: {shown}")
     return lines
 
 
-def truth_table(data: FaceDataModule) -> pd.DataFrame:
-    """Return subject and labels of the test part, as in a ``predictions.csv``, by id."""
-    part = data.dataset.samples.take(data.split.test)
+def truth_table(data: FaceDataModule, side: str = "test") -> pd.DataFrame:
+    """Return subject and labels of a side of the split, as in a ``predictions.csv``, by id."""
+    part = data.dataset.samples.take(getattr(data.split, side))
     columns: dict[str, Any] = {"subject": part.subject}
     if part.expression is not None:
         names = np.array([*data.schema.expressions, None], object)
@@ -217,12 +226,6 @@ def seen_people(data: FaceDataModule) -> set[str]:
     split = data.split
     sides = [split.train] if split.info.get("selection") == "test" else [split.train, split.val]
     return {name for side in sides for name in data.dataset.samples.subject[side].tolist()}
-
-
-def same_split(result: Mapping[str, Any], data: FaceDataModule) -> bool:
-    """Return whether a result is about this split of this data, drawn by the same version."""
-    own = json.loads(json.dumps({"sha256": data.split.info["sha256"], "notes": data.dataset.notes}))
-    return bool(own["sha256"] == result["protocol"]["sha256"] and own["notes"] == result["notes"])
 
 
 def _some(names: list[str]) -> str:

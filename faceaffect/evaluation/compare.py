@@ -19,9 +19,9 @@ from faceaffect.evaluation import agreement, measuring, report, statistics
 from faceaffect.evaluation.entrants import Entrant, find_entrants
 from faceaffect.evaluation.gallery import disagreements, is_drawn
 from faceaffect.progress import console
-from faceaffect.recipe import Recipe
 from faceaffect.result import environment, plain, read_result
-from faceaffect.run import matching_runs, new_folder, train
+from faceaffect.run import matching_runs, train
+from faceaffect.run_folder import new_folder, read_made_of
 
 
 def compare(
@@ -36,15 +36,15 @@ def compare(
     """Train what is not trained yet, test all on the same samples, and write one report.
 
     Everything that can be wrong with the comparison is looked for before the first training.
-    Finished runs of the same recipe, version and split are taken over, interrupted ones go on. A
-    model that fails is left out, and the report says why.
+    Finished runs of the same recipe, data, weights and version are taken over, interrupted ones go
+    on. A model that fails is left out, and the report says why.
 
     Args:
         sources: recipes, by name or path, and folders of finished runs.
         overrides: ``key=value``, for every recipe; of a run only its data may be placed anew.
         seeds: each recipe is trained with so many seeds, from its own on.
         output: folder of the report; absent, a new one in ``compare`` below the runs.
-        faces: show pictures of real people in the report; drawn faces are always shown.
+        faces: show pictures and names of real people in the report; drawn faces are always shown.
         imports: modules that were imported for own models, for the command in the report.
 
     Returns:
@@ -60,7 +60,7 @@ def compare(
         raise RecipeError("compare: name at least one recipe or run folder")
     entrants = find_entrants(sources, overrides, seeds)
     data, warnings = _agree(entrants)
-    runs = {entrant.name: _done(entrant, data) for entrant in entrants}
+    runs = {entrant.name: _done(entrant) for entrant in entrants}
     _check_answers({n: [r for r in own if r] for n, own in runs.items()}, data)
     finished, failed = _train(entrants, runs)
     tables = _check_answers(finished, data)
@@ -91,7 +91,9 @@ def _describe(
     console.print("computing statistics")
     first = next(iter(tables.values()))[0]
     baselines = next(iter(about.values()))["baselines"]
-    analysis = statistics.analyse(tables, data.schema, baselines=baselines)
+    analysis = statistics.analyse(
+        tables, data.schema, baselines=baselines, attribute_names=data.dataset.attribute_names
+    )
     costs, warnings = _measure(entrants, runs)
     for name, model in analysis["models"].items():
         model |= about[name] | {"cost": costs[name]}
@@ -134,7 +136,8 @@ def _agree(entrants: Sequence[Entrant]) -> tuple[FaceDataModule, list[str]]:
             section = entrant.placed["data"]
             terms[entrant.name] = agreement.terms_of_data(section, _build_once(built, section))
         else:
-            terms[entrant.name] = agreement.terms_of_result(read_result(entrant.run))
+            result, made = read_result(entrant.run), read_made_of(entrant.run)
+            terms[entrant.name] = agreement.terms_of_result(result, made)
     if not built:  # runs only: what lies here now has to be what they were tested on
         section = entrants[0].placed["data"]
         here = agreement.terms_of_data(section, _build_once(built, section))
@@ -173,20 +176,11 @@ def _known_differences(entrants: Sequence[Entrant]) -> list[str]:
     return notes
 
 
-def _done(entrant: Entrant, data: FaceDataModule) -> list[Path | None]:
+def _done(entrant: Entrant) -> list[Path | None]:
     """Return, for each seed, the finished run to take over, None where there is none."""
     if entrant.run is not None:
         return [entrant.run]
-    return [_finished(recipe, data) for recipe in entrant.recipes]
-
-
-def _finished(recipe: Recipe, data: FaceDataModule) -> Path | None:
-    for run in matching_runs(recipe, finished=True):
-        result = read_result(run)
-        same_version = result["environment"]["versions"]["faceaffect"] == faceaffect.__version__
-        if same_version and agreement.same_split(result, data):
-            return run
-    return None
+    return [next(iter(matching_runs(r, finished=True)), None) for r in entrant.recipes]
 
 
 def _train(
@@ -210,8 +204,7 @@ def _train(
                 continue
             console.print(f"{where}: training{left}", markup=False)
             try:
-                begun = matching_runs(recipe, finished=False)
-                own.append(train(recipe, resume=bool(begun), brief=True))
+                own.append(train(recipe, resume=True, brief=True))
             except Exception as error:
                 reason = str(error) if isinstance(error, FaceAffectError) else repr(error)
                 failed[entrant.name] = f"seed {recipe['seed']}: {reason}"
@@ -299,6 +292,8 @@ def _about(entrant: Entrant, runs: Sequence[Path]) -> dict[str, Any]:
         "recipe": entrant.recipes[0].name,
         "model": entrant.recipes[0]["model"],
         "runs": [str(run) for run in runs],
+        "seeds": [result["environment"]["seed"] for result in results],
+        "checkpoint": [result.get("checkpoint") for result in results],
         "skipped": max(len(result["skipped"]) for result in results),
         "baselines": _mean(result["baselines"] for result in results),
     }

@@ -1,6 +1,7 @@
 """Performance in groups of people who share a value of an attribute, and the gap between groups."""
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,12 @@ Counts = list[dict[str, Tensor]]
 
 
 def by_group(
-    sheets: list[Sheet], trivial: Sheet | None, schema: LabelSchema, resamples: int, seed: int
+    sheets: list[Sheet],
+    trivial: Sheet | None,
+    schema: LabelSchema,
+    resamples: int,
+    seed: int,
+    attribute_names: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Return headline metrics for each value of each attribute that has several.
 
@@ -31,13 +37,14 @@ def by_group(
         schema: the labels to score.
         resamples: of the bootstrap.
         seed: of bootstrap and permutations.
+        attribute_names: the order of each attribute's values, which may be one of size or age.
     """
     cells = [sample_counts(sheet, schema) for sheet in sheets]
     trivial_cells = [sample_counts(trivial, schema)] if trivial else []
     subject, people = sheets[0].subject, len(sheets[0].people)
     result: dict[str, Any] = {}
     for attribute, values in sheets[0].attributes.items():
-        code, names = coded(values)
+        code, names = coded(values, attribute_names.get(attribute, ()))
         if len(names) < 2:
             continue
         groups: dict[str, dict[str, Any]] = {}
@@ -65,14 +72,19 @@ def by_group(
     return result
 
 
-def coded(values: list[Any]) -> tuple[Tensor, list[str]]:
-    """Return the index (N,) of each value, -1 unknown, and the sorted names of the values.
+def coded(values: list[Any], order: Sequence[str] = ()) -> tuple[Tensor, list[str]]:
+    """Return the index (N,) of each value, -1 unknown, and the names of the values that occur.
 
-    >>> coded(["III", None, "I", "III"])
-    (tensor([ 1, -1,  0,  1]), ['I', 'III'])
+    Args:
+        values: of N samples, None unknown.
+        order: of the names; those that are not in it come last, sorted.
+
+    >>> coded(["old", None, "young", "old"], ["young", "middle", "old"])
+    (tensor([ 1, -1,  0,  1]), ['young', 'old'])
     """
     known = [f"{v:g}" if isinstance(v, float) else None if v is None else str(v) for v in values]
-    names = sorted({name for name in known if name is not None})
+    rank = {name: i for i, name in enumerate(order)}
+    names = sorted({n for n in known if n is not None}, key=lambda n: (rank.get(n, len(rank)), n))
     place = {name: i for i, name in enumerate(names)}
     return torch.tensor([-1 if name is None else place[name] for name in known]), names
 

@@ -61,6 +61,7 @@ def analyse(
     schema: LabelSchema,
     *,
     baselines: Mapping[str, float] | None = None,
+    attribute_names: Mapping[str, Sequence[str]] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def analyse(
         tables: of each model one table per seed, with the columns of ``predictions.csv``.
         schema: the labels to score, which every table has.
         baselines: trivial baselines of the test; with them, each group of people has its own.
+        attribute_names: the order of each attribute's values; sorted where it is absent.
         resamples: of the bootstrap.
         seed: of bootstrap and permutations.
 
@@ -86,7 +88,9 @@ def analyse(
     for name, of in sheets.items():
         for sheet in of:
             _same_samples(first, sheet, name)
-    counts = {name: [subject_counts(s, schema) for s in of] for name, of in sheets.items()}
+    order = attribute_names or {}
+    counts = {name: [_labelled(subject_counts(s, schema)) for s in of]
+              for name, of in sheets.items()}  # fmt: skip
     trivial = trivial_answers(first, schema, baselines) if baselines else None
     models = {}
     for name, of in sheets.items():
@@ -94,13 +98,18 @@ def analyse(
             "intervals": _intervals(counts[name], schema, resamples, seed),
             "confusion": _confusion(counts[name], schema),
             "calibration": _calibration(of, schema),
-            "groups": by_group(of, trivial, schema, resamples, seed),
+            "groups": by_group(of, trivial, schema, resamples, seed, order),
         }
     return {
         "models": models,
         "pairs": _pairs(sheets, counts, schema, resamples, seed),
-        "warnings": _warnings(sheets, schema),
+        "warnings": _warnings(sheets, counts, schema, order),
     }
+
+
+def _labelled(counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep of each task the people with a known label: only they say anything about it."""
+    return {task: table[(table != 0).any(1)] for task, table in counts.items()}
 
 
 def _same_samples(one: Sheet, other: Sheet, name: str) -> None:
@@ -277,27 +286,36 @@ def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
 # Warnings.
 
 
-def _warnings(sheets: Mapping[str, list[Sheet]], schema: LabelSchema) -> list[str]:
+def _warnings(
+    sheets: Mapping[str, list[Sheet]],
+    counts: Mapping[str, list[dict[str, Tensor]]],
+    schema: LabelSchema,
+    order: Mapping[str, Sequence[str]],
+) -> list[str]:
     """What a reader has to know before trusting the numbers."""
     first = next(iter(sheets.values()))[0]
-    people = len(first.people)
+    tasks: dict[int, list[str]] = {}
+    for task, table in next(iter(counts.values()))[0].items():
+        tasks.setdefault(len(table), []).append(task)
     found = []
-    if people < FEW_SUBJECTS:
-        found.append(
-            f"Only {people} people were tested. Below {FEW_SUBJECTS}, intervals and tests over "
-            "people are rough; test on more people, for instance on all folds."
-        )
-    if 2 ** (1 - people) > 1 - LEVEL:
-        found.append(
-            f"With {people} people a sign-flip test cannot give a p below {2.0 ** (1 - people):g}: "
-            "no difference can be significant."
-        )
+    for people, of in sorted(tasks.items()):
+        if people < FEW_SUBJECTS:
+            found.append(
+                f"Only {people} people with labels of {' and '.join(of)} were tested. Below "
+                f"{FEW_SUBJECTS}, intervals and tests over people are rough; test on more people, "
+                "for instance on all folds."
+            )
+        if 2 ** (1 - people) > 1 - LEVEL:
+            found.append(
+                f"With {people} people a sign-flip test cannot give a p below "
+                f"{min(2.0 ** (1 - people), 1):g}: no difference can be significant."
+            )
     if any(len(of) == 1 for of in sheets.values()):
         found.append(
             "Trained with one seed only: intervals speak of other people, not of other trainings, "
             "whose spread is unknown. Several seeds would show it."
         )
-    return found + _rare(first, schema) + _unreadable(sheets, schema) + _small_groups(first)
+    return found + _rare(first, schema) + _unreadable(sheets, schema) + _small_groups(first, order)
 
 
 def _rare(sheet: Sheet, schema: LabelSchema) -> list[str]:
@@ -335,10 +353,10 @@ def _unreadable(sheets: Mapping[str, list[Sheet]], schema: LabelSchema) -> list[
     return found
 
 
-def _small_groups(sheet: Sheet) -> list[str]:
+def _small_groups(sheet: Sheet, order: Mapping[str, Sequence[str]]) -> list[str]:
     found = []
     for attribute, values in sheet.attributes.items():
-        code, names = coded(values)
+        code, names = coded(values, order.get(attribute, ()))
         people = [len(torch.unique(sheet.subject[code == i])) for i in range(len(names))]
         small = [name for name, n in zip(names, people, strict=True) if n < FEW_IN_GROUP]
         if small and len(names) > 1:
