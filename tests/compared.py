@@ -99,6 +99,8 @@ def report_of(schema: LabelSchema = SCHEMA, seeds: int = 2) -> dict[str, Any]:
             "recipe": name,
             "model": {"name": name},
             "runs": [f"runs/{name}/{seed}" for seed in range(seeds)],
+            "seeds": list(range(seeds)),
+            "checkpoint": [{"choose": "best", "epoch": 7 + seed} for seed in range(seeds)],
             "skipped": i,
             "baselines": BASELINES,
             "cost": cost((1 + 39 * i) * 1e8),

@@ -185,6 +185,43 @@ def test_texts_of_models_are_shown_not_executed(folder: Path, page: Page) -> Non
     assert "&lt;b&gt;anger&lt;/b&gt;" in (folder / "report.html").read_text()
 
 
+def test_a_number_of_a_seed_stands_under_that_seed() -> None:
+    report = complete(report_of(seeds=1))
+    report["seeds"] = [0, 5]
+    report["models"]["mini_emo_llama"]["seeds"] = [5]
+    shown = {
+        row[0].main[0]: [cell.main for cell in row[2:4]] for row in tables(report)["seeds"].rows
+    }
+    assert [len(cell[0].at) if isinstance(cell[0], Value) else 0
+            for cell in shown["mini_auformer"]] == [5, 0]  # fmt: skip
+    assert isinstance(shown["mini_emo_llama"][0][0], str)
+    assert shown["mini_emo_llama"][1][0].at[-1] == 0
+
+
+def test_the_epoch_that_was_tested_is_said(folder: Path, page: Page, tmp_path: Path) -> None:
+    places = {value["data-at"] for value in page.values}
+    assert "/models/mini_auformer/checkpoint/1/epoch" in places
+    lines = (folder / "report.md").read_text().splitlines()
+    assert "* checkpoint of mini_auformer: best epoch on validation, 7, 8" in lines
+    report = report_of(seeds=1)
+    report["models"]["mini_auformer"]["checkpoint"] = [{"choose": "last", "epoch": 24}]
+    report["models"]["mini_emo_llama"]["checkpoint"] = [None]
+    write_report(tmp_path, report)
+    text = (tmp_path / "report.md").read_text()
+    assert "* checkpoint of mini_auformer: last epoch, 24" in text
+    assert "checkpoint of mini_emo_llama" not in text
+
+
+def test_a_face_that_is_not_shown_has_no_name(tmp_path: Path) -> None:
+    report = report_of(seeds=1)
+    for face in report["disagreements"]:
+        face |= {"id": None, "subject": None, "image": None}
+    write_report(tmp_path, report)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("picture not shown") == 3
+    assert '<div class="id">' not in text
+
+
 # Words.
 
 
@@ -221,7 +258,7 @@ def example() -> dict[str, Any]:
 def test_the_words_say_who_leads_by_how_much_and_at_what_cost() -> None:
     assert words(example()) == [
         "auformer leads by 3.1 points of mean AU F1 over emo_llama, 95 % interval 1.2 to 4.9, "
-        "p = 0.004.",
+        "p = 0.004 after Holm's correction.",
         "Every model is above its trivial baselines, by 15.3 points or more in F1, accuracy and "
         "recall.",
         "emo_llama costs 40x the compute per face of auformer and 40x its time.",
@@ -236,7 +273,7 @@ def test_the_words_claim_no_lead_that_may_be_chance() -> None:
     said = words(report)
     assert said[0] == (
         "In mean AU F1 no model leads for sure: auformer is ahead of emo_llama by 3.1 points, "
-        "95 % interval \N{MINUS SIGN}1.0 to 7.0, p = 0.200."
+        "95 % interval \N{MINUS SIGN}1.0 to 7.0, p = 0.200 after Holm's correction."
     )
     assert "no better than the trivial baseline" in said[1].lower()
     assert "emo_llama in mean AU F1" in said[1]

@@ -33,14 +33,14 @@ def disagreements(
         tables: predictions of each model, with the same samples in the same order.
         schema: what they answer.
         data: where the pictures come from.
-        pictures: whether to add the pictures.
+        pictures: whether to show them: pictures, ids and subjects, which may be names.
         count: at most so many.
 
     Returns:
-        For each face ``id``, ``subject``, ``truth`` and, for each model, ``answers``, each with
-        ``expression`` (a class), ``au`` (names of those present), ``valence`` and ``arousal`` as
-        far as the schema has them, None where unknown or unreadable; ``text`` of models that answer
-        in words; ``image``, a data URI or None.
+        For each face ``truth`` and, for each model, ``answers``, each with ``expression`` (a
+        class), ``au`` (names of those present), ``valence`` and ``arousal`` as far as the schema
+        has them, None where unknown or unreadable; ``text`` of models that answer in words; ``id``,
+        ``subject`` and ``image``, a data URI, each None if it is not shown.
     """
     first = next(iter(tables.values()))
     if pictures:
@@ -51,8 +51,8 @@ def disagreements(
         name = str(first["id"][row])
         found.append(
             {
-                "id": name,
-                "subject": str(first["subject"][row]),
+                "id": name if pictures else None,
+                "subject": str(first["subject"][row]) if pictures else None,
                 "truth": _truth(first.iloc[row], schema),
                 "answers": {model: _answer(t.iloc[row], schema) for model, t in tables.items()},
                 "text": {m: str(t["text"][row]) for m, t in tables.items() if "text" in t},

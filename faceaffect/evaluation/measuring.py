@@ -55,8 +55,8 @@ def measure_alone(checkpoint: Path, image_size: int, device: str) -> dict[str, A
 
     Returns:
         The keys of :data:`EMPTY`. ``throughput`` maps the batch sizes tried to images a second;
-        ``peak_memory_bytes`` is that of a process which only loads the model and answers, Python
-        and its packages included, on a GPU that of its allocator.
+        ``peak_memory_bytes`` is that of a process which loads the model and answers about one
+        image, Python and its packages included, on a GPU that of its allocator.
 
     Raises:
         Exception: whatever went wrong in the process, or with the process.
@@ -101,9 +101,10 @@ def _measure(
     sys.path[:] = path
     registry.TABLES["models"].update(models)
     model = load_model(checkpoint).to(device).eval()
+    model.answer(cost.random_batch(1, image_size, model.device))
+    peak = cost.peak_memory(model.device)  # before larger batches: how large depends on the speed
     found = throughput(model, image_size)
     best = max(found, key=lambda size: found[size])
-    peak = cost.peak_memory(model.device)
     timed = {
         "milliseconds_per_image_at_batch_1": round(1e3 / found[1], 3),
         "images_per_second": found[best],

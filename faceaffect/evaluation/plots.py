@@ -109,7 +109,7 @@ def _error(value: float, interval: Any, scale: float) -> list[list[float]] | Non
 
 
 def _models(report: Mapping[str, Any], metric: str) -> Plot:
-    scale, names = _scale(metric), list(report["models"])
+    scale, names, notes = _scale(metric), list(report["models"]), []
     figure, ax = _figure(0.9 + 0.3 * len(names))
     for i, model in enumerate(report["models"].values()):
         value = model["metrics"].get(metric)
@@ -117,13 +117,16 @@ def _models(report: Mapping[str, Any], metric: str) -> Plot:
             continue
         bar = _error(value, lookup(model, ("intervals", metric)), scale)
         ax.errorbar(value * scale, i, xerr=bar, capsize=3, linestyle="", **_look(i))
-        for one in model.get("per_seed", {}).get(metric, []):
-            if one is not None and len(model["per_seed"][metric]) > 1:
-                ax.plot(one * scale, i + 0.28, ".", color=GREY, markersize=3)
+        each = [one for one in model.get("per_seed", {}).get(metric, []) if one is not None]
+        if len(each) > 1:
+            x = [one * scale for one in each]
+            ax.plot(x, [i + 0.28] * len(x), ".", color=GREY, markersize=3)
+            notes = ["dots: single seeds"]
     baseline = lookup(report["models"][names[0]], ("baselines", metric))
     if baseline is not None:
         ax.axvline(baseline * scale, color=GREY, linestyle="--", linewidth=1)
-        ax.set_title("dashed: trivial baseline", color=GREY, fontsize=8, loc="left")
+        notes = ["dashed: trivial baseline", *notes]
+    ax.set_title("; ".join(notes), color=GREY, fontsize=8, loc="left")
     _rows(ax, names)
     ax.set_xlabel(_unit(metric))
     alt = f"{TITLES[metric]} of each model with its 95 % interval and the trivial baseline."

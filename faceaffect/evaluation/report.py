@@ -14,8 +14,8 @@ import jinja2
 from markupsafe import Markup
 
 from faceaffect.evaluation.plots import plots
-from faceaffect.evaluation.report_tables import TITLES, form_of, headlines, tables
-from faceaffect.evaluation.tables import At, Value, latex, lookup, markdown, show
+from faceaffect.evaluation.report_tables import TITLES, checkpoints, form_of, headlines, tables
+from faceaffect.evaluation.tables import At, Value, latex, lookup, markdown, plain_text, show
 from faceaffect.result import plain
 
 SURE = 0.05
@@ -109,7 +109,8 @@ def _lead(report: Mapping[str, Any], metric: str) -> str:
         evidence.append(f"95 % interval {show(low, form)} to {show(high, form)}")
     if pair and pair["p_holm"] is not None:
         p = show(pair["p_holm"], "p")
-        evidence.append(f"p {p}" if p.startswith("<") else f"p = {p}")
+        p = p if p.startswith("<") else f"= {p}"
+        evidence.append(f"p {p} after Holm's correction")
     behind = "".join(f", {', '.join(evidence)}" if evidence else "")
     if pair and pair["p_holm"] is not None and pair["p_holm"] < SURE:
         return f"{first} leads by {ahead} {TITLES[metric]} over {second}{behind}."
@@ -219,6 +220,7 @@ def html(report: Mapping[str, Any]) -> str:
         parts=parts,
         breakable=_breakable,
         shade=_shade,
+        checkpoints={n: of for n in report["models"] if (of := checkpoints(report, n))},
         settings=_flat(report.get("data") or {}),
         protocol=_flat(report.get("protocol") or {}),
         versions=_flat(report.get("environment") or {}),
@@ -277,6 +279,9 @@ def _protocol_lines(report: Mapping[str, Any]) -> list[str]:
     lines.append(f"* seeds: {', '.join(str(seed) for seed in report['seeds'])}")
     for place in _flat(report.get("protocol") or {}):
         lines.append(f"* {' '.join(place)}: {lookup(report['protocol'], place)}")
+    for name in report["models"]:
+        chosen = plain_text(report, checkpoints(report, name))
+        lines += [f"* checkpoint of {name}: {chosen}"] if chosen else []
     return lines
 
 

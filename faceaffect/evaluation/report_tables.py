@@ -243,16 +243,28 @@ def _seeds(report: Mapping[str, Any]) -> Table | None:
         ["model", "metric", *(f"seed {seed}" for seed in seeds), "trivial"],
     )
     for name, model in report["models"].items():
+        place = {seed: i for i, seed in enumerate(model["seeds"])}
         for metric in metrics:
-            number = len(model["per_seed"].get(metric, []))
             cells: list[Cell | str] = [
-                Cell((Value(("models", name, "per_seed", metric, i), form_of(metric)),))
-                if i < number
+                Cell((Value(("models", name, "per_seed", metric, place[seed]), form_of(metric)),))
+                if seed in place
                 else NONE
-                for i in range(len(seeds))
+                for seed in seeds
             ]
             table.add([name, SHORT[metric], *cells, _trivial(report, metric)])
     return table
+
+
+def checkpoints(report: Mapping[str, Any], name: str) -> tuple[Part, ...]:
+    """Return which epoch of each training of a model was tested, empty if that is unknown."""
+    chosen = report["models"][name].get("checkpoint") or [None]
+    if None in chosen:
+        return ()
+    on = "the test part" if report["protocol"].get("selection") == "test" else "validation"
+    parts: list[Part] = ["last epoch" if chosen[0]["choose"] == "last" else f"best epoch on {on}"]
+    for i in range(len(chosen)):
+        parts += [", ", Value(("models", name, "checkpoint", i, "epoch"), "count")]
+    return tuple(parts)
 
 
 COST = {
@@ -277,7 +289,9 @@ def _cost(report: Mapping[str, Any]) -> Table | None:
     table = Table(
         "cost",
         "Cost of each model",
-        "FLOPs are twice the multiply-adds. A trivial baseline costs nothing.",
+        "FLOPs are twice the multiply-adds. Peak memory: of a fresh process that loads the model "
+        "and answers about one face, Python and its packages included (on a GPU, of its "
+        "allocator). A trivial baseline costs nothing.",
         ["", *report["models"]],
     )
     for key in keys:
