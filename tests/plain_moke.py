@@ -1,9 +1,10 @@
-"""AUFormer's experts written down as the figure draws them: one at a time, at full width."""
+"""AUFormer's network written down as the figure draws it: experts one at a time, at full width."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceaffect.models.auformer import ExpertViT
 from faceaffect.models.moke import ContextAware, MoKEGroup, MultiReceptiveField
 
 
@@ -93,3 +94,33 @@ class PlainGroup(nn.Module):
             for expert, before in zip(self.experts, given, strict=True)
         ]
         return torch.stack(out).mean(0), out
+
+
+class PlainViT(nn.Module):
+    """A frozen timm ViT with two groups in every block, line by line after the block equations."""
+
+    def __init__(self, vit: ExpertViT) -> None:
+        super().__init__()
+        self.net, self.grid, self.au_stream = vit.backbone.net, vit.backbone.grid, vit.au_stream
+        self.groups = nn.ModuleList(
+            nn.ModuleDict({position: PlainGroup(group) for position, group in block.items()})
+            for block in vit.groups
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
+        """Return the tokens after the last norm, and what each expert of a block's last gave."""
+        net = self.net
+        x = net.norm_pre(net._pos_embed(net.patch_embed(image)))
+        streams, given = [], None
+        for block, groups in zip(net.blocks, self.groups, strict=True):
+            n = block.norm1(x)
+            k, beside_attention = groups["attention"](n, self.grid, given)
+            x = x + block.ls1(block.attn(n)) + k
+            n = block.norm2(x)
+            k, beside_mlp = groups["mlp"](
+                n, self.grid, beside_attention if self.au_stream else None
+            )
+            x = x + block.ls2(block.mlp(n)) + k
+            given = beside_mlp if self.au_stream else None
+            streams.append(beside_mlp)
+        return net.norm(x), streams

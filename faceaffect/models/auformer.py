@@ -23,10 +23,12 @@ from faceaffect.heads import Heads, answers
 from faceaffect.losses import (
     GammaMode,
     au_class_weights,
+    bce_loss,
     ccc_loss,
     cross_entropy_loss,
     mdwa_gamma,
     mdwa_loss,
+    weighted_asymmetric_loss,
     weighted_dice_loss,
 )
 from faceaffect.models.moke import MoKEGroup, Stream
@@ -47,7 +49,7 @@ class ExpertViT(nn.Module):
     Args:
         backbone: a timm ViT with its blocks one after another.
         make_group: builds one group from the ViT's width.
-        positions: beside which layers of a block a group stands.
+        positions: beside which layer of a block a group stands, or which layers.
         au_stream: whether each expert takes what the one before it gave.
 
     Raises:
@@ -58,13 +60,14 @@ class ExpertViT(nn.Module):
         self,
         backbone: Backbone,
         make_group: Callable[[int], MoKEGroup],
-        positions: Sequence[Position] = POSITIONS,
+        positions: Position | Sequence[Position] = POSITIONS,
         au_stream: bool = True,
     ) -> None:
         super().__init__()
-        if not positions or set(positions) - set(POSITIONS):
+        chosen: list[Any] = [positions] if isinstance(positions, str) else list(positions)
+        if not chosen or any(position not in POSITIONS for position in chosen):
             raise RecipeError(
-                f"model.positions: {list(positions)}; choose from {', '.join(POSITIONS)}, or both"
+                f"model.positions: {positions!r}; choose from {', '.join(POSITIONS)}, or both"
             )
         net = backbone.net
         blocks = list(getattr(net, "blocks", []))
@@ -77,7 +80,7 @@ class ExpertViT(nn.Module):
             )
         self.backbone, self.au_stream = backbone, au_stream
         self.groups = nn.ModuleList(
-            nn.ModuleDict({position: make_group(backbone.width) for position in positions})
+            nn.ModuleDict({position: make_group(backbone.width) for position in chosen})
             for _ in blocks
         )
 
@@ -156,25 +159,29 @@ class AUFormer(AffectModule):
     Args:
         schema: AUs, or expression classes, are needed.
         backbone: a timm ViT, by name or with the options of ``create_backbone``; always frozen.
-        expert_width: h, channels inside an expert (inferred: at most 16).
+        expert_width: h, channels inside an expert, at least 1 (inferred: at most 16).
         mrf: the multi-receptive-field operator in every expert.
         ca: the context-aware operator in every expert.
-        ca_scope: what CA attends to: a ``local`` window of 3 x 3 patches or the ``global`` grid.
+        ca_scope: what CA attends to: a ``local`` window or the ``global`` grid.
+        ca_window: edge of the local window in patches, odd.
         au_stream: each expert takes what the expert of the same AU before it gave.
-        positions: beside which layers experts stand, ``attention``, ``mlp`` or both.
+        positions: beside which layers experts stand, ``attention``, ``mlp`` or a list of both.
         shared_experts: one expert per group that serves all AUs, instead of one per AU.
         cls_mode: ``none`` gives the class token no expert term, ``convpass`` sends it through the
             experts as a map of one position.
-        dropout: rate inside the experts, before the up-projection.
+        dropout: rate inside the experts, before the up-projection, in [0, 1).
         readout: what the heads see: ``pooled``, the ViT's own pooling (the class token, where it
             uses one), ``mean`` of the patch tokens, or ``grid:G``, their means over G x G cells.
         aux_loss: weight of the auxiliary losses on the AU streams, 0 for none.
         aux_layers: whether the stream is supervised after the ``last`` block or after ``all``.
         dice_loss: weight of the weighted Dice (WDI) loss, 0 for none.
+        au_loss: of the head and of the streams: ``mdwa``, ``wa`` (weighted asymmetric, ME-GraphAU)
+            or ``bce``.
+        class_weights: weigh AUs by their rarity in the training part, in all these losses.
         margin: m of the MDWA loss, in [0, 1).
         gamma_mode: exponents of the MDWA loss by AU rate, see ``mdwa_gamma``.
         gamma_low: smallest exponent, at least 1.
-        gamma_high: largest exponent.
+        gamma_high: largest exponent, at least ``gamma_low``.
 
     Raises:
         RecipeError: no AUs and no expressions, an unfrozen or unfit backbone, a value out of range.
@@ -194,8 +201,9 @@ class AUFormer(AffectModule):
         mrf: bool = True,
         ca: bool = True,
         ca_scope: Literal["local", "global"] = "local",
+        ca_window: int = 3,
         au_stream: bool = True,
-        positions: Sequence[Position] = POSITIONS,
+        positions: Position | Sequence[Position] = POSITIONS,
         shared_experts: bool = False,
         cls_mode: Literal["none", "convpass"] = "none",
         dropout: float = 0.1,
@@ -203,6 +211,8 @@ class AUFormer(AffectModule):
         aux_loss: float = 1.0,
         aux_layers: Literal["last", "all"] = "last",
         dice_loss: float = 1.0,
+        au_loss: Literal["mdwa", "wa", "bce"] = "mdwa",
+        class_weights: bool = True,
         margin: float = 0.05,
         gamma_mode: GammaMode = "decreasing",
         gamma_low: float = 1.0,
@@ -212,7 +222,20 @@ class AUFormer(AffectModule):
         names = self.schema.au_names or self.schema.expressions
         if not names:
             raise RecipeError("auformer needs AUs or expression classes, one expert for each")
+        for key, value, fits, rule in (
+            ("expert_width", expert_width, expert_width >= 1, "is not positive"),
+            ("ca_window", ca_window, ca_window > 0 and ca_window % 2, "is not odd and positive"),
+            ("dropout", dropout, 0 <= dropout < 1, "is not in [0, 1)"),
+            ("aux_loss", aux_loss, aux_loss >= 0, "is negative"),
+            ("dice_loss", dice_loss, dice_loss >= 0, "is negative"),
+            ("margin", margin, 0 <= margin < 1, "is not in [0, 1)"),
+            ("gamma_low", gamma_low, gamma_low >= 1, "is below 1"),
+            ("gamma_high", gamma_high, gamma_high >= gamma_low, f"is below gamma_low, {gamma_low}"),
+        ):
+            if not fits:
+                raise RecipeError(f"model.{key}: {value} {rule}")
         self.side = grid_side(readout, "model.readout", other="pooled")
+        self.au_loss, self.class_weights = au_loss, class_weights
         self.aux_loss, self.dice_loss = aux_loss, dice_loss
         self.margin, self.gamma_mode = margin, gamma_mode
         self.gamma_low, self.gamma_high = gamma_low, gamma_high
@@ -225,6 +248,7 @@ class AUFormer(AffectModule):
                 mrf=mrf,
                 ca=ca,
                 ca_scope=ca_scope,
+                ca_window=ca_window,
                 cls_mode=cls_mode,
                 dropout=dropout,
             ),
@@ -247,7 +271,8 @@ class AUFormer(AffectModule):
             counts = statistics["expression_count"]
             total = max(sum(counts.values()), 1)
             rate = [counts[name] / total for name in self.schema.expressions]
-        self.weight.copy_(au_class_weights(rate))
+        if self.class_weights:
+            self.weight.copy_(au_class_weights(rate))
         self.gamma.copy_(
             mdwa_gamma(rate, mode=self.gamma_mode, low=self.gamma_low, high=self.gamma_high)
         )
@@ -264,11 +289,11 @@ class AUFormer(AffectModule):
         return self.heads(features), streams
 
     def loss(self, batch: FaceBatch) -> Tensor:
-        """Return MDWA + WDI + ``aux_loss`` x auxiliary MDWA, plus cross-entropy and 1 - CCC."""
+        """Return AU loss + WDI + ``aux_loss`` x that of the streams, cross-entropy and 1 - CCC."""
         out, streams = self.logits(batch)
         terms = []
         if "au" in out:
-            terms.append(self._mdwa(out["au"], batch["au"]))
+            terms.append(self._au(out["au"], batch["au"]))
             if self.dice_loss:
                 dice = weighted_dice_loss(out["au"], batch["au"], weight=self.weight)
                 terms.append(self.dice_loss * dice)
@@ -281,7 +306,7 @@ class AUFormer(AffectModule):
             height, width = self.vit.backbone.grid
             last = streams[-len(self.aux_heads) :]
             aux = [
-                self._mdwa(head(stream.pooled(height * width)), target)
+                self._au(head(stream.pooled(height * width)), target)
                 for head, stream in zip(self.aux_heads, last, strict=True)
             ]
             terms.append(self.aux_loss * torch.stack(aux).mean())
@@ -291,8 +316,16 @@ class AUFormer(AffectModule):
         """Return AU and expression probabilities, valence and arousal in [-1, 1]."""
         return answers(self.logits(batch)[0])
 
-    def _mdwa(self, logits: Tensor, target: Tensor) -> Tensor:
-        return mdwa_loss(logits, target, weight=self.weight, margin=self.margin, gamma=self.gamma)
+    def _au(self, logits: Tensor, target: Tensor) -> Tensor:
+        match self.au_loss:
+            case "mdwa":
+                return mdwa_loss(
+                    logits, target, weight=self.weight, margin=self.margin, gamma=self.gamma
+                )
+            case "wa":
+                return weighted_asymmetric_loss(logits, target, weight=self.weight)
+            case "bce":
+                return bce_loss(logits, target, weight=self.weight)
 
 
 class AUHeads(nn.Module):
