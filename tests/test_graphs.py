@@ -91,6 +91,7 @@ def test_edges_of_any_size_are_drawn(tmp_path: Path) -> None:
         files = draw_graphs({"a": matrix, "b": np.full((n, n), 1 / n)}, [f"n{i}" for i in range(n)],
                             tmp_path / f"v1.{n}", "t")  # fmt: skip
         assert [f.name for f in files] == [f"v1.{n}.png", f"v1.{n}.svg"]
+        assert f"<!-- widest edge {1 / n if n > 1 else 0:.2f} -->" in files[1].read_text()
 
 
 def test_errors(model: SACL) -> None:

@@ -23,9 +23,9 @@ from faceaffect.evaluation.vocabulary import AU_NAMES
 from faceaffect.module import AffectModule
 
 Matrix = NDArray[np.float64]
-_WIDEST = 7.0
+_WIDEST = 5.0
 _FAINTEST = 0.02
-_EDGES_PER_NODE = 3
+_EDGES_PER_NODE = 2
 """What is drawn of a dense graph: its strongest edges, none below the faintest."""
 
 
@@ -157,8 +157,9 @@ def draw_graphs(
 ) -> list[Path]:
     """Draw graphs side by side; the file's suffix is replaced by ``.png`` and ``.svg``.
 
-    An arrow from j to i is as wide as entry (i, j), up to the widest of its graph; the strongest
-    edges are drawn, about three per node. A node's colour is its own weight, entry (i, i).
+    An arrow from j to i is as wide as entry (i, j), up to the widest of its graph, which the title
+    tells; the strongest edges are drawn, about two per node. A symmetric matrix gets lines without
+    heads, one for a pair. A node's colour is its own weight, entry (i, i).
 
     Args:
         matrices: title to (N, N); negative entries are not drawn.
@@ -173,8 +174,8 @@ def draw_graphs(
         1, len(matrices), figsize=(4.6 * len(matrices), 4.6), squeeze=False, layout="constrained"
     )
     for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
-        _draw(axis, np.asarray(matrix), nodes)
-        axis.set_title(name)
+        widest = _draw(axis, np.asarray(matrix), nodes)
+        axis.set_title(f"{name}\nwidest edge {widest:.2f}", fontsize=10)
     figure.suptitle(title)
     scale = ScalarMappable(Normalize(0, 1), cmap="Blues")
     figure.colorbar(scale, ax=axes[0][-1], shrink=0.6, label="weight of the node itself")
@@ -185,12 +186,16 @@ def draw_graphs(
     return files
 
 
-def _draw(axis: Axes, matrix: Matrix, nodes: Sequence[str]) -> None:
+def _draw(axis: Axes, matrix: Matrix, nodes: Sequence[str]) -> float:
+    """Draw one graph and return its greatest edge."""
     count = len(nodes)
     # Clockwise from the top, in the order of the names.
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     places = {i: (float(np.cos(a)), float(np.sin(a))) for i, a in enumerate(angles)}
     between = matrix * (1 - np.eye(count))
+    one_way = not np.allclose(matrix, matrix.T)
+    if not one_way:
+        between = np.tril(between)
     widest = max(float(between.max()), 1e-12)
     strongest = np.sort(between, axis=None)[::-1][: _EDGES_PER_NODE * count]
     least = max(float(strongest[-1]), _FAINTEST)
@@ -207,8 +212,9 @@ def _draw(axis: Axes, matrix: Matrix, nodes: Sequence[str]) -> None:
         # Faint edges below strong ones only by their transparency: drawing order is the library's.
         alpha=[0.15 + 0.75 * share for share in shares],
         edge_color="tab:orange",
-        arrowsize=8,
-        connectionstyle="arc3,rad=0.12",
+        arrowstyle="-|>" if one_way else "-",
+        arrowsize=10,
+        connectionstyle="arc3,rad=0.12" if one_way else "arc3",
         node_size=420,
     )
     nx.draw_networkx_nodes(
@@ -233,6 +239,7 @@ def _draw(axis: Axes, matrix: Matrix, nodes: Sequence[str]) -> None:
     axis.set_ylim(-1.45, 1.45)
     axis.set_aspect("equal")
     axis.set_axis_off()
+    return widest
 
 
 def _action(name: str) -> str:
