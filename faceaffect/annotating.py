@@ -7,7 +7,7 @@ from typing import Literal
 
 from rich.progress import Progress
 
-from faceaffect.data.annotate import Endpoint, annotate
+from faceaffect.data.annotate import Endpoint, annotate, refusals_beside
 from faceaffect.data.base import create_data
 from faceaffect.data.conversations import Format, write_conversations
 from faceaffect.data.instructions import KINDS, Kind, read_jsonl, write_items, write_jsonl
@@ -38,12 +38,17 @@ def annotate_recipe(
             lines are kept beside it, in ``path`` with the suffix ``.jsonl``.
 
     Raises:
-        RecipeError: an unknown kind.
+        RecipeError: an unknown kind, or a file name that does not fit the style.
         DataError: the data is wrong, or the endpoint cannot be used.
     """
     for kind in kinds:
         if kind not in KINDS:
             raise RecipeError(f"kinds: '{kind}' is not one of {', '.join(KINDS)}")
+    if style != "jsonl" and path.suffix == ".jsonl":
+        raise RecipeError(
+            f"{path}: style {style} is one JSON list, not lines, and the lines of an endpoint's "
+            f"answers are kept in a .jsonl file beside it; name it {path.with_suffix('.json').name}"
+        )
     data = create_data(**recipe["data"])
     indices = getattr(data.split, part).tolist()
     source = recipe["data"]["name"]
@@ -61,12 +66,22 @@ def annotate_recipe(
             )  # fmt: skip
         console.print(
             f"{result.written} written, {result.present} were there, "
-            f"{len(result.failed)} failed and are asked for at the next run"
+            f"{result.passed_over} refused at an earlier run and passed over"
         )
-        for name, reason in list(result.failed.items())[:5]:
-            console.print(f"  {name}: {reason}")
+        again = refusals_beside(lines)
+        _tell(result.refused, f"refused; {again} keeps them from being asked for again")
+        _tell(result.unanswered, "without an answer; the same command asks for them again")
+        _tell(result.unreadable, "whose picture cannot be read")
         items = read_jsonl(lines)
     if style == "jsonl":
         return len(items) if endpoint is not None else write_jsonl(path, items)
     form: Format = style
     return write_conversations(path, items, form)
+
+
+def _tell(items: dict[str, str], what: str) -> None:
+    """Print how many items something happened to, and the first reasons."""
+    if items:
+        console.print(f"{len(items)} {what}")
+        for name, reason in list(items.items())[:5]:
+            console.print(f"  {name}: {reason}")

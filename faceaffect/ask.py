@@ -3,16 +3,20 @@
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.data.csv import CLIPS
 from faceaffect.data.image import read_image, resize
 from faceaffect.data.video import read_frames
 from faceaffect.errors import DataError, RecipeError
-from faceaffect.module import AffectModule
+from faceaffect.module import AffectModule, load_model, read_checkpoint
+
+FRAMES = 8
+"""Frames of a clip that are looked at where a model's own data says nothing."""
 
 
-def load_face(path: Path, image_size: int, frames: int = 8) -> FaceBatch:
+def load_face(path: Path, image_size: int, frames: int = FRAMES) -> FaceBatch:
     """Return a face crop, a clip, or a folder of numbered frames as a batch of one.
 
     Args:
@@ -34,8 +38,53 @@ def load_face(path: Path, image_size: int, frames: int = 8) -> FaceBatch:
     return FaceBatch(id=[str(path)], subject=[str(path)], video=clip, frame_mask=known)
 
 
+def open_model(source: Path, device: str = "auto") -> tuple[AffectModule, int, int]:
+    """Return a trained model on a device, and the image size and frames of a clip of its data.
+
+    Args:
+        source: a run folder or a checkpoint.
+        device: ``auto`` takes a GPU if there is one; else a device of torch: ``cpu``, ``cuda:1``.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        RecipeError: there is no such device.
+    """
+    recipe = read_checkpoint(source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
+    data = recipe["sections"]["data"]
+    nodes = [data, *(node for node in data.get("sources", []) if isinstance(node, dict))]
+    frames = next((int(node["frames"]) for node in nodes if "frames" in node), FRAMES)
+    # No bar of reading the weights: only the answer is wanted.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = load_model(source)
+    return model.to(find_device(device)), int(data.get("image_size", 112)), frames
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device of torch by its name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        RecipeError: there is no such device.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if found is None else found
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except Exception as error:  # torch has one of its own for each kind of absence
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"--device {name}: not usable here: {reason}") from None
+    return device
+
+
 def ask(
-    model: AffectModule, path: Path, question: str | None, *, image_size: int, stream: bool = True
+    model: AffectModule,
+    path: Path,
+    question: str | None,
+    *,
+    image_size: int,
+    frames: int = FRAMES,
+    stream: bool = True,
 ) -> str:
     """Return a model's answer about a picture, and print it word by word as it comes.
 
@@ -44,6 +93,7 @@ def ask(
         path: a face crop, a clip or a folder of frames.
         question: None asks for a description.
         image_size: side in pixels that the model was trained at.
+        frames: evenly spaced ones of a clip.
         stream: print while the model speaks.
 
     Raises:
@@ -53,6 +103,8 @@ def ask(
     describe = getattr(model, "describe", None)
     if describe is None:
         raise RecipeError(f"{type(model).__name__} gives no answers in words; emo_llama does")
-    batch = load_face(path, image_size)
+    batch = load_face(path, image_size, frames)
+    batch["video"] = batch["video"].to(model.device)
+    batch["frame_mask"] = batch["frame_mask"].to(model.device)
     (answer,) = describe(batch, question, stream=stream)
     return str(answer)

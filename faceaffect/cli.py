@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from faceaffect import __version__
-from faceaffect.errors import FaceAffectError, RecipeError, unknown
+from faceaffect.errors import DataError, FaceAffectError, RecipeError, unknown
 from faceaffect.registry import TABLES, check_name, get
 
 
@@ -134,8 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = command("ask", _ask, "ask a model that answers in words about a face", overrides=True)
     sub.add_argument("source", metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
-    sub.add_argument("image", metavar="IMAGE", type=Path, help="a face crop or a clip")
+    sub.add_argument(
+        "image", metavar="IMAGE", type=Path, help="a face crop, a clip or a folder of frames"
+    )
     sub.add_argument("question", nargs="?", metavar="QUESTION", help="else for a description")
+    sub.add_argument(
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:1, ..."
+    )
     _add_annotate(command("annotate", _annotate, "write instruction data", overrides=True))
     sub = command("sheet", _sheet, "draw contact sheets of the synthetic faces")
     sub.add_argument("folder", nargs="?", default="sheets", metavar="FOLDER")
@@ -305,12 +310,12 @@ def _folder(args: argparse.Namespace, name: str) -> Path:
 def _ask(args: argparse.Namespace) -> int:
     if not Path(args.source).exists():
         raise RecipeError(f"no run folder or checkpoint at {args.source}")
-    from faceaffect.ask import ask
-    from faceaffect.module import load_model, read_checkpoint
+    if not args.image.exists():
+        raise DataError(f"no picture at {args.image}")
+    from faceaffect.ask import ask, open_model
 
-    recipe = read_checkpoint(args.source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
-    size = recipe["sections"]["data"].get("image_size", 112)
-    ask(load_model(args.source), args.image, args.question, image_size=size)
+    model, size, frames = open_model(Path(args.source), args.device)
+    ask(model, args.image, args.question, image_size=size, frames=frames)
     return 0
 
 

@@ -27,15 +27,17 @@ from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.data.instructions import Item, write_jsonl
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.evaluation.answers import parse_expression, split_answers
+from faceaffect.evaluation.cost import measure
 from faceaffect.metrics import uar, war
 from faceaffect.models.emo_llama import ClueAggregator, EmoLlama
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, text_tokenizer
 from faceaffect.models.emo_llama.llm import create_llm
+from faceaffect.models.emo_llama.prompts import Slot
 from faceaffect.models.emo_llama.tower import create_tower
 from faceaffect.schema import LabelSchema
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*frozen with random weights.*", "ignore:.*is dep.*"
+    "ignore:.*frozen with random weights.*", "error::FutureWarning"
 )
 VISION = {
     "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "image_size": 32,
@@ -136,10 +138,48 @@ def test_samples_do_not_disturb_each_other(words: str) -> None:
                 video=batch["video"][row : row + 1, :length],
                 frame_mask=torch.ones(1, length, dtype=torch.bool),
             )
-            # A clip of one frame is an image, asked for as such.
-            if length > 1:
-                for task, value in model.predict(alone).items():
-                    torch.testing.assert_close(value[0], together[task][row], atol=1e-4, rtol=1e-3)
+            for task, value in model.predict(alone).items():
+                torch.testing.assert_close(value[0], together[task][row], atol=1e-4, rtol=1e-3)
+
+
+def test_an_image_beside_clips_is_asked_about_as_an_image(words: str) -> None:
+    model = make(words).eval()
+    batch = batch_of(3, frames=3)  # of one, two and three frames
+    prompter = model.prompter(model.look(batch))
+    asked = [prompter.question(sample, "expression") for sample in range(3)]
+    assert ["image" in question for question in asked] == [True, False, False]
+    assert ["video" in question for question in asked] == [False, True, True]
+    rng = np.random.default_rng(0)
+    rows = model.training_rows(batch, prompter, rng)
+    assert rows
+    for slot in prompter.slots:
+        assert ("image" if slot.sample else "video") not in slot.question
+
+
+@pytest.mark.parametrize("frames", [0, 2])
+def test_half_precision_works_without_autocast(words: str, frames: int) -> None:
+    """All frozen weights in bfloat16, as at full size; what trains is float32."""
+    llm = {"config": LLAMA, "tokenizer": words, "lora": LORA, "dtype": "bfloat16"}
+    tower = {"config": VISION, "dtype": "bfloat16"}
+    model = make(words, llm=llm, tower=tower, answer_mode="both", max_new_tokens=3).eval()
+    assert model.mining is not None
+    open_gates(model.mining)
+    for name, parameter in model.llm.named_parameters():
+        if "lora_" in name:
+            assert parameter.dtype == torch.float32
+            torch.nn.init.normal_(parameter, std=0.1)
+    batch = batch_of(3, frames=frames)
+    with torch.no_grad():
+        answers = model.predict(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model.predict(batch)
+    assert torch.isfinite(answers["expression"]).all()
+    torch.testing.assert_close(answers["expression"], mixed["expression"], atol=0.05, rtol=0.05)
+    assert len(model.describe(batch)) == 3
+    cost = measure(model, 64, 2)
+    assert cost["flops_per_image"] > 0
+    model.loss(batch).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_priors_matter_only_through_open_gates(words: str) -> None:
@@ -165,6 +205,15 @@ def test_priors_as_tokens_of_their_own(words: str) -> None:
     loss.backward()
     assert model.prior_tokens is not None
     assert all(p.grad is not None and p.grad.any() for p in model.prior_tokens.parameters())
+
+
+def test_a_question_changes_the_context_and_not_the_content(words: str) -> None:
+    model = make(words).eval()
+    with torch.no_grad():
+        shown = model.show(model.look(batch_of(1)), [Slot(0, "Which AUs?"), Slot(0, "Is it joy?")])
+    context, content = shown.view(2, 2, -1).unbind(1)  # content: mean, so two tokens a question
+    assert torch.equal(content[0], content[1])
+    assert not torch.allclose(context[0], context[1])
 
 
 def test_the_profile_enters_the_prompt_and_not_the_guide(words: str) -> None:
@@ -209,7 +258,7 @@ def test_values_are_learned_one_by_one_and_as_one_text(words: str) -> None:
     rows = model.training_rows(batch, model.prompter(model.look(batch)), np.random.default_rng(0))
     (row,) = [row for row in rows if "valence" in decoded(model, row)[0]]
     assert decoded(model, row) == [
-        "valence: 0.25</s>",
+        "valence: 0.25,",
         "arousal: -1.0</s>",
         "valence: 0.25, arousal: -1.0</s>",
     ]
@@ -427,6 +476,7 @@ def test_towers_of_transformers(words: str, tmp_path: Path) -> None:
 
 def test_the_parts_of_an_instructblip_checkpoint(words: str, tmp_path: Path) -> None:
     vision = {**VISION, "model_type": "instructblip_vision_model", "initializer_range": 0.02}
+    vision["layer_norm_eps"] = 3e-6
     qformer = {
         "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 600,
         "intermediate_size": 32, "encoder_hidden_size": 16,
@@ -436,6 +486,9 @@ def test_the_parts_of_an_instructblip_checkpoint(words: str, tmp_path: Path) -> 
     )
     torch.manual_seed(3)
     whole = transformers.InstructBlipForConditionalGeneration(config)
+    for name, parameter in whole.named_parameters():
+        if "post_layernorm" in name:
+            torch.nn.init.normal_(parameter)
     whole.save_pretrained(tmp_path, max_shard_size="20KB")
     transformers.AutoTokenizer.from_pretrained(words).save_pretrained(
         tmp_path / "qformer_tokenizer"
@@ -451,6 +504,11 @@ def test_the_parts_of_an_instructblip_checkpoint(words: str, tmp_path: Path) -> 
         assert torch.equal(value, wanted[name])
     (queries,) = [v for k, v in state.items() if k.endswith("query_tokens")]
     assert torch.equal(model.aggregator.queries, queries)
+    norm = whole.vision_model.post_layernorm if hasattr(whole, "vision_model") else None
+    norm = whole.model.vision_model.post_layernorm if norm is None else norm
+    assert torch.equal(model.aggregator.norm.weight, norm.weight)
+    assert torch.equal(model.aggregator.norm.bias, norm.bias)
+    assert model.aggregator.norm.eps == 3e-6
     assert text_tokenizer(AggregatorOptions(qformer=str(tmp_path))) is not None
     model.loss(batch_of(2)).backward()
     with pytest.raises(CheckpointError, match=r"queries right\?"):

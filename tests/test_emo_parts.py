@@ -120,14 +120,13 @@ def test_unknown_content_is_refused(content: str) -> None:
         aggregator(content)
 
 
-def test_a_question_changes_the_context_and_not_the_content() -> None:
+def test_a_question_changes_the_context() -> None:
     clues = aggregator()
     tokens = torch.randn(2, 5, 16)
     mask = torch.ones(2, 4, dtype=torch.bool)
     one, two = (
         torch.randint(0, 50, (2, 4), generator=torch.Generator().manual_seed(s)) for s in (0, 1)
     )
-    assert torch.equal(clues.content(tokens), clues.content(tokens))
     assert not torch.allclose(clues.context(tokens, one, mask), clues.context(tokens, two, mask))
 
 

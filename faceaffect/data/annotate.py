@@ -38,7 +38,7 @@ PROMPT = (
     "where a cause is not visible.\n"
     'Answer with JSON only: {{"turns": [{{"q": "...", "a": "..."}}]}}'
 )
-_RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+_RETRIED = (408, 409, 425, 429, *range(500, 600))
 _FATAL = (401, 403, 404, 405)
 
 
@@ -47,7 +47,19 @@ class EndpointError(DataError):
 
 
 class _Failed(Exception):
-    """One request failed for good; its item is left for the next run."""
+    """An item got no conversation."""
+
+
+class _Refused(_Failed):
+    """The endpoint will not talk about it, or says nothing that can be used."""
+
+
+class _Unreadable(_Failed):
+    """The picture cannot be read here, so that nobody was asked."""
+
+
+class _Unanswered(_Failed):
+    """The endpoint is busy, broken or out of reach; another run may have more luck."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,9 @@ class Endpoint:
             with jitter. A ``Retry-After`` of the server is obeyed, up to two minutes.
         parallel: requests in flight.
         max_tokens: of an answer.
+
+    Raises:
+        EndpointError: the address is none, or a number is not positive.
     """
 
     url: str
@@ -75,6 +90,14 @@ class Endpoint:
     parallel: int = 4
     max_tokens: int = 500
 
+    def __post_init__(self) -> None:
+        if not re.match(r"https?://[^/]", self.url):
+            raise EndpointError(
+                f"{self.url}: no address of an endpoint; write it as http://HOST:PORT/v1"
+            )
+        if min(self.attempts, self.parallel) < 1:
+            raise EndpointError("an endpoint is asked at least once, and by at least one request")
+
     def ask(self, prompt: str, image: bytes | None) -> str:
         """Return the text of an answer.
 
@@ -85,8 +108,9 @@ class Endpoint:
         Raises:
             EndpointError: asking again is of no use.
             urllib.error.HTTPError: of another status.
-            OSError: no connection, or it was cut or timed out.
-            ValueError: the answer is no chat completion.
+            OSError: no connection, it was cut or timed out, or something else than an endpoint
+                answers, such as a proxy with a page of its own.
+            ValueError: the answer has no text.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
         if image is not None:
@@ -105,16 +129,23 @@ class Endpoint:
         address = f"{self.url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
-            answer = json.loads(self._read(request))
-            text = answer["choices"][0]["message"]["content"]
+            answer = self._read(request)
         except urllib.error.HTTPError as error:
             if error.code in _FATAL:
                 raise EndpointError(
                     f"{address}: {error.code} {error.reason}: {_said(error)}"
                 ) from None
             raise
-        except (KeyError, IndexError, TypeError, HTTPException) as error:
-            raise ValueError(f"no chat completion: {error!r}") from None
+        except HTTPException as error:
+            raise ConnectionError(f"broken off: {error!r}") from None
+        try:
+            completion = json.loads(answer)
+        except ValueError:
+            raise ConnectionError(f"no chat completion: {answer[:80]!r}") from None
+        try:
+            text = completion["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"no answer in the completion: {error!r}") from None
         if not isinstance(text, str):
             raise ValueError("an answer without text")
         return text
@@ -138,12 +169,18 @@ class Result:
     Attributes:
         written: items added to the file.
         present: items that the file had already.
-        failed: item id to the last error; asking again at the next run.
+        passed_over: items that were refused at an earlier run, and not asked for again.
+        refused: item id to what was wrong with the answer; passed over from now on.
+        unanswered: item id to the last error of the endpoint; asked for again at the next run.
+        unreadable: item id to why its picture cannot be read; nobody was asked.
     """
 
     written: int
     present: int
-    failed: dict[str, str]
+    passed_over: int
+    refused: dict[str, str]
+    unanswered: dict[str, str]
+    unreadable: dict[str, str]
 
 
 def annotate(
@@ -159,8 +196,9 @@ def annotate(
 ) -> Result:
     """Ask for a conversation about each sample and append it to a JSON-lines file.
 
-    Samples that the file has are not asked for again. Samples without a known expression are
-    passed over.
+    Samples that the file has are not asked for again; nor are those that the endpoint refused, or
+    answered with nothing that can be used, which a second file remembers (see
+    :func:`refusals_beside`). Samples without a known expression are passed over.
 
     Args:
         dataset: labelled faces; of a clip the centre frame is shown.
@@ -174,41 +212,78 @@ def annotate(
 
     Raises:
         DataError: the part is the test part.
-        EndpointError: the address, the model or the key is wrong, or so many items in a row failed
-            that the endpoint must be down. What was written stays.
+        EndpointError: the address, the model or the key is wrong, or so many items in a row got no
+            answer that the endpoint must be down. What was written stays.
     """
     if part == "test":
         raise DataError("conversations about test samples would leak their labels into training")
     path = Path(path)
     done = {item.id for item in _repair(path)}
+    refusals = refusals_beside(path)
+    before = _read_refusals(refusals)
     stop = threading.Event()
     ask = _asker(dataset, endpoint, prompt, part, source, stop)
-    todo, present = [], 0
+    todo, present, passed_over = [], 0, 0
     for index in indices:
-        known = str(dataset.samples.id[index]) in done
-        present += known
-        if not known and labels_at(dataset, index).expression is not None:
+        name = str(dataset.samples.id[index])
+        present += name in done
+        passed_over += name in before
+        if name not in done | before and labels_at(dataset, index).expression is not None:
             todo.append(index)
-    failed: dict[str, str] = {}
+    found: dict[type, dict[str, str]] = {_Refused: {}, _Unanswered: {}, _Unreadable: {}}
     written = in_a_row = 0
+    for index, answer in _in_parallel(ask, todo, endpoint.parallel, stop):
+        name = str(dataset.samples.id[index])
+        if isinstance(answer, Item):
+            _append(path, asdict(answer))
+            written, in_a_row = written + 1, 0
+        else:
+            found[type(answer)][name] = str(answer)
+        if isinstance(answer, _Refused):
+            _append(refusals, {"id": name, "reason": str(answer)})
+            in_a_row = 0  # an endpoint that refuses is there
+        if isinstance(answer, _Unanswered):
+            in_a_row += 1
+            if in_a_row >= max(8, 2 * endpoint.parallel):
+                raise EndpointError(
+                    f"{endpoint.url}: {in_a_row} items got no answer one after another, "
+                    f"the last with: {answer}. {written} were written to {path}; "
+                    "start again to go on"
+                )
+        if progress is not None:
+            progress(1)
+    return Result(
+        written, present, passed_over, found[_Refused], found[_Unanswered], found[_Unreadable]
+    )
+
+
+def refusals_beside(path: Path) -> Path:
+    """Return the file that remembers, beside the conversations, what is not asked for again.
+
+    >>> refusals_beside(Path("talk.jsonl")).name
+    'talk.refused.jsonl'
+    """
+    return path.with_suffix(".refused.jsonl")
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    """Add a line to a file, on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
-        for index, answer in _in_parallel(ask, todo, endpoint.parallel, stop):
-            if isinstance(answer, Item):
-                file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-                written, in_a_row = written + 1, 0
-            else:
-                failed[str(dataset.samples.id[index])], in_a_row = str(answer), in_a_row + 1
-                if in_a_row >= max(8, 2 * endpoint.parallel):
-                    raise EndpointError(
-                        f"{endpoint.url}: {in_a_row} items failed one after another, "
-                        f"the last with: {answer}. {written} were written to {path}; "
-                        "start again to go on"
-                    )
-            if progress is not None:
-                progress(1)
-    return Result(written, present, failed)
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_refusals(path: Path) -> set[str]:
+    """Return the ids of refused items; a line torn by a crash is asked for again."""
+    if not path.exists():
+        return set()
+    _cut_torn_line(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return {json.loads(line)["id"] for line in lines if line}
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: not readable; delete it to ask again for all it held") from None
 
 
 def read_turns(text: str, expression: str) -> list[Turn]:
@@ -254,7 +329,7 @@ def _asker(
         try:
             image = dataset.load(index).image
         except (DataError, OSError) as error:
-            raise _Failed(f"unreadable: {error}") from None
+            raise _Unreadable(str(error)) from None
         clip = image.ndim == 4
         jpeg = _jpeg(image[len(image) // 2] if clip else image)
         question = _filled(prompt, labels)
@@ -278,17 +353,20 @@ def _persist(
 ) -> list[Turn]:
     for attempt in range(endpoint.attempts):
         pause = min(endpoint.backoff * 2**attempt, 60.0) * random.uniform(0.75, 1.25)
+        kind: type[_Failed] = _Unanswered
         try:
             return read_turns(endpoint.ask(prompt, image), expression)
         except urllib.error.HTTPError as error:
             if error.code not in _RETRIED:
-                raise _Failed(f"{error.code} {error.reason}: {_said(error)}") from None
+                raise _Refused(f"{error.code} {error.reason}: {_said(error)}") from None
             last, pause = f"{error.code} {error.reason}", max(pause, _retry_after(error))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             last = f"{type(error).__name__}: {error}"
+        except (ValueError, KeyError, TypeError) as error:
+            last, kind = f"{type(error).__name__}: {error}", _Refused
         if attempt + 1 < endpoint.attempts and stop.wait(pause):
-            raise _Failed("the run was stopped")
-    raise _Failed(f"given up after {endpoint.attempts} attempts: {last}")
+            raise _Unanswered("the run was stopped")
+    raise kind(f"given up after {endpoint.attempts} attempts: {last}")
 
 
 def _in_parallel(
@@ -322,13 +400,17 @@ def _repair(path: Path) -> list[Item]:
     """Cut off a torn last line and return the items of the file."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        return []
+        path.touch()
+    _cut_torn_line(path)
+    return read_jsonl(path)
+
+
+def _cut_torn_line(path: Path) -> None:
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         with path.open("r+b") as file:
             file.truncate(whole)
-    return read_jsonl(path)
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:

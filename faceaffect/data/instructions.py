@@ -14,6 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from faceaffect.data import phrases
+from faceaffect.data.csv import CLIPS
 from faceaffect.data.dataset import FaceDataset
 from faceaffect.errors import DataError
 from faceaffect.schema import LabelSchema
@@ -216,6 +217,13 @@ def labels_at(dataset: FaceDataset, index: int) -> Labels:
     return Labels(expression, aus, va)
 
 
+def modality_at(dataset: FaceDataset, index: int) -> Literal["image", "video"]:
+    """Return what a sample is, by its file: a clip or a folder of frames is a video."""
+    path = dataset.path(index)
+    clip = path is not None and (path.suffix.lower() in CLIPS or path.is_dir())
+    return "video" if clip else "image"
+
+
 def write_items(
     dataset: FaceDataset,
     indices: Iterable[int],
@@ -223,7 +231,6 @@ def write_items(
     kinds: Sequence[Kind] = KINDS,
     part: str = "train",
     source: str = "",
-    modality: Literal["image", "video"] = "image",
     seed: int = 0,
 ) -> Iterator[Item]:
     """Write template items about some samples of a dataset.
@@ -234,12 +241,11 @@ def write_items(
         kinds: what to ask; an item of each kind for which the labels are known.
         part: the part of the samples. Test samples get no conversations and no descriptions.
         source: name of the dataset.
-        modality: what the samples are.
         seed: phrasings are drawn from (seed, index).
     """
     for index in indices:
         rng = np.random.default_rng((seed, index))
-        labels = labels_at(dataset, index)
+        labels, modality = labels_at(dataset, index), modality_at(dataset, index)
         for kind in kinds:
             if part == "test" and kind in ("conversation", "description"):
                 continue
@@ -278,25 +284,38 @@ def read_jsonl(path: Path | str) -> list[Item]:
 
 
 def turns_by_id(
-    items: Iterable[Item], allowed: Collection[str]
+    items: Iterable[Item],
+    allowed: Collection[str],
+    known: Collection[str] = (),
+    sources: Sequence[str] = (),
 ) -> tuple[dict[str, list[list[Turn]]], int]:
     """Group dialogues by sample, and filter those of samples outside the training part.
 
     Args:
         items: instruction items of any samples.
         allowed: ids of the training part.
+        known: ids of all parts, to tell apart what sources share.
+        sources: names that a mixture puts before the ids of its datasets; an item that was written
+            for one of these alone carries the dataset's own id, and its name as ``source``.
 
     Returns:
         id to its dialogues, and how many items were left out.
 
     Raises:
-        DataError: no item is about an allowed sample.
+        DataError: no item is about an allowed sample, or one could be about several.
     """
     grouped: dict[str, list[list[Turn]]] = {}
     items, keep, left_out = list(items), set(allowed), 0
+    everything = keep | set(known)
     for item in items:
-        if item.id in keep and item.part != "test":
-            grouped.setdefault(item.id, []).append(item.turns)
+        names = [name for name in _names(item, sources) if name in everything]
+        if len(names) > 1:
+            raise DataError(
+                f"the instruction item {item.id} can be about {' or '.join(names)}; name its "
+                f"source in the file, one of: {', '.join(sources)}"
+            )
+        if names and names[0] in keep and item.part != "test":
+            grouped.setdefault(names[0], []).append(item.turns)
         else:
             left_out += 1
     if not grouped:
@@ -305,3 +324,14 @@ def turns_by_id(
             "do their ids match the dataset's (path relative to its root)?"
         )
     return grouped, left_out
+
+
+def _names(item: Item, sources: Sequence[str]) -> list[str]:
+    """Return the ids that an item's sample may have in a mixture, or in a dataset of its own.
+
+    >>> _names(Item("1.jpg", "au", [], source="csv"), ["csv.1", "csv.2", "rafdb"])
+    ['1.jpg', 'csv.1/1.jpg', 'csv.2/1.jpg']
+    """
+    own = [item.source] if item.source in sources else sources
+    fits = [s for s in own if item.source in ("", s, s.rpartition(".")[0])]
+    return [item.id, *(f"{source}/{item.id}" for source in fits)]

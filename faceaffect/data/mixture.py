@@ -28,6 +28,10 @@ class Mixture(FaceDataset):
         power: a source with n training samples is drawn in proportion to n to this power: 1 draws
             all samples equally often, 0 all sources, 1/2 (ours) lies between.
 
+    Attributes:
+        sources: the datasets.
+        names: what stands before the ids of each.
+
     Raises:
         RecipeError: no source, or a source that chooses on its own test part.
         DataError: a source cannot be read.
@@ -45,9 +49,9 @@ class Mixture(FaceDataset):
         schema = self.sources[0].schema
         for dataset in self.sources[1:]:
             schema = schema.union(dataset.schema)
-        names = _unique([node["name"] for node in nodes])
+        self.names = _unique([node["name"] for node in nodes])
         groups = _attribute_names(self.sources)
-        named = dict(zip(names, built, strict=True))
+        named = dict(zip(self.names, built, strict=True))
         super().__init__(
             schema,
             _concatenate([_table(d, s, n, schema, groups) for n, (d, s) in named.items()]),

@@ -35,8 +35,8 @@ class AggregatorOptions:
             pooling, ``none`` one a patch.
         queries: learned queries of the Q-Former; the published one has 32.
         qformer: a checkpoint to start from, such as ``Salesforce/instructblip-vicuna-7b`` or a
-            local copy: its Q-Former, queries and tokenizer. Without one the Q-Former is random and
-            reads the language model's tokens.
+            local copy: its Q-Former, queries, tokenizer and the norm before them. Without one the
+            Q-Former is random and reads the language model's tokens.
         pretrained: the hub may be asked for it.
         width: of the Q-Former, without a checkpoint; also the next three. Small by default, for
             the package's own weights; the published one has 768, 12, 12 and 3072.
@@ -87,6 +87,8 @@ class ClueAggregator(nn.Module):
             fill_part(self.qformer, checkpoint)
             _fill_queries(self.queries, checkpoint)
         self.norm = nn.LayerNorm(vision_width)
+        if checkpoint is not None:
+            _fill_norm(self.norm, checkpoint)
         self.to_vision = nn.Linear(config.hidden_size, vision_width)
         self.key = nn.Linear(vision_width, vision_width)
         self.value = nn.Linear(vision_width, llm_width)
@@ -179,3 +181,17 @@ def _fill_queries(queries: nn.Parameter, checkpoint: Checkpoint) -> None:
         fill_part(holder, checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; is model.aggregator.queries right?") from None
+
+
+def _fill_norm(norm: nn.LayerNorm, checkpoint: Checkpoint) -> None:
+    """Take the norm that a Q-Former was trained behind: the vision model's last one.
+
+    LAVIS calls it ``ln_vision``, LLaMA-VID ``vlm_att_ln``. A Q-Former on its own comes without one.
+    """
+    vision = getattr(read_config(checkpoint), "vision_config", None)
+    if vision is None:
+        return
+    holder = nn.Module()
+    holder.post_layernorm = norm
+    fill_part(holder, checkpoint)
+    norm.eps = vision.layer_norm_eps

@@ -86,9 +86,14 @@ class Dialogue:
         """Return the ids of an answer as it follows the prompt, with the end token."""
         return (*self._continue(text), self.end)
 
-    def options(self, texts: Sequence[str]) -> list[Option]:
-        """Return the options of one choice; what all have in common at the start is given."""
-        ids = [self.answer(text) for text in texts]
+    def options(self, texts: Sequence[str], *, ended: bool = True) -> list[Option]:
+        """Return the options of one choice; what all have in common at the start is given.
+
+        Args:
+            texts: one for each option.
+            ended: whether the answer ends with the option, or goes on.
+        """
+        ids = [self.answer(text) if ended else self._continue(text) for text in texts]
         shared = 0
         while len(ids) > 1 and all(
             shared < len(i) - 1 and i[shared] == ids[0][shared] for i in ids

@@ -42,8 +42,9 @@ class FanPrior(Freezable):
         self.confidence = confidence
         self.map_width = self.token_width = 256
         self.group_names: dict[str, tuple[str, ...]] = {}
-        self.fingerprint = fingerprint(self.net.state_dict())
-        self.source = {"kind": "file", "name": _NAME, "fingerprint": self.fingerprint}
+        weights_name = fingerprint(self.net.state_dict())
+        self.source = {"kind": "file", "name": _NAME, "fingerprint": weights_name}
+        self.fingerprint = f"{weights_name}-{confidence}"
         self.freeze()
 
     def forward(self, image: Tensor) -> FacePrior:

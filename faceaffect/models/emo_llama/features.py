@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -85,6 +86,7 @@ class FrozenFaces(nn.Module):
         tower: the vision tower.
         prior: the face-analysis network, if any.
         cache: folder of a :class:`FeatureCache`, if any.
+        grid: the model uses no more of the prior's map than grid x grid, so no more is kept.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class FrozenFaces(nn.Module):
         tower: TimmTower | HuggingFaceTower,
         prior: FacePriorNet | None,
         cache: str | None = None,
+        grid: int = 7,
     ) -> None:
         super().__init__()
+        self.grid = grid
         self.tower = tower
         self.prior = prior
         self.cache_folder = cache
@@ -113,7 +117,7 @@ class FrozenFaces(nn.Module):
         """The cache of these very networks."""
         if self.cache_folder is not None and self._cache is None:
             key = self.tower.fingerprint
-            key += f"+{self.prior.fingerprint}" if self.prior is not None else ""
+            key += f"+{self.prior.fingerprint}-{self.grid}" if self.prior is not None else ""
             self._cache = FeatureCache(self.cache_folder, key)
         return self._cache
 
@@ -128,7 +132,7 @@ class FrozenFaces(nn.Module):
         kept = [cache.read(path) for path in paths]
         new = [row for row, features in enumerate(kept) if features is None]
         if new:
-            seen = _flat(*self._see(image[new]))
+            seen = _flat(*self._see(image[new]), self.grid)
             for number, row in enumerate(new):
                 one = {name: value[number] for name, value in seen.items()}
                 cache.write(paths[row], one)
@@ -140,10 +144,13 @@ class FrozenFaces(nn.Module):
         return _unflat(stacked)
 
 
-def _flat(tokens: Tensor, prior: FacePrior | None) -> dict[str, Tensor]:
+def _flat(tokens: Tensor, prior: FacePrior | None, grid: int) -> dict[str, Tensor]:
     if prior is None:
         return {"tokens": tokens}
-    own = {"tokens": tokens, "prior_map": prior.map, "prior_tokens": prior.tokens}
+    seen = prior.map
+    if max(seen.shape[-2:]) > grid:  # FAN's map has 64 x 64 places, 4 MB a frame
+        seen = F.adaptive_avg_pool2d(seen, grid)
+    own = {"tokens": tokens, "prior_map": seen, "prior_tokens": prior.tokens}
     own |= {"landmarks": prior.landmarks, "ok": prior.ok}
     return own | {_GROUP + name: value for name, value in prior.groups.items()}
 

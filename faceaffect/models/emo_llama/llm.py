@@ -1,12 +1,14 @@
 """The language model: any causal one of transformers, frozen, with LoRA through peft."""
 
+import inspect
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -63,6 +65,13 @@ class LanguageModel(Freezable):
         net: the model with its adapters, a ``PeftModel`` if it has any.
         width: of an embedding.
         end: id of the end token.
+        sharded: whether several processes share out the frozen weights; then all have to call the
+            model equally often.
+
+    Raises:
+        RecipeError: the adapters do not fit the model.
+        CheckpointError: the tokenizer has no end token, or the model is no transformer whose
+            answers can share a prompt.
     """
 
     def __init__(
@@ -81,18 +90,24 @@ class LanguageModel(Freezable):
                 "the tokenizer has no end token (eos_token), so no answer would end"
             )
         self.end: int = cast(int, tokenizer.eos_token_id)
+        _check_kind(net)
         self.net = net
+        # transformers renamed the argument, and the field of its output, in 5.24.
+        names = inspect.signature(net.forward).parameters
+        self._cache = "cache" if "cache" in names else "past_key_values"
+        self._window = _window(net.config)
+        self.sharded = False
         self.width: int = net.get_input_embeddings().weight.shape[1]
         self.grad_checkpointing = grad_checkpointing
-        if grad_checkpointing:
-            net.gradient_checkpointing_enable({"use_reentrant": False})
+        if (
+            grad_checkpointing
+        ):  # the method's name in transformers from 5.24 on, else the one before
+            enable = getattr(net, "activation_checkpointing_enable", None)
+            (enable or net.gradient_checkpointing_enable)({"use_reentrant": False})
         if frozen:
             self.freeze()
         if lora is not None:
-            try:
-                self.net = get_peft_model(net, lora.config())
-            except ValueError as error:
-                raise RecipeError(f"model.llm.lora: {str(error).splitlines()[0]}") from None
+            self.net = _adapted(net, lora.config())
         self.train(self.training)
 
     @property
@@ -130,21 +145,60 @@ class LanguageModel(Freezable):
         starts = cast(list[int], self.tokenizer("a")["input_ids"])
         return [cast(int, first)] if first is not None and starts[:1] == [first] else []
 
-    def forward(self, embeddings: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Any:
+    def forward(
+        self,
+        embeddings: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        *,
+        logits_to_keep: Tensor | int = 0,
+        cache: Any = None,
+        keep: bool = False,
+    ) -> Any:
         """Run the model on embeddings.
 
         Args:
             embeddings: (B, L, D).
             mask: (B, L) of known positions, or (B, 1, L, L') added to the attention scores.
             positions: (B, L).
-            cache: ``logits_to_keep``, ``use_cache``, ``past_key_values`` of transformers.
+            logits_to_keep: columns whose logits are wanted, or 0 for all.
+            cache: keys and values of what stands before, as :meth:`cache_of` returns them.
+            keep: return keys and values for a further call.
 
         Returns:
             transformers' output with ``logits``.
+
+        Raises:
+            RecipeError: the model's attention does not reach as far as the prompt is long.
         """
+        self.check_length(mask.shape[-1])
+        before = {} if cache is None else {self._cache: cache}
         return self.net(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, **cache
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            logits_to_keep=logits_to_keep,
+            use_cache=keep or cache is not None,
+            **before,
         )
+
+    def cache_of(self, answer: Any) -> Any:
+        """Return the keys and values that a call with ``keep`` has kept."""
+        return getattr(answer, self._cache)
+
+    def check_length(self, length: int) -> None:
+        """Refuse prompts that not every layer sees as a whole.
+
+        Raises:
+            RecipeError: the model has a sliding window, and it is shorter.
+        """
+        if self._window is not None and length > self._window:
+            raise RecipeError(
+                f"model.llm: {length} tokens of prompt and answers, but the attention of "
+                f"{type(self.base).__name__} reaches {self._window} tokens back. Use fewer frames "
+                "(data.frames), fewer visual tokens (model.aggregator.content: mean), or another "
+                "model"
+            )
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter in peft's own format.
@@ -173,8 +227,8 @@ def create_llm(
 
     Args:
         name: ``asset:mini_llama``, a folder written by ``save_pretrained``, or owner/model on the
-            hub: Vicuna, Llama, Qwen, SmolLM, or any other that transformers reads as a causal
-            language model.
+            hub: a causal language model of transformers. docs/models/emo_llama.md lists the kinds
+            that are tested.
         pretrained: the hub may be asked.
         revision: branch, tag or commit on the hub.
         config: in place of a name: ``model_type`` and settings, with random weights.
@@ -201,8 +255,8 @@ def create_llm(
         source = None
     else:
         found = find_checkpoint(name, pretrained=pretrained, revision=revision, where=where)
-        read_config(found)
-        net = _load(found.location, found.revision, dtype, attention)
+        settings = read_config(found)
+        net = _load(found.location, found.revision, dtype, attention, settings)
         known = fingerprint(net.state_dict())
         source = {"kind": found.kind, "name": found.name, "fingerprint": known}
     place = tokenizer or name
@@ -223,13 +277,12 @@ def create_llm(
 def _from_config(config: Any, dtype: str, attention: str) -> Any:
     auto: Any = AutoModelForCausalLM
     try:
-        net = auto.from_config(config, attn_implementation=attention)
+        return auto.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
     except ValueError as error:
-        raise RecipeError(f"model.llm.config: {str(error).splitlines()[0]}") from None
-    return net.to(getattr(torch, dtype))
+        raise RecipeError(f"model.llm.config: {_reason(error, config)}") from None
 
 
-def _load(location: str, revision: str | None, dtype: str, attention: str) -> Any:
+def _load(location: str, revision: str | None, dtype: str, attention: str, config: Any) -> Any:
     auto: Any = AutoModelForCausalLM
     try:
         net = auto.from_pretrained(
@@ -240,11 +293,55 @@ def _load(location: str, revision: str | None, dtype: str, attention: str) -> An
             trust_remote_code=False,
         )
     except Exception as error:  # missing shards, damaged files, no causal language model, no memory
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _reason(error, config)
         raise CheckpointError(f"{location}: not loadable as a language model: {reason}") from None
     return net
 
 
-def trained_names(module: nn.Module) -> list[str]:
-    """Return the names of the parameters that train."""
-    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+def _reason(error: Exception, config: Any) -> str:
+    if "scaled_dot_product_attention" in str(error):
+        return (
+            f"transformers has no fused attention for {config.model_type}; "
+            "say model.llm.attention: eager"
+        )
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_kind(net: Any) -> None:
+    """Refuse models in which answers cannot stand side by side behind one prompt.
+
+    Raises:
+        CheckpointError: the model keeps a state in place of keys and values, or takes no positions.
+    """
+    kinds = set(getattr(net.config, "layer_types", None) or ())
+    recurrent = getattr(net, "_is_stateful", False) or "linear_attention" in kinds
+    taken = inspect.signature(net.forward).parameters
+    missing = {"inputs_embeds", "position_ids", "logits_to_keep"} - set(taken)
+    if recurrent or missing:
+        why = "is recurrent" if recurrent else f"takes no {', '.join(sorted(missing))}"
+        raise CheckpointError(
+            f"{type(net).__name__} {why}, so that options cannot be scored behind a shared "
+            "prompt; use a transformer such as Llama, Qwen or SmolLM"
+        )
+
+
+def _window(config: Any) -> int | None:
+    """Return how far back the layer of the shortest sight attends; None for all the way."""
+    kinds = getattr(config, "layer_types", None)
+    reach = {"sliding": "sliding_window", "chunked": "attention_chunk_size"}
+    spans = [
+        getattr(config, key, None)
+        for kind, key in reach.items()
+        if kinds is None or any(kind in name for name in kinds)
+    ]
+    return min((span for span in spans if span), default=None)
+
+
+def _adapted(net: Any, config: LoraConfig) -> Any:
+    with warnings.catch_warnings():
+        # peft asks for a property that transformers has renamed.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        try:
+            return get_peft_model(net, config)
+        except ValueError as error:
+            raise RecipeError(f"model.llm.lora: {str(error).splitlines()[0]}") from None

@@ -23,8 +23,10 @@ from faceaffect.models.emo_llama.packing import Row
 from faceaffect.models.emo_llama.priors import create_prior, profile
 from faceaffect.models.emo_llama.prompts import Prompter, Slot, labels_of, probabilities
 from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_options
+from faceaffect.models.emo_llama.sharding import check_strategy
 from faceaffect.models.emo_llama.tower import create_tower
 from faceaffect.module import AffectModule
+from faceaffect.progress import console
 from faceaffect.registry import Options, as_node
 from faceaffect.schema import LabelSchema
 
@@ -121,7 +123,14 @@ class EmoLlama(AffectModule):
         net = None if prior is None else create_prior(**as_node(prior))
         if net is None and (face_profile or mining):
             raise RecipeError("model.prior: null, but mining or face_profile needs one")
-        self.faces = FrozenFaces(create_tower(**as_node(tower)), net, cache)
+        if face_profile and net is not None and not net.group_names:
+            raise RecipeError(
+                f"model.face_profile: the prior {as_node(prior or '')['name']} does not estimate "
+                "age, gender or group; say false, or take another prior (face_analysis)"
+            )
+        settings = None if net is None or mining is None else mining_options(**mining)
+        grid = settings["grid"] if settings and settings["inject"] == "pre_qformer" else 1
+        self.faces = FrozenFaces(create_tower(**as_node(tower)), net, cache, grid)
         self.llm = create_llm(**as_node(llm))
         self.dialogue = Dialogue(self.llm, template)
         options = AggregatorOptions(**aggregator)
@@ -134,8 +143,7 @@ class EmoLlama(AffectModule):
         )
         self.mining: FaceInfoMining | None = None
         self.prior_tokens: PriorTokens | None = None
-        if net is not None and mining is not None:
-            settings = mining_options(**mining)
+        if net is not None and settings is not None:
             if settings.pop("inject") == "extra_tokens":
                 self.prior_tokens = PriorTokens(net.map_width, self.llm.width)
             else:
@@ -155,14 +163,28 @@ class EmoLlama(AffectModule):
     # Training
 
     def setup(self, stage: str) -> None:
-        """Read the instruction file for the training part; refuse a cache of augmented faces."""
+        """Read the instruction file for the training part; refuse what does not work."""
         super().setup(stage)
+        check_strategy(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         if self.faces.cache_folder and getattr(data, "augment", None) is not None:
             raise RecipeError("model.cache: needs data without augmentation (data.augment)")
         if stage == "fit" and self.instructions is not None and data is not None:
-            trained = data.dataset.samples.id[data.split.train].tolist()
-            self.dialogues, _ = turns_by_id(read_items(self.instructions), trained)
+            self._read_dialogues(data)
+
+    def _read_dialogues(self, data: Any) -> None:
+        """Take the dialogues of the training part and say how many others were left out."""
+        ids, sources = data.dataset.samples.id, getattr(data.dataset, "names", ())
+        items = read_items(self.instructions or "")
+        self.dialogues, left_out = turns_by_id(
+            items, ids[data.split.train].tolist(), ids.tolist(), sources
+        )
+        if self.trainer.is_global_zero:
+            console.print(
+                f"{self.instructions}: {len(items) - left_out} dialogues about "
+                f"{len(self.dialogues)} training samples; {left_out} left out, "
+                "which are about other samples"
+            )
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take the weights of rare AUs from the training part's rates."""
@@ -191,10 +213,9 @@ class EmoLlama(AffectModule):
         rng = np.random.default_rng(seed)
         prompter = self.prompter(faces, drop=rng)
         rows = self.training_rows(batch, prompter, rng)
-        if not rows:
-            return (
-                sum((p.sum() for p in self.parameters() if p.requires_grad), torch.zeros(())) * 0.0
-            )
+        # Without any label a question is asked and no answer learned: the graph stays whole, and
+        # every process calls the model equally often.
+        rows = rows or [prompter.ask(0, DESCRIBE.format(media=prompter.media[0]))]
         return answer_loss(self.llm, rows, self.show(faces, prompter.slots)).mean()
 
     def training_rows(
@@ -219,6 +240,9 @@ class EmoLlama(AffectModule):
     def look(self, batch: FaceBatch) -> Faces:
         """Return what the frozen networks see, the patches enriched by Face Info Mining."""
         faces: Faces = self.faces(as_clips(batch))
+        if not torch.is_autocast_enabled(faces.tokens.device.type):
+            # A tower in half precision, and nobody else who would cast what it sees.
+            faces.tokens = faces.tokens.to(self.aggregator.norm.weight.dtype)
         if self.mining is not None and faces.prior is not None:
             split = self.faces.tower.num_prefix_tokens
             prefix, patches = faces.tokens[:, :split], faces.tokens[:, split:]
@@ -230,7 +254,7 @@ class EmoLlama(AffectModule):
         patches = faces.tokens.shape[1] - self.faces.tower.num_prefix_tokens
         each = self.aggregator.tokens_per_frame(patches)
         each += PriorTokens.count if self.prior_tokens is not None else 0
-        media = "video" if max(faces.count, default=0) > 1 else "image"
+        media = ["video" if count > 1 else "image" for count in faces.count]
         profiles = [""] * len(faces.count)
         if self.face_profile and faces.prior is not None and self.faces.prior is not None:
             for sample in range(len(faces.count)):
@@ -297,8 +321,10 @@ class EmoLlama(AffectModule):
     ) -> list[str]:
         """Return greedy answers to a task's canonical question, or to any other."""
         prompter = self.prompter(faces)
-        asked = prompter.question(task) if task else question.format(media=prompter.media)
-        rows = [prompter.ask(sample, asked) for sample in range(len(faces.count))]
+        rows = []
+        for sample, media in enumerate(prompter.media):
+            asked = prompter.question(sample, task) if task else question.format(media=media)
+            rows.append(prompter.ask(sample, asked))
         visual = self.show(faces, prompter.slots)
         limits = {"max_new_tokens": self.max_new_tokens, "end": self.dialogue.end}
         ids = generate(self.llm, rows, visual, streamer=streamer, **limits)

@@ -73,7 +73,7 @@ class FacePriorNet(Protocol):
         map_width: channels C of the embedding map.
         token_width: channels D of the tokens.
         group_names: attribute to its class names, in the order of the logits.
-        fingerprint: names the weights, for caches.
+        fingerprint: names the weights and whatever else the outputs depend on, for caches.
     """
 
     map_width: int

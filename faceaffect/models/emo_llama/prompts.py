@@ -28,7 +28,6 @@ from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.packing import Row, Visual
 from faceaffect.schema import LabelSchema
 
-
 _WHOLE = 0.5
 """Weight of a token of the text that names all AUs or values; 1 for those of each by itself."""
 
@@ -49,7 +48,7 @@ class Prompter:
         dialogue: the format.
         lengths: visual tokens of each sample.
         profiles: a sentence on each person, or empty.
-        media: ``image`` or ``video``.
+        media: ``image`` or ``video``, of each sample.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class Prompter:
         dialogue: Dialogue,
         lengths: Sequence[int],
         profiles: Sequence[str],
-        media: str,
+        media: Sequence[str],
     ) -> None:
-        self.schema, self.dialogue, self.media = schema, dialogue, media
-        self.lengths, self.profiles = lengths, profiles
+        self.schema, self.dialogue = schema, dialogue
+        self.lengths, self.profiles, self.media = lengths, profiles, media
         self.slots: list[Slot] = []
 
     def ask(self, sample: int, question: str, earlier: Sequence[Turn] = ()) -> Row:
@@ -80,26 +79,29 @@ class Prompter:
 
     def score(self, sample: int, task: str) -> Row:
         """Return the canonical question of a task with every option, in the order of the schema."""
-        row = self.ask(sample, self.question(task))
+        row = self.ask(sample, self.question(sample, task))
         row.branches = [option.texts() for choice in self.choices(task) for option in choice]
         return row
 
-    def question(self, task: str, rng: Generator | None = None) -> str:
-        """Return the canonical question of a task, or a random phrasing."""
+    def question(self, sample: int, task: str, rng: Generator | None = None) -> str:
+        """Return the canonical question of a task about a sample, or a random phrasing."""
+        media = self.media[sample]
         if task == "expression":
-            return expression_question(self.schema.expressions, rng, self.media)
+            return expression_question(self.schema.expressions, rng, media)
         if task == "au":
-            return au_question(self.schema.aus, rng, self.media)
-        return va_question(rng, self.media)
+            return au_question(self.schema.aus, rng, media)
+        return va_question(rng, media)
 
     def choices(self, task: str) -> list[list[Any]]:
         """Return the options of each choice: of K classes, of yes and no for each AU, of values."""
+        if task == "va":  # "valence: 0.5, arousal: -0.25": the first value does not end the answer
+            valence, arousal = ([f"{name}: {value}" for value in VA_BINS] for name in VA_NAMES)
+            first = self.dialogue.options([f"{text}," for text in valence], ended=False)
+            return [first, self.dialogue.options(arousal)]
         if task == "expression":
             texts = [[expression_answer(name) for name in self.schema.expressions]]
-        elif task == "au":
-            texts = [[f"AU{au}: yes", f"AU{au}: no"] for au in self.schema.aus]
         else:
-            texts = [[f"{name}: {value}" for value in VA_BINS] for name in VA_NAMES]
+            texts = [[f"AU{au}: yes", f"AU{au}: no"] for au in self.schema.aus]
         return [self.dialogue.options(choice) for choice in texts]
 
     def learn(
@@ -129,7 +131,7 @@ class Prompter:
             right = [int(np.abs(bins - value).argmin()) for value in labels.va]
         if not right:
             return None
-        row = self.ask(sample, self.question(task, rng))
+        row = self.ask(sample, self.question(sample, task, rng))
         row.branches = [c[r].texts() for c, r in zip(choices, right, strict=True)]
         row.weights = [1.0] * len(right)
         if task == "au":
@@ -144,7 +146,7 @@ class Prompter:
         """Return a question that is answered in free words: a conversation or a description."""
         kinds: list[Kind] = ["conversation", "description"]
         for kind in rng.permutation(np.array(kinds)):
-            turns = template_turns(labels, self.schema, kind, rng, self.media)
+            turns = template_turns(labels, self.schema, kind, rng, self.media[sample])
             if turns:
                 return self.tell(sample, turns)
         return None

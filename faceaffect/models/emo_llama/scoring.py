@@ -27,7 +27,8 @@ def answer_loss(
 ) -> Tensor:
     """Return the cross-entropy of the learned tokens of each row, (B,), weighted to a mean.
 
-    Short and long rows go through the model apart, so that little is spent on padding.
+    Short and long rows go through the model apart, so that little is spent on padding; all at once
+    where processes have to call the model equally often.
 
     Args:
         llm: the language model.
@@ -35,7 +36,8 @@ def answer_loss(
         visual: (V, D) visual tokens, slot after slot.
         padding: see :func:`~faceaffect.models.emo_llama.packing.pack`.
     """
-    starts, groups = slot_starts(rows), by_length(rows)
+    starts = slot_starts(rows)
+    groups = [list(range(len(rows)))] if llm.sharded else by_length(rows)
     losses = [
         _answer_loss(llm, pack([rows[i] for i in group], visual.device, padding, starts), visual)
         for group in groups
@@ -50,7 +52,7 @@ def _answer_loss(llm: LanguageModel, packed: Packed, visual: Tensor) -> Tensor:
     needed, place = _distinct(before)
     embeddings = packed.embed(llm.embed(packed.ids), visual)
     mask = packed.attention(embeddings.dtype)
-    answer = llm(embeddings, mask, packed.position, logits_to_keep=needed, use_cache=False)
+    answer = llm(embeddings, mask, packed.position, logits_to_keep=needed)
     logits = answer.logits[row, place].float()
     each = F.cross_entropy(logits, packed.ids[row, column], reduction="none")
     total = each.new_zeros(len(packed.ids))
@@ -80,13 +82,13 @@ def score_options(
     prompt = pack([Row(row.prefix) for row in rows], visual.device, padding)
     last, place = _distinct(_last(prompt.known))
     embeddings = prompt.embed(llm.embed(prompt.ids), visual)
-    first = llm(embeddings, prompt.known, prompt.position, logits_to_keep=last, use_cache=True)
+    first = llm(embeddings, prompt.known, prompt.position, logits_to_keep=last, keep=True)
     options = pack([Row([], row.branches) for row in rows], visual.device, "right")
     lengths = prompt.known.sum(1, keepdim=True)
     tokens = llm.embed(options.ids)
     mask = _after(prompt.known, options.branch, tokens.dtype)
     positions = (lengths + options.position) * options.known
-    second = llm(tokens, mask, positions, past_key_values=first.past_key_values, use_cache=True)
+    second = llm(tokens, mask, positions, cache=llm.cache_of(first))
     row, column = (options.weight > 0).nonzero(as_tuple=True)
     before = options.before[row, column]
     start = first.logits[torch.arange(len(rows), device=place.device), place].float()
@@ -129,6 +131,7 @@ def generate(
         eos_token_id=end,
         pad_token_id=end,
     )
+    llm.check_length(prompt.ids.shape[1] + max_new_tokens)
     ids = llm.net.generate(
         inputs_embeds=prompt.embed(llm.embed(prompt.ids), visual),
         attention_mask=prompt.known.long(),

@@ -91,8 +91,9 @@ class HuggingFaceTower(Freezable):
 
     @property
     def fingerprint(self) -> str:
-        """Name of weights, image size and layer."""
-        return f"{fingerprint(self.net.state_dict())}-{self.image_size}-{self.layer}"
+        """Name of weights, image size, layer and normalisation."""
+        name = f"{fingerprint(self.net.state_dict())}-{self.image_size}-{self.layer}"
+        return f"{name}-{self.mean}-{self.std}"
 
     def forward(self, image: Tensor) -> Tensor:
         """Return tokens (N, prefix + P, C) of uint8 faces (N, 3, H, W)."""
