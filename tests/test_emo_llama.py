@@ -7,8 +7,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
+from safetensors.torch import load_file
 from sklearn.metrics import recall_score
 
 from emo_tiny import (
@@ -16,6 +18,7 @@ from emo_tiny import (
     EXPRESSIONS,
     LLAMA,
     LORA,
+    MINING,
     SCHEMA,
     RandomPrior,
     arguments,
@@ -31,13 +34,15 @@ from faceaffect.evaluation.cost import measure
 from faceaffect.metrics import uar, war
 from faceaffect.models.emo_llama import ClueAggregator, EmoLlama
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, text_tokenizer
+from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.llm import create_llm
+from faceaffect.models.emo_llama.priors import PRIORS, FacePrior
 from faceaffect.models.emo_llama.prompts import Slot
 from faceaffect.models.emo_llama.tower import create_tower
 from faceaffect.schema import LabelSchema
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*frozen with random weights.*", "error::FutureWarning"
+    "ignore:.*frozen with random weights.*", "error::FutureWarning", "ignore:.*treespec.*"
 )
 VISION = {
     "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "image_size": 32,
@@ -283,7 +288,9 @@ def test_rare_aus_weigh_more_if_asked_for(words: str) -> None:
     assert 12 not in model.au_weights
 
 
-def test_written_dialogues_of_the_training_part_are_learned(words: str, tmp_path: Path) -> None:
+def test_written_dialogues_of_the_training_part_are_learned(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     items = [
         Item(f"0/{i}", "conversation", [("Hm?", f"answer {i}"), ("So?", "well")]) for i in range(9)
     ]
@@ -315,6 +322,7 @@ def test_written_dialogues_of_the_training_part_are_learned(words: str, tmp_path
     rows = model.training_rows(batch, model.prompter(model.look(batch)), np.random.default_rng(0))
     told = [row for row in rows if decoded(model, row) == ["well</s>"]]
     assert len(told) == 3
+    assert "3 dialogues about 3 training samples; 6 left out" in capsys.readouterr().out
 
 
 # Answers
@@ -408,6 +416,56 @@ def test_local_folders_of_any_kind_load_by_one_key(
     assert torch.isfinite(answers["expression"]).all()
 
 
+def test_a_folder_with_nothing_but_a_sentencepiece_model_as_tokenizer(tmp_path: Path) -> None:
+    """As Vicuna comes: tokenizer.model, no tokenizer.json."""
+    texts = ["USER: \nWhich expression does the face show? ASSISTANT: happiness", "anger neutral"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts * 20), model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=90, model_type="bpe", hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    about = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False,
+             "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    llm = create_llm(config=LLAMA, tokenizer=str(tmp_path))
+    dialogue = Dialogue(llm, "vicuna")
+    assert dialogue.begin == (1,)
+    assert dialogue.end == 2
+    assert dialogue.decode(dialogue.answer("happiness")) == "happiness"
+
+
+@pytest.mark.parametrize(("config", "attention", "says"), [
+    ({**LLAMA, "model_type": "gemma2", "head_dim": 8}, "sdpa", "say model.llm.attention: eager"),
+    ({"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 1}, "eager", "is recurrent"),
+    ({"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 2}, "eager",
+     "takes no position_ids"),
+])  # fmt: skip
+def test_models_that_cannot_score_options_are_named(
+    words: str, config: dict[str, Any], attention: Any, says: str
+) -> None:
+    config = {**config, "vocab_size": 610}
+    with pytest.raises((CheckpointError, RecipeError), match=says):
+        create_llm(config=config, tokenizer=words, attention=attention)
+
+
+def test_prompts_beyond_a_sliding_window_are_refused(words: str) -> None:
+    mistral = {**LLAMA, "model_type": "mistral"}
+    llm = {"tokenizer": words, "lora": LORA}
+    for window, fits in ((8, False), (4096, True), (None, True)):
+        model = make(words, llm={**llm, "config": {**mistral, "sliding_window": window}}).eval()
+        with torch.no_grad():
+            if fits:
+                model.predict(batch_of(1))
+                model.describe(batch_of(1))
+                continue
+            for act in (model.predict, model.describe, model.loss):
+                with pytest.raises(RecipeError, match="reaches 8 tokens back"):
+                    act(batch_of(1))
+    qwen = {**LLAMA, "model_type": "qwen2", "sliding_window": 8, "use_sliding_window": False}
+    with torch.no_grad():
+        make(words, llm={**llm, "config": qwen}).eval().predict(batch_of(1))
+
+
 def test_checkpoints_hold_what_was_trained_and_restore_it(words: str, tmp_path: Path) -> None:
     folder = saved_llm(tmp_path / "llm", words)
     model = make(words, llm={"name": folder, "lora": LORA})
@@ -467,6 +525,7 @@ def test_towers_of_transformers(words: str, tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
     again = create_tower(f"hf:{tmp_path}", layer=-2)
     assert again.mean == (0.5, 0.5, 0.5)
+    assert again.fingerprint != tower.fingerprint  # other pixels, other features
     for one, other in zip(tower.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
     model = make(words, tower={"name": f"hf:{tmp_path}"})
@@ -530,6 +589,7 @@ def test_the_parts_of_an_instructblip_checkpoint(words: str, tmp_path: Path) -> 
     ({"tower": {"config": {"model_type": "llama"}}}, RecipeError, "vision"),
     ({"tower": {"name": "test_vit", "layer": -2}}, RecipeError, "hf:"),
     ({"prior": None}, RecipeError, "needs one"),
+    ({"prior": "nameless", "face_profile": True}, RecipeError, "nameless does not estimate age"),
     ({"prior": "nobody"}, RecipeError, "unknown name 'nobody'"),
     ({"prior": {"name": "random", "size": 3}}, RecipeError, "model.prior.size: unknown key"),
     ({"mining": {"inner": 7, "heads": 2}}, RecipeError, "no multiple"),
@@ -561,6 +621,47 @@ def test_damaged_folders_are_named(words: str, tmp_path: Path) -> None:
 
 
 # The cache of frozen features
+
+
+class LargePrior(RandomPrior):
+    """A map as large as FAN's."""
+
+    fingerprint = "large"
+
+    def forward(self, image: torch.Tensor) -> FacePrior:
+        prior = super().forward(image)
+        prior.map = torch.nn.functional.interpolate(prior.map, (64, 64), mode="bilinear")
+        return prior
+
+
+class NamelessPrior(RandomPrior):
+    def __init__(self) -> None:
+        super().__init__()
+        self.group_names = {}
+
+
+PRIORS["large"] = f"{__name__}:LargePrior"
+PRIORS["nameless"] = f"{__name__}:NamelessPrior"
+
+
+@pytest.mark.parametrize("mining", [{}, {"inject": "extra_tokens"}])
+def test_no_more_of_a_map_is_kept_than_is_used(
+    words: str, tmp_path: Path, mining: dict[str, Any]
+) -> None:
+    mining = mining or MINING
+    plain = make(words, prior="large", mining=mining).eval()
+    cached = make(words, prior="large", mining=mining, cache=str(tmp_path)).eval()
+    for model in (plain, cached):
+        if model.mining is not None:
+            open_gates(model.mining)
+    with torch.no_grad():
+        expected = plain.predict(batch_of(2))
+        for _ in range(2):
+            answers = cached.predict(batch_of(2))
+            torch.testing.assert_close(answers["au"], expected["au"], atol=1e-5, rtol=1e-4)
+    side = 2 if mining is MINING else 1
+    for file in tmp_path.rglob("*.safetensors"):
+        assert load_file(file)["prior_map"].shape == (12, side, side)
 
 
 def test_cached_features_are_the_same_and_computed_once(words: str, tmp_path: Path) -> None:
@@ -597,6 +698,9 @@ def test_other_weights_and_other_faces_find_other_files(words: str, tmp_path: Pa
     assert one.faces.cache is not None
     assert other.faces.cache is not None
     assert one.faces.cache.folder != other.faces.cache.folder
+    finer = make(words, cache=str(tmp_path), mining={**MINING, "grid": 4})
+    assert finer.faces.cache is not None
+    assert finer.faces.cache.folder != one.faces.cache.folder
     face = torch.zeros(3, 8, 8, dtype=torch.uint8)
     assert one.faces.cache.path(face) != one.faces.cache.path(face + 1)
 

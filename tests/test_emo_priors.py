@@ -52,6 +52,10 @@ def test_fan_as_a_prior(tmp_path: Path) -> None:
     assert prior.ok.all()
     assert FaceInfoMining(16, 256, 256)(torch.randn(1, 4, 16), prior).shape == (1, 4, 16)
     assert frozen_keys(net) == set(net.state_dict())  # type: ignore[arg-type]
+    surer = create_prior("fan", weights=str(tmp_path / "fan.pth"), confidence=9.0)
+    assert not surer(faces(1)).ok.any()
+    assert surer.fingerprint != net.fingerprint  # a cache must not mix them up
+    assert surer.source == net.source  # type: ignore[attr-defined]
 
 
 def test_peaks_of_heat_maps() -> None:

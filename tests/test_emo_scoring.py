@@ -17,6 +17,12 @@ from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_opt
 QWEN = {**LLAMA, "model_type": "qwen2"}
 SMOL = {**LLAMA, "model_type": "smollm3", "pad_token_id": 0}
 QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 8}
+MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": 4096}
+GEMMA2 = {**LLAMA, "model_type": "gemma2", "head_dim": 8}
+PHI3 = {**LLAMA, "model_type": "phi3", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 610,
+        "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+KINDS = [LLAMA, QWEN, QWEN3, SMOL, MISTRAL, GEMMA2, PHI3, GPT2]
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +75,13 @@ def plainly(llm: LanguageModel, row: Row, branch: list[Text], visual: Tensor, st
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize("config", [LLAMA, QWEN, QWEN3, SMOL], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: c["model_type"])
 @torch.no_grad()
 def test_shared_prefix_scores_equal_one_forward_per_option(
     words: str, config: dict[str, Any], padding: Any
 ) -> None:
-    llm = make(words, config)
+    attention = "eager" if config is GEMMA2 else "sdpa"
+    llm = make(words, config, attention=attention)
     rows, visual = rows_of(Dialogue(llm, "vicuna"))
     scores = score_options(llm, rows, visual, padding)
     assert scores.shape == (3, 4)

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from faceaffect.cli import main
-from faceaffect.data.annotate import Endpoint, EndpointError, annotate, read_turns
+from faceaffect.data.annotate import (
+    Endpoint,
+    EndpointError,
+    annotate,
+    read_turns,
+    refusals_beside,
+)
 from faceaffect.data.conversations import dataset_info, read_items, write_conversations
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.instructions import (
@@ -32,6 +38,7 @@ from faceaffect.data.instructions import (
 from faceaffect.errors import DataError
 from faceaffect.evaluation.answers import parse_aus, parse_expression, parse_va
 from faceaffect.schema import LabelSchema
+from faces import write_csv
 
 SCHEMA = LabelSchema((1, 4, 6, 12), ("anger", "happiness", "neutral", "surprise"), True)
 
@@ -195,6 +202,26 @@ def test_dialogues_outside_the_training_part_are_filtered() -> None:
         turns_by_id(items, ["d"])
 
 
+def test_items_of_a_dataset_are_found_in_a_mixture() -> None:
+    known = ["raf/1.jpg", "raf/2.jpg", "dfew/1.jpg", "csv.1/3.jpg", "csv.2/3.jpg", "csv.2/4.jpg"]
+    sources = ["raf", "dfew", "csv.1", "csv.2"]
+
+    def find(name: str, source: str = "", allowed: list[str] = known) -> list[str]:
+        item = Item(name, "conversation", [("q", "a")], source=source)
+        other = Item("raf/2.jpg", "conversation", [("q", "b")])
+        grouped, _ = turns_by_id([item, other], [*allowed, "raf/2.jpg"], known, sources)
+        return [name for name, turns in grouped.items() if [("q", "a")] in turns]
+
+    assert find("raf/1.jpg") == find("1.jpg", "raf") == ["raf/1.jpg"]
+    assert find("1.jpg", "dfew") == ["dfew/1.jpg"]
+    assert find("4.jpg") == find("4.jpg", "csv") == ["csv.2/4.jpg"]
+    assert find("1.jpg", "affectnet") == []  # some other dataset's
+    assert find("1.jpg", "dfew", ["raf/1.jpg"]) == []  # a test sample, whatever else has its name
+    for name, source in (("1.jpg", ""), ("3.jpg", "csv")):
+        with pytest.raises(DataError, match=r"can be about .*name its source"):
+            find(name, source, ["raf/1.jpg"])
+
+
 # The annotator, against a server that misbehaves
 
 Reply = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
@@ -256,7 +283,9 @@ def test_annotates_every_readable_sample_once(serve: Any, tmp_path: Path) -> Non
     out = tmp_path / "new" / "out.jsonl"
     result = annotate(Faces(), range(12), quick(serve(reply)), out, source="squares")
     # One sample has no expression, one is damaged.
-    assert (result.written, result.present, list(result.failed)) == (10, 0, ["0/3"])
+    assert (result.written, result.present, list(result.unreadable)) == (10, 0, ["0/3"])
+    assert not result.refused
+    assert not result.unanswered
     items = {item.id: item for item in read_jsonl(out)}
     assert items["0/4"].modality == "video"
     assert items["0/0"].turns == [("How is the person?", "It shows.")]
@@ -291,7 +320,7 @@ def test_busy_failing_and_babbling_servers_are_asked_again(serve: Any, tmp_path:
     result = annotate(
         Faces(), [0, 1], quick(serve(reply), parallel=1, attempts=6), tmp_path / "out.jsonl"
     )
-    assert (result.written, result.failed) == (2, {})
+    assert (result.written, result.refused, result.unanswered) == (2, {}, {})
     assert count["all"] == 12
 
 
@@ -307,8 +336,8 @@ def test_attempts_are_bounded_and_the_rest_goes_on(serve: Any, tmp_path: Path) -
 
     endpoint = quick(serve(reply), parallel=1, attempts=3)
     result = annotate(Faces(), [0, 1], endpoint, tmp_path / "out.jsonl")
-    assert list(result.failed) == ["0/0"]
-    assert "3 attempts: 503" in result.failed["0/0"]
+    assert list(result.unanswered) == ["0/0"]
+    assert "3 attempts: 503" in result.unanswered["0/0"]
     assert [item.id for item in read_jsonl(tmp_path / "out.jsonl")] == ["0/1"]
     assert annotate(Faces(), [0, 1], endpoint, tmp_path / "out.jsonl").written == 1
 
@@ -320,9 +349,86 @@ def test_a_refused_item_is_not_asked_again(serve: Any, tmp_path: Path) -> None:
         count["all"] += 1
         send(handler, 400, "content filter")
 
-    result = annotate(Faces(), [0], quick(serve(reply)), tmp_path / "out.jsonl")
-    assert "content filter" in result.failed["0/0"]
+    out = tmp_path / "out.jsonl"
+    result = annotate(Faces(), [0], quick(serve(reply)), out)
+    assert "content filter" in result.refused["0/0"]
     assert count["all"] == 1
+    again = annotate(Faces(), [0], quick(serve(reply)), out)
+    assert (again.passed_over, again.refused, count["all"]) == (1, {}, 1)
+    refusals_beside(out).unlink()
+    assert list(annotate(Faces(), [0], quick(serve(reply)), out).refused) == ["0/0"]
+    with refusals_beside(out).open("a") as file:
+        file.write('{"id": "0/1')  # torn by a crash
+    assert annotate(Faces(), [0], quick(serve(reply)), out).passed_over == 1
+    refusals_beside(out).write_text("[]\n")
+    with pytest.raises(DataError, match=r"out\.refused\.jsonl: not readable"):
+        annotate(Faces(), [0], quick(serve(reply)), out)
+
+
+class Damaged(Faces):
+    """Many squares, hardly one readable."""
+
+    def __init__(self) -> None:
+        super().__init__(60)
+
+    def load(self, index: int) -> Loaded:
+        if index != 59:
+            raise DataError("damaged")
+        return super().load(index)
+
+
+def test_unreadable_pictures_do_not_stop_the_run(serve: Any, tmp_path: Path) -> None:
+    endpoint = quick(serve(lambda h, _: send(h, 200, GOOD)), parallel=2)
+    result = annotate(Damaged(), range(60), endpoint, tmp_path / "out.jsonl")
+    assert (result.written, len(result.unreadable)) == (1, 58)  # one has no expression
+
+
+@pytest.mark.parametrize("kind", ["refuses", "is silent", "babbles"])
+def test_an_endpoint_that_refuses_much_does_not_stop_the_run(
+    serve: Any, tmp_path: Path, kind: str
+) -> None:
+    count = Counter[str]()
+
+    def reply(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        count["all"] += 1
+        if kind == "refuses":
+            send(handler, 400, "content filter")
+        elif kind == "is silent":  # as a safety filter answers
+            send(handler, 200, json.dumps({"choices": [{"message": {"content": None}}]}))
+        else:
+            send(handler, 200, completion("I had rather not."))
+
+    endpoint = quick(serve(reply), parallel=1, attempts=2)
+    result = annotate(Faces(30), range(30), endpoint, tmp_path / "out.jsonl")
+    assert len(result.refused) == 28
+    asked = count["all"]
+    assert asked == 28 * (1 if kind == "refuses" else 2)
+    again = annotate(Faces(30), range(30), endpoint, tmp_path / "out.jsonl")
+    assert (again.passed_over, count["all"]) == (28, asked)
+
+
+@pytest.mark.parametrize("kind", ["busy", "broken", "hangs up", "is no endpoint"])
+def test_an_endpoint_that_stays_down_stops_the_run(serve: Any, tmp_path: Path, kind: str) -> None:
+    def reply(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if kind == "busy":
+            send(handler, 429, "later")
+        elif kind == "broken":
+            send(handler, 529, "overloaded")
+        elif kind == "hangs up":
+            handler.connection.close()
+        else:
+            send(handler, 200, "<html>Please log in</html>")
+
+    endpoint = quick(serve(reply), parallel=1, attempts=1)
+    with pytest.raises(EndpointError, match="8 items got no answer one after another"):
+        annotate(Faces(30), range(30), endpoint, tmp_path / "out.jsonl")
+    assert not refusals_beside(tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", ""])
+def test_an_address_without_a_scheme_is_refused(url: str) -> None:
+    with pytest.raises(EndpointError, match="http://HOST"):
+        Endpoint(url, "toy")
 
 
 def test_a_wrong_key_stops_at_once(serve: Any, tmp_path: Path) -> None:
@@ -362,7 +468,7 @@ def test_a_hanging_or_dripping_server_times_out(serve: Any, tmp_path: Path) -> N
     for reply in (hang, drip):
         endpoint = quick(serve(reply), timeout=0.3, attempts=2)
         result = annotate(Faces(), [0], endpoint, tmp_path / "out.jsonl")
-        assert "2 attempts" in result.failed["0/0"]
+        assert "2 attempts" in result.unanswered["0/0"]
     assert time.monotonic() - start < 4
     stop.set()
 
@@ -428,6 +534,48 @@ def test_annotate_asks_an_endpoint(serve: Any, tmp_path: Path) -> None:
     assert items
     assert items == read_items(tmp_path / "x.jsonl")
     assert main([*command, "--url", "http://127.0.0.1:9"]) == 0  # nothing is left to ask
+
+
+def test_annotate_tells_what_failed(
+    serve: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["annotate", "mini_probe", "--out", str(tmp_path / "x.jsonl"), "--part", "val"]
+    command += ["--model", "toy", "data.n=60", "data.subjects=20", "data.cache=null"]
+    url = serve(lambda h, _: send(h, 400, "not this face"))
+    assert main([*command, "--url", url]) == 0
+    out = capsys.readouterr().out
+    assert "0 written, 0 were there, 0 refused at an earlier run" in out
+    assert "refused; " in out
+    assert "x.refused.jsonl" in out
+    assert "400 Bad Request: not this face" in out
+    assert main([*command, "--url", "http://127.0.0.1:9"]) == 0  # nothing is asked again
+    assert "0 refused at an earlier run" not in capsys.readouterr().out
+
+
+def test_the_lines_of_an_endpoint_are_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "x.jsonl"
+    lines.write_text("precious\n")
+    for style in ("llava", "llama_factory"):
+        assert main(["annotate", "mini_probe", "--out", str(lines), "--style", style]) == 2
+        assert "name it x.json" in capsys.readouterr().err
+    assert lines.read_text() == "precious\n"
+
+
+def test_clips_are_annotated_as_clips(tmp_path: Path) -> None:
+    table = write_csv(tmp_path, 12, 2, clips=True)
+    recipe = tmp_path / "clips.yaml"
+    recipe.write_text(
+        f"model: {{name: timm_classifier}}\ndata: {{name: csv, table: {table}, frames: 2}}\n"
+    )
+    out = tmp_path / "x.json"
+    assert main(["annotate", str(recipe), "--out", str(out), "--style", "llava"]) == 0
+    items = read_items(out)
+    assert {item.modality for item in items} == {"image", "video"}
+    for item in items:
+        assert (item.modality == "video") == item.id.endswith(".mp4")
+        assert ("image" if item.modality == "video" else "video") not in item.turns[0][0]
 
 
 def test_annotate_needs_a_model_with_its_url(

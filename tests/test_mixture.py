@@ -53,6 +53,7 @@ def test_each_source_keeps_its_own_split(sources: list[dict]) -> None:
         expected = [*getattr(alone[0].split, side).tolist(),
                     *(getattr(alone[1].split, side) + 24).tolist()]  # fmt: skip
         assert getattr(mixed.split, side).tolist() == expected
+    assert mixed.dataset.names == ["csv", "facial_expressions"]  # before the ids of each
     notes = mixed.dataset.notes["facial_expressions"]["protocol"]
     assert (notes["name"], notes["fold"], notes["folds"]) == ("subject_kfold", 2, 4)
 
