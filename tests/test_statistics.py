@@ -248,6 +248,62 @@ def test_the_paired_test_keeps_its_error_rate_closely(people: int) -> None:
     assert max(rates.values()) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000), rates
 
 
+Errors = tuple[float, float, float, float, float]
+"""Rate of an AU, F1 of both models, false positives of the timid one, true positives of the bold
+one, how alike people are."""
+MILD: Errors = (0.3, 0.7, 0.05, 0.85, 6)
+STRONG: Errors = (0.3, 0.5, 0.02, 0.9, 6)
+EXTREME: Errors = (0.1, 0.4, 0.005, 0.9, 1.5)
+
+
+def equals(people: int, errors: Errors, rng: np.random.Generator) -> list[Tensor]:
+    """Counts of one AU of two models of the same F1: one misses more, one sees more than there is.
+
+    Rates of people are drawn from beta distributions, whose means give the F1 in the population.
+    """
+    present, score, few_alarms, many_hits, alike = errors
+
+    def rate(mean: float) -> np.ndarray:
+        return rng.beta(alike * mean, alike * (1 - mean), people)
+
+    frames = rng.integers(3, 16, people)
+    positive = rng.binomial(frames, rate(present))
+    few_hits = score * (present + (1 - present) * few_alarms) / ((2 - score) * present)
+    many_alarms = present * (2 * many_hits / score - 1 - many_hits) / (1 - present)
+    models = []
+    for hits, alarms in ((few_hits, few_alarms), (many_hits, many_alarms)):
+        true = rng.binomial(positive, rate(hits))
+        false = rng.binomial(frames - positive, rate(alarms))
+        cells = (true, false, positive - true, frames - positive - false)
+        models.append(torch.tensor(np.stack(cells, 1), dtype=torch.float64))
+    return models
+
+
+@pytest.mark.parametrize("errors", [MILD, STRONG, EXTREME])
+def test_the_models_of_equal_score_have_equal_score(errors: Errors) -> None:
+    timid, bold = (model.sum(0) for model in equals(200_000, errors, np.random.default_rng(0)))
+    scores = [metrics_of("au", model)[0].item() for model in (timid, bold)]
+    assert scores == pytest.approx([errors[1]] * 2, abs=5e-3)
+    assert bold[1] > 4 * timid[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("errors", "people", "rate"),
+    [(MILD, 40, 0.047), (MILD, 100, 0.046), (STRONG, 40, 0.062), (STRONG, 100, 0.058),
+     (EXTREME, 40, 0.087), (EXTREME, 100, 0.068)],
+)  # fmt: skip
+def test_equal_scores_of_other_errors_are_told_apart_as_often_as_the_docs_say(
+    errors: Errors, people: int, rate: float
+) -> None:
+    rng, trials, alarms = np.random.default_rng(people), 4000, 0
+    for trial in range(trials):
+        a, b = equals(people, errors, rng)
+        p = sign_flip([a], [b], partial(metrics_of, "au"), permutations=299, seed=trial)
+        alarms += p[0].item() <= 0.05
+    assert alarms / trials == pytest.approx(rate, abs=3 * math.sqrt(rate / trials))
+
+
 def test_frames_instead_of_people_would_raise_false_alarms() -> None:
     """The reason for all of this: a test that takes frames for independent errs often."""
     rng, alarms = np.random.default_rng(0), 0
