@@ -2,7 +2,9 @@
 
 import gc
 import json
+import re
 import signal
+import sys
 from collections.abc import Callable
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -11,14 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from dies_in_compare import POINTS, compare_until, fake_cost
 from faceaffect.cli import main
-from faceaffect.evaluation import measuring
+from faceaffect.evaluation import cost, measuring
 from faceaffect.evaluation.gallery import disagreement
+from faceaffect.models.gimefive import GiMeFive
 from faceaffect.module import AffectModule
 from faceaffect.schema import LabelSchema
-from faces import write_csv, write_facial_expressions
+from faces import EXPRESSIONS, write_csv, write_facial_expressions
 
 RECIPE = """
 seed: 1
@@ -136,7 +142,9 @@ def test_a_run_stands_beside_a_recipe_and_pictures_are_shown_if_asked(
     assert list(plain["models"]) == ["b", "a"]
     assert plain["models"]["b"]["runs"] == [run]
     assert plain["disagreements"]
-    assert all(face["image"] is None for face in plain["disagreements"])
+    hidden = ("image", "id", "subject")
+    assert all(face[key] is None for face in plain["disagreements"] for key in hidden)
+    assert not re.search(r"person \d", (tmp_path / "report.html").read_text())
     assert main([*argv, "--faces"]) == 0
     shown = json.loads((tmp_path / "report.json").read_text())
     assert all(f["image"].startswith("data:image/jpeg;base64,") for f in shown["disagreements"])
@@ -162,6 +170,7 @@ def test_two_runs_of_one_recipe_get_names_of_their_own(place: Path, tmp_path: Pa
         ("val_fraction: 0.34", "selection: test", ['protocol.selection: "val" in a; "test" in b']),
         ("faces.csv", "other_aus.csv", ["schema.aus: [1, 12] in a; [1, 9] in b"]),
         ("faces.csv", "other_labels.csv", ["labels of the test part"]),
+        ("faces.csv", "other_training.csv", ["labels of the train part"]),
         ("faces.csv", "fewer.csv", ["protocol, train samples: 16 in a; 15 in b"]),
         ("faces.csv", "leaking.csv", ["leaks", "'person 0' is in train and in test"]),
         ("name: timm", "nmae: timm", ["model.name"]),
@@ -179,6 +188,7 @@ def test_what_cannot_be_compared_is_refused_before_any_training(
     broken = {
         "other_aus": table.rename(columns={"AU12": "AU9"}),
         "other_labels": table.assign(AU1=table["AU1"].where(~tested, 1 - table["AU1"])),
+        "other_training": table.assign(AU1=table["AU1"].where(tested, 1 - table["AU1"])),
         "fewer": table.drop(index=table.index[tested][0]),
         "leaking": table.assign(split=["test", "train", "train", "test"] * 9),
     }
@@ -201,7 +211,7 @@ def copy_run(place: Path, tmp_path: Path) -> Path:
     source = next(run for run in runs(place) if run.parent.name == "b")
     target = tmp_path / "runs" / "b" / "20260101-000000"
     target.mkdir(parents=True)
-    for name in ("recipe.yaml", "metrics.json", "predictions.csv"):
+    for name in ("recipe.yaml", "metrics.json", "predictions.csv", "made_of.json"):
         (target / name).write_text((source / name).read_text())
     return target
 
@@ -237,6 +247,46 @@ def test_predictions_about_people_of_the_training_are_refused(
     table.to_csv(run / "predictions.csv", index=False)
     assert main(["compare", str(place / "a.yaml"), str(run)]) == 2
     assert f"people that it was trained on: {known}" in capsys.readouterr().err
+
+
+def test_a_run_that_was_trained_on_other_labels_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(place, tmp_path)
+    made = json.loads((run / "made_of.json").read_text())
+    (run / "made_of.json").write_text(json.dumps(made | {"labels of the train part": "others"}))
+    assert main(["compare", str(place / "a.yaml"), str(run)]) == 2
+    assert 'labels of the train part: "' in capsys.readouterr().err
+    (run / "made_of.json").unlink()  # a run that did not note them is held to the rest
+    argv = ["compare", str(place / "a.yaml"), str(run), "--folder", str(tmp_path / "x")]
+    assert main(argv) == 0
+
+
+def test_a_result_of_labels_that_have_changed_is_not_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_csv(tmp_path / "faces", people=9, each=2)
+    argv = ["compare", write_recipes(tmp_path, table)[0], "trainer.max_epochs=1"]
+    assert main(argv) == 0
+    first = runs(tmp_path)
+    frame = pd.read_csv(table)
+    frame.assign(AU1=1 - frame["AU1"]).to_csv(table, index=False)
+    assert main(argv) == 0
+    assert f"{first[0]} is passed over, not made of the same: labels of" in capsys.readouterr().out
+    assert len(runs(tmp_path)) == 2
+
+
+def test_a_run_of_the_last_epoch_is_compared_and_said_to_be_one(
+    place: Path, tmp_path: Path
+) -> None:
+    argv = [f"output={tmp_path}/runs", "checkpoint.choose=last"]
+    assert main(["train", str(place / "b.yaml"), *argv]) == 0
+    (run,) = runs(tmp_path)
+    argv = ["compare", str(place / "a.yaml"), str(run), "--folder", str(tmp_path / "x")]
+    assert main(argv) == 0
+    models = json.loads((tmp_path / "x" / "report.json").read_text())["models"]
+    assert models["b"]["checkpoint"] == [{"choose": "last", "epoch": 2}]
+    assert models["a"]["checkpoint"][0]["choose"] == "best"
 
 
 def test_a_run_whose_result_tells_of_a_leak_or_another_split_is_refused(
@@ -323,6 +373,46 @@ def test_cost_is_measured_in_a_process_of_its_own(
         measuring.measure_alone(checkpoint.with_name("none.ckpt"), 48, "cpu")
 
 
+class Attention(GiMeFive):
+    """Adds a fused attention over 10 tokens of 8 to a network."""
+
+    def predict(self, batch: Any) -> dict[str, Tensor]:
+        token = torch.ones(len(batch["image"]), 1, 10, 8)
+        F.scaled_dot_product_attention(token, token, token)
+        return super().predict(batch)
+
+
+def test_fused_attention_is_counted() -> None:
+    schema = LabelSchema(aus=(1, 12))
+    with torch.no_grad():
+        plain, more = (
+            cost.flops_per_image(model(schema).eval(), 64) for model in (GiMeFive, Attention)
+        )
+    assert more - plain == 2 * (2 * 10 * 10 * 8)
+
+
+def test_peak_memory_is_that_of_one_face(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    batch = cost.random_batch
+
+    def noted(size: int, *args: Any) -> Any:
+        sizes.append(size)
+        return batch(size, *args)
+
+    monkeypatch.setattr(measuring, "BATCHES", (1, 2))
+    monkeypatch.setattr(cost, "random_batch", noted)
+    monkeypatch.setattr(cost, "peak_memory", lambda device: max(sizes))
+    checkpoint = runs(place)[0] / "checkpoints" / "best.ckpt"
+    assert measuring._measure(checkpoint, 48, "cpu", {}, sys.path)["peak_memory_bytes"] == 1
+    assert max(sizes) == 2
+
+
+def test_the_device_is_named() -> None:
+    name, _, threads = cost.device_name(torch.device("cpu")).rpartition(", ")
+    assert threads == f"{torch.get_num_threads()} threads"
+    assert name not in ("", "cpu")
+
+
 def test_specialists_are_compared_on_facial_expressions(tmp_path: Path) -> None:
     root = write_facial_expressions(tmp_path / "faces", people=9, each=3)
     small = [f"data.root={root}", "data.protocol.folds=3", "data.protocol.val_fraction=0.3",
@@ -337,6 +427,26 @@ def test_specialists_are_compared_on_facial_expressions(tmp_path: Path) -> None:
     assert report["schema"]["aus"] == []
     assert {"expression_war", "expression_uar"} <= set(report["models"][recipes[0]]["metrics"])
     assert all("au" not in face["truth"] for face in report["disagreements"])
+
+
+def test_the_llm_is_compared_with_specialists_on_facial_expressions(tmp_path: Path) -> None:
+    root = write_facial_expressions(tmp_path / "faces", people=9, each=2)
+    recipes = ["mini_gimefive", "mini_probe", "mini_auformer", "mini_emo_llama"]
+    data = ["data.name=facial_expressions", f"data.root={root}"]  # the rest is for speed
+    small = ["data.protocol={name: subject_kfold, folds: 3, val_fraction: 0.3}",
+             "data.batch_size=4", "data.image_size=64", "data.num_workers=0",
+             "trainer.max_epochs=1", "trainer.limit_train_batches=1",
+             "trainer.limit_val_batches=1", "trainer.accelerator=cpu", "optim.warmup_epochs=0",
+             f"output={tmp_path}/runs"]  # fmt: skip
+    assert main(["compare", *recipes, *data, *small]) == 0
+    (report,) = reports(tmp_path)
+    assert list(report["models"]) == recipes
+    assert report["schema"]["expressions"] == list(EXPRESSIONS)
+    for name, model in report["models"].items():
+        assert 0 <= model["metrics"]["expression_war"] <= 1
+        assert ("generated/expression_war" in model["metrics"]) == (name == "mini_emo_llama")
+    assert {face["image"] for face in report["disagreements"]} == {None}
+    assert "mini_emo_llama" in report["disagreements"][0]["text"]
 
 
 def test_disagreement_counts_votes() -> None:
