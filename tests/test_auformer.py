@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -472,6 +475,22 @@ def test_a_compiled_step_has_the_gradients_of_an_eager_one(device: str) -> None:
         assert_near(step(model, batch, half=True), exact, 0.05)
     assert_near(step(model, batch, compiled=True), exact, 1e-3 if device == "cuda" else 1e-4)
     assert_near(step(model, batch, compiled=True, half=True), exact, 0.05)
+
+
+@pytest.mark.slow
+def test_the_benchmark_compiles_all_it_compares_and_takes_memory_of_one_model() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "auformer.py"
+    small = "--backbone test_vit --size 48 --aus 2 --batch 2 --rounds 1 --compile eager"
+    done = subprocess.run(
+        [sys.executable, script, *small.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    graphs = re.search(r"graphs compiled +(\d+)", done.stdout)
+    assert graphs is not None
+    assert int(graphs[1]) == 4
+    assert re.search(
+        r"memory of a step / full fine-tuning +\d\.\d+ +[\d.]+ / [\d.]+ GiB", done.stdout
+    )
 
 
 def test_a_checkpoint_holds_experts_and_heads_and_knows_its_backbone(tmp_path: Path) -> None:

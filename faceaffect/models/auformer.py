@@ -79,6 +79,7 @@ class ExpertViT(nn.Module):
                 f"after its norm (vit_*, deit_*, eva02_* of timm), not {type(net).__name__}"
             )
         self.backbone, self.au_stream = backbone, au_stream
+        self.grid = backbone.grid
         self.groups = nn.ModuleList(
             nn.ModuleDict({position: make_group(backbone.width) for position in chosen})
             for _ in blocks
@@ -118,7 +119,7 @@ class ExpertViT(nn.Module):
             n, out = _layer(block, position, x, rope)
             x = x + out
             if position in groups:
-                term, left = groups[position](n, self.backbone.grid, stream)
+                term, left = groups[position](n, self.grid, stream)
                 x = x + term
                 stream = left if self.au_stream else None
         return x, left
@@ -285,7 +286,7 @@ class AUFormer(AffectModule):
             features = backbone.net.forward_head(tokens, pre_logits=True)
         else:
             patches = tokens[:, backbone.num_prefix_tokens :]
-            features = pool_grid(patches, backbone.grid, self.side).flatten(1)
+            features = pool_grid(patches, self.vit.grid, self.side).flatten(1)
         return self.heads(features), streams
 
     def loss(self, batch: FaceBatch) -> Tensor:
@@ -303,7 +304,7 @@ class AUFormer(AffectModule):
             terms.append(ccc_loss(out["va"].float().tanh(), batch["va"]))
         if len(self.aux_heads):
             target = batch["au"] if "au" in out else _one_of(batch["expression"], len(self.weight))
-            height, width = self.vit.backbone.grid
+            height, width = self.vit.grid
             last = streams[-len(self.aux_heads) :]
             aux = [
                 self._au(head(stream.pooled(height * width)), target)
