@@ -1,4 +1,6 @@
-"""What EMO-LLaMA costs: option scores with a shared prompt, and a training step with LoRA.
+"""What EMO-LLaMA costs: option scores with a shared prompt, and training steps with LoRA.
+
+The whole model's step comes with the frozen networks' features from a warm cache and without.
 
 On random weights; a ratio compares the fastest of all rounds, see ``bench.py``.
 
@@ -6,18 +8,23 @@ On random weights; a ratio compares the fastest of all rounds, see ``bench.py``.
     python benchmarks/emo_llama.py --device cuda --size 7b --batch 8
 """
 
+import tempfile
 from typing import Any
 
 import torch
 from bench import Bench, parser
+from bench import training as stepper
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from faceaffect.data.batch import FaceBatch
+from faceaffect.models.emo_llama import EmoLlama
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.llm import LanguageLoRA, LanguageModel
 from faceaffect.models.emo_llama.packing import Row, Visual, pack
 from faceaffect.models.emo_llama.scoring import answer_loss, score_options
 from faceaffect.models.emo_llama.tokenizer import build_tokenizer
+from faceaffect.schema import LabelSchema
 
 CLASSES = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"]
 AUS = [f"AU{au}" for au in (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)]
@@ -61,9 +68,7 @@ def scoring(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
         def full(whole: Any = whole) -> Tensor:
             embeddings = whole.embed(llm.embed(whole.ids), faces)
             last = torch.arange(whole.ids.shape[1] - 8, whole.ids.shape[1], device=faces.device)
-            answer = llm(
-                embeddings, whole.known, whole.position, use_cache=False, logits_to_keep=last
-            )
+            answer = llm(embeddings, whole.known, whole.position, logits_to_keep=last)
             return answer.logits  # type: ignore[no-any-return]
 
         times = bench.run(
@@ -106,6 +111,55 @@ def training(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
     print(f"{tokens / mine * 1e3:,.0f} tokens/s")
 
 
+SCHEMA = LabelSchema(tuple(int(au[2:]) for au in AUS), tuple(CLASSES), True)
+WHOLE: dict[str, dict[str, Any]] = {
+    "mini": {
+        "tower": "asset:mini_vit",
+        "mining": {"key_width": 128, "inner": 128, "heads": 4},
+        "aggregator": {"content": "grid:4", "width": 96, "hidden": 192},
+        "llm": {"name": "asset:mini_llama", "attention": "eager", "lora": {"r": 16}},
+    },
+    "7b": {
+        "tower": {"config": {"model_type": "instructblip_vision_model"}, "dtype": "bfloat16"},
+        "aggregator": {"queries": 32, "width": 768, "layers": 12, "heads": 12, "hidden": 3072},
+        "llm": {"config": {"model_type": "llama"}, "tokenizer": "asset:mini_llama",
+                "dtype": "bfloat16", "lora": {"r": 64}, "grad_checkpointing": True},
+        "template": "vicuna",
+    },
+}  # fmt: skip
+
+
+def whole(size: str, bench: Bench, device: str, batch: int) -> None:
+    """Compare a step of the whole model with and without cached features of the frozen networks."""
+    pixels = 224 if size == "7b" else 112
+    names = [str(i) for i in range(batch)]
+    faces = FaceBatch(
+        id=names,
+        subject=names,
+        image=torch.randint(0, 256, (batch, 3, pixels, pixels), dtype=torch.uint8, device=device),
+        au=torch.randint(0, 2, (batch, len(AUS)), device=device).float(),
+        expression=torch.randint(0, len(CLASSES), (batch,), device=device),
+        va=torch.rand(batch, 2, device=device) * 2 - 1,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        with torch.device(device):
+            model = EmoLlama(SCHEMA, **WHOLE[size], cache=folder).to(device).train()
+        step = stepper(
+            lambda: model.loss(faces), [p for p in model.parameters() if p.requires_grad]
+        )
+
+        def run(cache: str | None) -> None:
+            torch.manual_seed(0)  # the same phrasings
+            model.faces.cache_folder = cache
+            step()
+
+        times = bench.run(
+            {"whole step": lambda: run(None), "whole step, features cached": lambda: run(folder)}
+        )
+    plain, cached = times.values()
+    print(f"whole step of {batch} faces: cached features make it {plain / cached:.2f}x as fast\n")
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--size", default="mini", choices=tuple(SIZES))
@@ -117,6 +171,9 @@ def main() -> None:
     print(f"{args.size}: {sum(p.numel() for p in llm.parameters()):,} parameters, {dtype}")
     scoring(llm, bench, args.batch, args.visual)
     training(llm, bench, args.batch, args.visual)
+    del llm
+    half = Bench(args.device, args.rounds, bf16=args.device == "cuda")
+    whole(args.size, half, args.device, args.batch)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,9 @@ class FrozenFaces(nn.Module):
     @property
     def cache(self) -> FeatureCache | None:
         """The cache of these very networks."""
-        if self.cache_folder is not None and self._cache is None:
+        if self.cache_folder is None:
+            return None
+        if self._cache is None:
             key = self.tower.fingerprint
             key += f"+{self.prior.fingerprint}-{self.grid}" if self.prior is not None else ""
             self._cache = FeatureCache(self.cache_folder, key)
