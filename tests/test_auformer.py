@@ -473,7 +473,7 @@ def test_a_compiled_step_has_the_gradients_of_an_eager_one(device: str) -> None:
     exact = step(model, batch)
     if device == "cuda":
         assert_near(step(model, batch, half=True), exact, 0.05)
-    assert_near(step(model, batch, compiled=True), exact, 1e-3 if device == "cuda" else 1e-4)
+    assert_near(step(model, batch, compiled=True), exact, 1e-4 if device == "cpu" else 0.01)
     assert_near(step(model, batch, compiled=True, half=True), exact, 0.05)
 
 
