@@ -279,20 +279,6 @@ def decoded(model: EmoLlama, row: Any) -> list[str]:
     ]
 
 
-def test_tasks_are_asked_as_often_as_told(words: str) -> None:
-    model = make(words, talk_rate=0.0, ask_rates={"au": 0.5, "va": 0.0})
-    batch, rng = batch_of(4), np.random.default_rng(0)
-    prompter = model.prompter(model.look(batch))
-    rows = [row for _ in range(25) for row in model.training_rows(batch, prompter, rng)]
-    asked = [decoded(model, row)[0] for row in rows]
-    assert sum("valence" in text for text in asked) == 0
-    assert 30 < sum("AU" in text for text in asked) < 70
-    assert len(asked) - sum("AU" in text for text in asked) == 100
-    for wrong in ({"au": 1.5}, {"age": 0.5}):
-        with pytest.raises(RecipeError, match="ask_rates"):
-            make(words, ask_rates=wrong)
-
-
 def test_rare_aus_weigh_more_if_asked_for(words: str) -> None:
     model = make(words, au_balance=0.5)
     model.prepare({"au_rate": {"AU1": 0.1, "AU4": 0.5, "AU6": 0.9, "AU12": 0.0}})

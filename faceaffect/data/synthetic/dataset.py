@@ -168,8 +168,9 @@ class SyntheticFaces(FaceDataset):
         try:
             return _read(file)
         except (FileNotFoundError, *_DAMAGED):
-            _write(file, self.render(index))
-        return _read(file)
+            sample = self.render(index)
+            _write(file, sample)
+            return sample
 
     def path(self, index: int) -> Path | None:
         """None: samples are generated."""

@@ -28,7 +28,7 @@ from faceaffect.models.emo_llama.tower import create_tower
 from faceaffect.module import AffectModule
 from faceaffect.progress import console
 from faceaffect.registry import Options, as_node
-from faceaffect.schema import TASKS, LabelSchema
+from faceaffect.schema import LabelSchema
 
 MINI_LLAMA = {"name": "asset:mini_llama", "lora": {"r": 16, "alpha": 32.0, "dropout": 0.0}}
 """The language model that a model without another one gets."""
@@ -87,8 +87,6 @@ class EmoLlama(AffectModule):
             texts when testing.
         instructions: a file of dialogues (JSON lines, LLaVA or LLaMA-Factory) that are trained on
             beside the templates; those of samples outside the training part are left out.
-        ask_rates: chance of a task to be asked about a sample in a step, 1 for tasks not named;
-            AUs and values make long rows, and a step costs what its rows are long.
         talk_rate: chance that a sample is also asked for an answer in free words in a step.
         au_balance: positives of an AU of rate r weigh ((1 - r) / r) to this power in the loss.
         aggregator_lr: learning rate of the aggregator relative to the others.
@@ -115,7 +113,6 @@ class EmoLlama(AffectModule):
         face_profile: bool = False,
         answer_mode: Literal["score", "generate", "both"] = "score",
         instructions: str | None = None,
-        ask_rates: dict[str, float] | None = None,
         talk_rate: float = 0.5,
         au_balance: float = 0.0,
         aggregator_lr: float = 1.0,
@@ -157,12 +154,6 @@ class EmoLlama(AffectModule):
             answer_mode,
             instructions,
         )
-        self.ask_rates = dict(ask_rates or {})
-        for task, rate in self.ask_rates.items():
-            if task not in TASKS or not 0 <= rate <= 1:
-                raise RecipeError(
-                    f"model.ask_rates.{task}: {rate}; a chance from 0 to 1 of {', '.join(TASKS)}"
-                )
         self.talk_rate, self.au_balance = talk_rate, au_balance
         self.aggregator_lr, self.max_new_tokens = aggregator_lr, max_new_tokens
         self.dialogues: dict[str, list[list[Turn]]] = {}
@@ -235,8 +226,7 @@ class EmoLlama(AffectModule):
         for sample, name in enumerate(batch["id"]):
             labels = labels_of(batch, sample, self.schema)
             for task in self.schema.tasks:
-                if self.ask_rates.get(task, 1.0) > rng.random():
-                    rows.append(prompter.learn(sample, task, labels, rng, self.au_weights))
+                rows.append(prompter.learn(sample, task, labels, rng, self.au_weights))
             if rng.random() < self.talk_rate:
                 rows.append(prompter.talk(sample, labels, rng))
             written = [batch["turns"][sample]] if "turns" in batch else self.dialogues.get(name, [])
