@@ -109,7 +109,8 @@ class Backbone(Freezable):
     def _choose_attention(self) -> None:
         """Use PyTorch's fused attention on an accelerator and plain products on a CPU.
 
-        On a CPU the backward pass of the fused kernel takes longer in bfloat16 than the rest of a small ViT.
+        On a CPU the backward pass of the fused kernel takes longer in bfloat16 than all the rest of
+        a small ViT.
         """
         on_cpu = next(self.net.parameters()).device.type == "cpu"
         for module in self.net.modules():
