@@ -9,6 +9,7 @@ import time
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from faceaffect.data.synthetic import SyntheticFaces
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    threadpool_limits(1)
     start = time.perf_counter()
     SyntheticFaces(10_000, 2_000)
     print(f"labels of 10,000 samples: {time.perf_counter() - start:.2f} s")

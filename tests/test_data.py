@@ -1,4 +1,6 @@
 import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from threadpoolctl import threadpool_info
 
 from faceaffect.data.base import FaceDataModule, FaceDataset, Loaded, Samples, create_data
 from faceaffect.data.image import read_image, resize, scale_landmarks
-from faceaffect.data.loader import collate
+from faceaffect.data.loader import _one_thread, collate
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights, systematic
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
@@ -431,3 +434,15 @@ def test_a_label_table_that_cannot_be_is_refused(change: dict[str, Any], message
 def test_an_empty_table_is_refused() -> None:
     with pytest.raises(DataError, match="no sample is left"):
         FaceDataset(SCHEMA, Generated(2).samples.take([]))
+
+
+def threads_of_a_loading_process() -> list[int]:
+    _one_thread(0)
+    return [cv2.getNumThreads(), *(pool["num_threads"] for pool in threadpool_info())]
+
+
+def test_a_loading_process_computes_on_one_thread() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        threads = pool.submit(threads_of_a_loading_process).result()
+    assert len(threads) > 1
+    assert max(threads) == 1

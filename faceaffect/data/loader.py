@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -233,4 +234,6 @@ def _as_it_is(batch: FaceBatch) -> FaceBatch:
 
 
 def _one_thread(worker: int) -> None:
+    # There is a process for each core already; threads of small matrix products only wait there.
     cv2.setNumThreads(0)
+    threadpool_limits(1)
