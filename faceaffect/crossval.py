@@ -95,7 +95,7 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
         "pooled": pooled(runs, LabelSchema.from_dict(results[0]["scored"])),
         "baselines": trivial.mean().to_dict(),
         "per_fold": values.to_dict("list"),
-        "selection": sorted({str(r["protocol"].get("selection")) for r in results}),
+        "selection": sorted({_selection(r) for r in results}),
     }
 
 
@@ -113,6 +113,13 @@ def pooled(runs: Sequence[Path], schema: LabelSchema) -> dict[str, float]:
         batch = FaceBatch(id=sheet.ids, subject=subject, **sheet.truth)  # type: ignore[typeddict-item]
         table.add(batch, sheet.answers | ({"text": sheet.texts} if sheet.texts else {}))
     return table.metrics()
+
+
+def _selection(result: dict[str, Any]) -> str:
+    """Return what the tested checkpoint was chosen on."""
+    if result.get("checkpoint", {}).get("choose") == "last":
+        return "nothing, the last epoch"
+    return str(result["protocol"].get("selection"))
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, float, float, float, float]]:
