@@ -19,7 +19,8 @@ from faceaffect.evaluation.sheets import Sheet
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.result import plain, read_result, write_atomically
-from faceaffect.run import matching_runs, new_folder, train
+from faceaffect.run import matching_runs, train
+from faceaffect.run_folder import new_folder
 from faceaffect.schema import LabelSchema
 
 

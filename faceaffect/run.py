@@ -31,9 +31,9 @@ from faceaffect.run_folder import (
     hold,
     last_checkpoint,
     made_of,
+    new_folder,
     write_made_of,
 )
-from faceaffect.run_folder import new_folder as new_folder
 
 _RUN = "FACEAFFECT_RUN"
 """Environment variable in which the first process of a run tells those it starts the folder."""
