@@ -85,9 +85,9 @@ class Optim:
     def configure(self, trainer: L.Trainer, groups: list[dict[str, Any]]) -> OptimizerLRScheduler:
         """Return what ``configure_optimizers`` returns, for a training of the trainer's length."""
         optimizer = self.optimizer([group for group in groups if group["params"]])
+        trainer.fit_loop.setup_data()  # before it, nothing knows how long an epoch is
         steps = int(trainer.estimated_stepping_batches)
-        epochs = trainer.max_epochs
-        per_epoch = steps / epochs if epochs and epochs > 0 else trainer.num_training_batches
+        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         scheduler = self.scheduler(optimizer, steps, per_epoch)
         return {
             "optimizer": optimizer,

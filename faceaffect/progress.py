@@ -1,5 +1,6 @@
 """What a person sees while a model trains: bars on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 
@@ -35,7 +36,8 @@ class EpochLines(Callback):
             if name in trainer.callback_metrics
         )
         spent = time.monotonic() - self._start
-        epochs = trainer.max_epochs or done
+        per_epoch = max(trainer.num_training_batches // trainer.accumulate_grad_batches, 1)
+        epochs = math.ceil(int(trainer.estimated_stepping_batches) / per_epoch)
         left = spent / (done - (self._first or 0)) * max(epochs - done, 0)
         console.print(f"epoch {done}/{epochs}  {values}  {spent:.0f} s, about {left:.0f} s left")
 

@@ -94,6 +94,11 @@ def _fit_and_test(
         if trainer.interrupted:
             raise KeyboardInterrupt
         best = folder / "checkpoints" / "best.ckpt"
+        if not best.exists():
+            raise RecipeError(
+                f"{folder}: training ended before an epoch was validated, so there is no "
+                "checkpoint to test; allow at least one epoch (trainer.max_steps, max_epochs)"
+            )
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
     chosen = {"choose": _checkpoint_section(recipe).choose, "epoch": epoch_of(best)}

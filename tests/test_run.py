@@ -18,6 +18,7 @@ from faceaffect import sources, weights
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
 from faceaffect.result import environment
+from faceaffect.run import reopen
 from faceaffect.run_folder import changed, made_of, write_made_of
 from faceaffect.weights import read_weights
 from faces import write_csv
@@ -422,6 +423,30 @@ def test_a_loss_that_is_not_finite_names_the_samples(
     error = capsys.readouterr().err
     assert "NaN or infinite at epoch" in error
     assert ".png" in error or ".jpg" in error
+
+
+def test_a_training_of_so_many_steps_warms_up_by_epochs(place: Path, tmp_path: Path) -> None:
+    command = ["train", str(place / "tiny.yaml"), f"output={tmp_path}", "data.batch_size=1",
+               "trainer.max_epochs=null", "trainer.max_steps=20", "optim.schedule=inverse_sqrt",
+               "optim.warmup_epochs=1"]  # fmt: skip
+    assert main(command) == 0
+    (run,) = tmp_path.glob("*/*/")
+    data = reopen(run)[1]
+    data.setup("fit")
+    warmup = len(data.split.train)
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
+    assert warmup < state["global_step"] == 20
+    rate = 1e-3 * (warmup / 20) ** 0.5
+    assert state["lr_schedulers"][0]["_last_lr"] == [pytest.approx(rate)] * 2
+
+
+def test_a_training_that_ends_before_any_validation_says_so(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(place / "tiny.yaml"), f"output={tmp_path}", "data.batch_size=1",
+               "trainer.max_epochs=null", "trainer.max_steps=2"]  # fmt: skip
+    assert main(command) == 2
+    assert "trainer.max_steps" in capsys.readouterr().err
 
 
 def test_check_and_crossval(

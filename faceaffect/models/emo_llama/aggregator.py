@@ -5,7 +5,7 @@ follows LLaMA-VID's code.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class AggregatorOptions:
         layers: of the Q-Former; every second one looks at the face.
         heads: of its attention.
         hidden: width of its MLPs.
+        dropout: rate in the Q-Former, in [0, 1); 0.1 as published.
         max_text: tokens of a question that guide it; of a longer one the last.
     """
 
@@ -54,6 +55,7 @@ class AggregatorOptions:
     layers: int = 2
     heads: int = 4
     hidden: int = 256
+    dropout: float = 0.1
     max_text: int = 256
 
 
@@ -95,6 +97,17 @@ class ClueAggregator(nn.Module):
         self.projector = nn.Sequential(
             nn.Linear(vision_width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width)
         )
+        self._choose_attention()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._choose_attention()
+        return self
+
+    def _choose_attention(self) -> None:
+        """Use fused attention on an accelerator and plain products, faster there, on a CPU."""
+        fused = self.queries.device.type != "cpu"
+        self.qformer.set_attn_implementation("sdpa" if fused else "eager")
 
     def content(self, tokens: Tensor) -> Tensor:
         """Return the content tokens (N, K, D) of frames (N, prefix + P, C)."""
@@ -162,6 +175,8 @@ def _config(
             intermediate_size=options.hidden,
             encoder_hidden_size=vision_width,
             max_position_embeddings=max(512, options.max_text),
+            hidden_dropout_prob=options.dropout,
+            attention_probs_dropout_prob=options.dropout,
         )
         return config, None
     whole: Any = read_config(checkpoint)

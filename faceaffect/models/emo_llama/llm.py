@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -172,6 +173,11 @@ class LanguageModel(Freezable):
             RecipeError: the model's attention does not reach as far as the prompt is long.
         """
         self.check_length(mask.shape[-1])
+        # peft casts inputs to the adapters' float32, which autocast would turn back at once.
+        cast_inputs = not torch.is_autocast_enabled(embeddings.device.type)
+        for module in self.net.modules():
+            if isinstance(module, LoraLayer):
+                module.cast_input_dtype_enabled = cast_inputs
         before = {} if cache is None else {self._cache: cache}
         return self.net(
             inputs_embeds=embeddings,
