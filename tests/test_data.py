@@ -1,6 +1,6 @@
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,18 @@ def test_labels_and_pixels_stay_with_their_id() -> None:
             assert np.array_equal(batch["image"][row].permute(1, 2, 0).numpy(), image)
             assert batch["expression"][row] == samples.expression[index]
             assert batch["subject"][row] == samples.subject[index]
+
+
+def test_after_training_no_process_reads_on_and_another_training_starts_new_ones() -> None:
+    module = data(num_workers=2)
+    loader = module.train_dataloader()
+    first = seen(loader)
+    before = active_children()
+    assert len(before) >= 2
+    module.teardown("fit")
+    assert len(active_children()) == len(before) - 2
+    assert seen(loader) == first
+    module.teardown("fit")
 
 
 def test_order_and_augmentation_come_from_seed_and_epoch_alone() -> None:

@@ -14,7 +14,7 @@ from emo_tiny import (
 from faceaffect.errors import RecipeError
 from faceaffect.models.emo_llama import ClueAggregator, FaceInfoMining
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions
-from faceaffect.models.emo_llama.mining import PriorTokens
+from faceaffect.models.emo_llama.mining import CrossAttention, PriorTokens
 from faceaffect.models.emo_llama.priors import REGIONS, profile
 
 
@@ -65,6 +65,17 @@ def test_mining_looks_only_where_it_is_told(part: str) -> None:
     else:
         prior.landmarks = other.landmarks
     assert not torch.allclose(mining(patches, prior), before)
+
+
+def test_mining_attends_by_scaled_dot_products() -> None:
+    layer = CrossAttention(width=16, key_width=12, inner=32, heads=4)
+    x, keys = torch.randn(2, 5, 16), torch.randn(2, 3, 12)
+    query = layer.query(layer.norm(x))
+    key, value = layer.key_value(layer.key_norm(keys)).chunk(2, -1)
+    heads = [part.unflatten(-1, (4, 8)).transpose(1, 2) for part in (query, key, value)]
+    mixed = torch.nn.functional.scaled_dot_product_attention(*heads)
+    wanted = layer.out(mixed.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer(x, keys), wanted)
 
 
 def test_mining_at_the_size_of_the_dossier() -> None:

@@ -4,9 +4,11 @@ import inspect
 import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
+from weakref import WeakSet
 
 import lightning as L
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from faceaffect import registry
@@ -97,6 +99,7 @@ class FaceDataModule(L.LightningDataModule):
         )
         self.split: Split = self.protocol.split(dataset)
         self._train: FaceLoader | None = None
+        self._loaders: WeakSet[FaceLoader] = WeakSet()
         self._resume: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
@@ -123,6 +126,11 @@ class FaceDataModule(L.LightningDataModule):
     def test_dataloader(self) -> FaceLoader:
         """Return batches of the test part, in order."""
         return self._loader(self.split.test)
+
+    def teardown(self, stage: str) -> None:
+        """Stop the processes that read; Lightning calls this after training and testing."""
+        for loader in list(self._loaders):
+            loader.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far training has come within its epoch."""
@@ -177,9 +185,11 @@ class FaceDataModule(L.LightningDataModule):
             spare=indices if train else None,
         )
         workers = _workers(len(batches)) if self.num_workers is None else self.num_workers
-        return FaceLoader(
+        loader = FaceLoader(
             reader, batches, workers=workers, on_error=self.on_error, skipped=self.skipped
         )
+        self._loaders.add(loader)
+        return loader
 
     def _weights(self, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
         own = self.dataset.weights
@@ -194,8 +204,11 @@ class FaceDataModule(L.LightningDataModule):
 
 def _workers(batches: int) -> int:
     """Return how many processes should read so many batches."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(4, cores or 1, batches // 4)
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = found or 1
+    if not torch.cuda.is_available():
+        cores -= 1  # the model's own
+    return min(4, cores, batches // 4)
 
 
 def create_data(name: str, *, run_seed: int = 0, **args: Any) -> FaceDataModule:
