@@ -111,10 +111,12 @@ def test_long_rows_are_packed_apart_and_lose_nothing(words: str) -> None:
     llm = make(words)
     rows, visual = rows_of(Dialogue(llm, "plain"))
     many = [rows[0], *[Row(rows[0].prefix, rows[0].branches * 9)] * 2, rows[1], rows[2]]
-    short, long = by_length(many)
-    assert sorted(short) == [0, 3, 4]
+    *short, long = by_length(many)
+    assert sorted(i for group in short for i in group) == [0, 3, 4]
     assert sorted(long) == [1, 2]
     assert len(by_length([rows[0]] * 3)) == 1
+    longest = Row(rows[0].prefix, rows[0].branches * 40)
+    assert by_length([*many, longest])[-2:] == [long, [5]]
     losses = answer_loss(llm, many, visual)
     torch.testing.assert_close(losses[[0, 3, 4]], answer_loss(llm, rows, visual))
     torch.testing.assert_close(losses[1], losses[0])

@@ -151,18 +151,21 @@ def pack(
 
 
 def by_length(rows: Sequence[Row]) -> list[list[int]]:
-    """Return the indices of short and of long rows, split where the least padding is left.
+    """Return the indices of rows of similar length, group by group, the short ones first.
 
-    One group where a split would save less than a tenth of the tokens.
+    A group is split, where the least padding is left, as long as that saves a tenth of its tokens.
     """
     length = [row.length for row in rows]
-    order = sorted(range(len(rows)), key=length.__getitem__)
-    longest, n = length[order[-1]], len(rows)
+    return _split(sorted(range(len(rows)), key=length.__getitem__), length)
+
+
+def _split(order: list[int], length: list[int]) -> list[list[int]]:
+    longest, n = length[order[-1]], len(order)
     padded = [k * length[order[k - 1]] + (n - k) * longest for k in range(1, n + 1)]
     best = min(range(n), key=padded.__getitem__) + 1
     if padded[best - 1] > 0.9 * n * longest:
         return [order]
-    return [order[:best], order[best:]]
+    return [*_split(order[:best], length), *_split(order[best:], length)]
 
 
 def slot_starts(rows: Sequence[Row]) -> dict[int, int]:

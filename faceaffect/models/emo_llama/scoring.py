@@ -27,8 +27,8 @@ def answer_loss(
 ) -> Tensor:
     """Return the cross-entropy of the learned tokens of each row, (B,), weighted to a mean.
 
-    Short and long rows go through the model apart, so that little is spent on padding; all at once
-    where processes have to call the model equally often.
+    Rows of different length go through the model apart, so that little is spent on padding; all at
+    once where processes have to call the model equally often.
 
     Args:
         llm: the language model.
