@@ -109,6 +109,7 @@ class LanguageModel(Freezable):
             self.freeze()
         if lora is not None:
             self.net = _adapted(net, lora.config())
+            net.register_forward_pre_hook(_cast_once)
         self.train(self.training)
 
     @property
@@ -173,11 +174,6 @@ class LanguageModel(Freezable):
             RecipeError: the model's attention does not reach as far as the prompt is long.
         """
         self.check_length(mask.shape[-1])
-        # peft casts inputs to the adapters' float32, which autocast would turn back at once.
-        cast_inputs = not torch.is_autocast_enabled(embeddings.device.type)
-        for module in self.net.modules():
-            if isinstance(module, LoraLayer):
-                module.cast_input_dtype_enabled = cast_inputs
         before = {} if cache is None else {self._cache: cache}
         return self.net(
             inputs_embeds=embeddings,
@@ -341,6 +337,14 @@ def _window(config: Any) -> int | None:
         if kinds is None or any(kind in name for name in kinds)
     ]
     return min((span for span in spans if span), default=None)
+
+
+def _cast_once(net: Any, inputs: Any) -> None:
+    """Keep peft from casting inputs to the adapters' float32 where autocast turns it back."""
+    cast_inputs = not torch.is_autocast_enabled(net.device.type)
+    for module in net.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = cast_inputs
 
 
 def _adapted(net: Any, config: LoraConfig) -> Any:
