@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule from the ``optim`` section of a recipe."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -87,12 +88,16 @@ class Optim:
         optimizer = self.optimizer([group for group in groups if group["params"]])
         trainer.fit_loop.setup_data()  # before it, nothing knows how long an epoch is
         steps = int(trainer.estimated_stepping_batches)
-        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        scheduler = self.scheduler(optimizer, steps, per_epoch)
+        scheduler = self.scheduler(optimizer, steps, steps_per_epoch(trainer))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def steps_per_epoch(trainer: L.Trainer) -> int:
+    """Return the optimiser steps of an epoch whose data loader is set up."""
+    return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
+from faceaffect.optim import steps_per_epoch
+
 console = Console(soft_wrap=True)
 """Where the commands print."""
 
@@ -36,8 +38,7 @@ class EpochLines(Callback):
             if name in trainer.callback_metrics
         )
         spent = time.monotonic() - self._start
-        per_epoch = max(trainer.num_training_batches // trainer.accumulate_grad_batches, 1)
-        epochs = math.ceil(int(trainer.estimated_stepping_batches) / per_epoch)
+        epochs = math.ceil(trainer.estimated_stepping_batches / steps_per_epoch(trainer))
         left = spent / (done - (self._first or 0)) * max(epochs - done, 0)
         console.print(f"epoch {done}/{epochs}  {values}  {spent:.0f} s, about {left:.0f} s left")
 

@@ -497,7 +497,6 @@ def test_checkpoints_hold_what_was_trained_and_restore_it(words: str, tmp_path: 
         changed.on_load_checkpoint(torch.load(tmp_path / "m.ckpt", weights_only=True))
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*")  # of peft itself
 def test_the_adapter_exports_in_the_format_of_peft(words: str, tmp_path: Path) -> None:
     from peft import PeftModel
 

@@ -131,6 +131,11 @@ def test_unknown_content_is_refused(content: str) -> None:
         aggregator(content)
 
 
+def test_dropout_out_of_range_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"model.aggregator.dropout: 1.5 is not in \[0, 1\)"):
+        ClueAggregator(16, 1, 16, AggregatorOptions(dropout=1.5), 50)
+
+
 def test_a_question_changes_the_context() -> None:
     clues = aggregator()
     tokens = torch.randn(2, 5, 16)

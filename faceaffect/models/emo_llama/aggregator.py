@@ -5,7 +5,7 @@ follows LLaMA-VID's code.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class AggregatorOptions:
             local copy: its Q-Former, queries, tokenizer and the norm before them. Without one the
             Q-Former is random and reads the language model's tokens.
         pretrained: the hub may be asked for it.
-        width: of the Q-Former, without a checkpoint; also the next three. Small by default, for
+        width: of the Q-Former, without a checkpoint; also the next four. Small by default, for
             the package's own weights; the published one has 768, 12, 12 and 3072.
         layers: of the Q-Former; every second one looks at the face.
         heads: of its attention.
@@ -83,6 +83,8 @@ class ClueAggregator(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
         config, checkpoint = _config(options, vision_width, vocabulary)
         self.qformer = InstructBlipQFormerModel(config)
+        # So short: plain products are faster on a CPU than the fused kernel.
+        self.qformer.set_attn_implementation("eager")
         self.queries = nn.Parameter(torch.empty(1, options.queries, config.hidden_size))
         nn.init.normal_(self.queries, std=0.02)
         if checkpoint is not None:
@@ -97,17 +99,6 @@ class ClueAggregator(nn.Module):
         self.projector = nn.Sequential(
             nn.Linear(vision_width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width)
         )
-        self._choose_attention()
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._choose_attention()
-        return self
-
-    def _choose_attention(self) -> None:
-        """Use fused attention on an accelerator and plain products, faster there, on a CPU."""
-        fused = self.queries.device.type != "cpu"
-        self.qformer.set_attn_implementation("sdpa" if fused else "eager")
 
     def content(self, tokens: Tensor) -> Tensor:
         """Return the content tokens (N, K, D) of frames (N, prefix + P, C)."""
@@ -167,6 +158,8 @@ def _config(
     if checkpoint is None:
         if options.width % options.heads:
             raise RecipeError("model.aggregator.width: is no multiple of heads")
+        if not 0 <= options.dropout < 1:
+            raise RecipeError(f"model.aggregator.dropout: {options.dropout} is not in [0, 1)")
         config = InstructBlipQFormerConfig(
             vocab_size=vocabulary,
             hidden_size=options.width,
