@@ -95,8 +95,10 @@ def training(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
         answer_loss(llm, rows, faces).mean().backward()
         llm.zero_grad()
 
-    packed = pack(rows, device)
-    labels = torch.where(packed.weight > 0, packed.ids, -100)
+    whole = [Row([*row.prefix, *row.branches[0]]) for row in rows]
+    packed = pack(whole, device)
+    labels = torch.full_like(packed.ids, -100)
+    labels[packed.row, packed.column + 1] = packed.said
 
     def plain() -> None:
         embeddings = packed.embed(llm.embed(packed.ids), faces)

@@ -40,6 +40,7 @@ from faceaffect.models.emo_llama.llm import create_llm
 from faceaffect.models.emo_llama.priors import PRIORS, FacePrior
 from faceaffect.models.emo_llama.prompts import Slot
 from faceaffect.models.emo_llama.tower import create_tower
+from faceaffect.optim import Optim
 from faceaffect.schema import LabelSchema
 
 pytestmark = pytest.mark.filterwarnings(
@@ -97,6 +98,15 @@ def test_lora_touches_no_vision_module_and_only_the_named_parts_train(words: str
     allowed = ("mining.", "aggregator.")
     assert all(name.startswith(allowed) or "lora_" in name for name in trained)
     assert {n for n, _ in model.named_parameters() if n.startswith(allowed)} <= trained
+
+
+def test_aggregator_and_gates_have_learning_rates_of_their_own(words: str) -> None:
+    model = make(words, aggregator_lr=0.5, gate_lr=10.0)
+    model.optim = Optim(lr=0.01)
+    rates = {id(p): group["lr"] for group in model.parameter_groups() for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        expected = 0.01 * (0.5 if "aggregator" in name else 10 if "_gate" in name else 1)
+        assert rates.get(id(parameter)) == (expected if parameter.requires_grad else None), name
 
 
 def test_frozen_parts_stay_in_eval_mode(words: str) -> None:
@@ -254,7 +264,7 @@ def test_unknown_aus_are_not_asked_for(words: str) -> None:
     batch["au"][0] = torch.tensor([1.0, torch.nan, 0.0, torch.nan])
     rows = model.training_rows(batch, model.prompter(model.look(batch)), np.random.default_rng(0))
     (row,) = [row for row in rows if "AU" in decoded(model, row)[0]]
-    assert decoded(model, row) == ["AU1: yes</s>", "AU6: no</s>", "AU1</s>"]
+    assert decoded(model, row) == ["AU1: yes", "AU6: no", "AU1</s>"]
 
 
 def test_values_are_learned_one_by_one_and_as_one_text(words: str) -> None:

@@ -14,7 +14,12 @@ from emo_tiny import (
 from faceaffect.errors import RecipeError
 from faceaffect.models.emo_llama import ClueAggregator, FaceInfoMining
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions
-from faceaffect.models.emo_llama.mining import CrossAttention, PriorTokens
+from faceaffect.models.emo_llama.mining import (
+    CrossAttention,
+    PriorTokens,
+    Standardized,
+    upright,
+)
 from faceaffect.models.emo_llama.priors import REGIONS, profile
 
 
@@ -33,7 +38,7 @@ def test_mining_starts_as_the_identity_bit_for_bit() -> None:
 
 
 def test_a_face_without_priors_passes_unchanged() -> None:
-    mining = FaceInfoMining(8, 12, 10, **MINING)
+    mining = FaceInfoMining(8, 12, 10, **MINING).eval()
     open_gates(mining)
     patches = torch.randn(3, 5, 8)
     prior = priors(3)
@@ -50,7 +55,7 @@ def test_a_face_without_priors_passes_unchanged() -> None:
 @pytest.mark.parametrize("part", ["use_global", "use_local"])
 def test_mining_looks_only_where_it_is_told(part: str) -> None:
     settings = {"use_global": False, "use_local": False, part: True}
-    mining = FaceInfoMining(8, 12, 10, **MINING, **settings)
+    mining = FaceInfoMining(8, 12, 10, **MINING, **settings).eval()
     gate = mining.global_gate if part == "use_global" else mining.local_gate
     torch.nn.init.constant_(gate, 1.0)
     patches, prior, other = torch.randn(2, 5, 8), priors(2), priors(2, seed=1)
@@ -65,6 +70,43 @@ def test_mining_looks_only_where_it_is_told(part: str) -> None:
     else:
         prior.landmarks = other.landmarks
     assert not torch.allclose(mining(patches, prior), before)
+
+
+def test_where_a_face_stands_in_the_crop_is_not_mined() -> None:
+    mining = FaceInfoMining(8, 12, 10, **MINING, use_global=False).eval()
+    torch.nn.init.constant_(mining.local_gate, 1.0)
+    patches, prior = torch.randn(2, 5, 8), priors(2)
+    before = mining(patches, prior)
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    prior.landmarks = 0.5 * prior.landmarks @ turn + torch.tensor([0.2, -0.1])
+    torch.testing.assert_close(mining(patches, prior), before, atol=1e-4, rtol=1e-4)
+    level = upright(prior.landmarks)
+    right, left = (level[:, list(REGIONS[f"{side} eye"])].mean(1) for side in ("right", "left"))
+    torch.testing.assert_close(right[:, 1], left[:, 1])
+    assert (right[:, 0] < left[:, 0]).all()
+
+
+def test_places_of_the_map_can_be_told_apart() -> None:
+    mining = FaceInfoMining(8, 12, 10, **MINING, use_local=False)
+    torch.nn.init.constant_(mining.global_gate, 1.0)
+    patches, prior = torch.randn(2, 5, 8), priors(2)
+    before = mining(patches, prior)
+    prior.map = prior.map.flip(3)
+    assert not torch.allclose(mining(patches, prior), before)
+
+
+def test_standardized_values_have_the_moments_of_all_known_rows() -> None:
+    layer = Standardized(3)
+    rows = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * 0.1 + 2
+    known = torch.arange(50) % 4 > 0
+    known[:7] = False
+    assert torch.equal(layer(rows[:7], known[:7]), rows[:7])  # nothing is known yet
+    for some, ok in zip(rows[7:].split(7), known[7:].split(7), strict=True):
+        layer(some, ok)
+    layer.eval()
+    mean, deviation = rows[known].mean(0), rows[known].std(0, correction=0)
+    torch.testing.assert_close(layer(rows, known), (rows - mean) / deviation, atol=1e-4, rtol=1e-4)
+    assert layer.count == known.sum()  # what is only tested does not count
 
 
 def test_mining_attends_by_scaled_dot_products() -> None:

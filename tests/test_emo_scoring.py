@@ -215,12 +215,14 @@ def test_only_answers_are_learned(words: str) -> None:
     )
     row = Row(prefix, [dialogue.options(["yes, quite"])[0].texts()])
     packed = pack([row], torch.device("cpu"))
-    learned = packed.ids[packed.weight > 0].tolist()
-    assert learned == [*dialogue.answer("joy"), *dialogue.answer("yes, quite")]
+    assert packed.said.tolist() == [*dialogue.answer("joy"), *dialogue.answer("yes, quite")]
     assert packed.weight.sum().item() == pytest.approx(1)
-    assert not packed.weight[packed.visual >= 0].any()
     assert packed.visual[packed.visual >= 0].tolist() == [0, 1, 2, 3, 4]
-    unlearned = dialogue.llm.tokenizer.decode(packed.ids[packed.weight == 0])
+    # What is said stands one column after the output that says it; the last token stands nowhere.
+    assert packed.ids[0, packed.column[:-1] + 1].tolist() == packed.said[:-1].tolist()
+    assert packed.column[-1] + 1 == packed.ids.shape[1]
+    others = [i for n, i in enumerate(packed.ids[0].tolist()) if n - 1 not in packed.column]
+    unlearned = dialogue.llm.tokenizer.decode(others)
     assert "Profile: old." in unlearned
     assert "ASSISTANT" in unlearned
 

@@ -44,8 +44,51 @@ class CrossAttention(nn.Module):
         return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
 
 
+class Standardized(nn.Module):
+    """Values in deviations from the mean, both taken over all that training has shown so far.
+
+    Not over the batch, as batch norm does: a batch may hold the frames of one clip.
+
+    Args:
+        width: number of values D.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("squares", torch.zeros(width))
+
+    def forward(self, x: Tensor, known: Tensor) -> Tensor:
+        """Return (N, D) from (N, D); while training, learn from the ``known`` (N,) rows."""
+        if self.training:
+            self._see(x, known)
+        deviation = (self.squares / self.count.clamp_min(1)).sqrt()
+        return (x - self.mean) / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+
+    @torch.no_grad()
+    def _see(self, x: Tensor, known: Tensor) -> None:
+        """Count in the rows of all processes."""
+        gap = (x - self.mean) * known[:, None]
+        new = torch.cat([known.sum()[None], gap.sum(0), gap.square().sum(0)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(new)
+        gaps, squares = new[1:].chunk(2)
+        self.count += new[0]
+        total = self.count.clamp_min(1)
+        self.mean += gaps / total
+        self.squares += squares - gaps.square() / total
+
+
 class LandmarkRegions(nn.Module):
     """One token for each of the nine landmark regions.
+
+    Landmarks are moved, scaled and turned to one place, size and eye line, and count in deviations
+    from the mean face; as they stand in the crop, who looks where would drown what a face does.
 
     Args:
         width: channels of a token.
@@ -53,27 +96,42 @@ class LandmarkRegions(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.standardized = Standardized(2 * 68)
         self.project = nn.ModuleList(
             nn.Linear(2 * len(points), width) for points in REGIONS.values()
         )
-        self.region = nn.Parameter(torch.zeros(len(REGIONS), width))
-        nn.init.normal_(self.region, std=0.02)
+        # As large as what a face adds to them, so that the norm behind keeps how much that is.
+        self.region = nn.Parameter(torch.randn(len(REGIONS), width))
 
-    def forward(self, landmarks: Tensor) -> Tensor:
-        """Return (N, 9, width) from landmarks (N, 68, 2) in [-1, 1]."""
+    def forward(self, landmarks: Tensor, known: Tensor) -> Tensor:
+        """Return (N, 9, width) from landmarks (N, 68, 2) in [-1, 1], where ``known`` (N,)."""
+        points = self.standardized(upright(landmarks.float()).flatten(1), known)
+        points = points.view(-1, 68, 2).to(landmarks.dtype)
         tokens = [
-            project(landmarks[:, list(points)].flatten(1))
-            for project, points in zip(self.project, REGIONS.values(), strict=True)
+            project(points[:, list(region)].flatten(1))
+            for project, region in zip(self.project, REGIONS.values(), strict=True)
         ]
         return torch.stack(tokens, 1) + self.region
+
+
+def upright(landmarks: Tensor) -> Tensor:
+    """Return landmarks (N, 68, 2) around their centre, of size 1 (root mean square), eyes level."""
+    centred = landmarks - landmarks.mean(1, keepdim=True)
+    size = centred.square().sum(2).mean(1).sqrt()
+    eyes = [landmarks[:, list(REGIONS[f"{side} eye"])].mean(1) for side in ("right", "left")]
+    along = eyes[1] - eyes[0]
+    along = along / along.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    across = torch.stack([-along[:, 1], along[:, 0]], 1)
+    turned = centred @ torch.stack([along, across], 2)
+    return turned / size.clamp_min(1e-6)[:, None, None]
 
 
 class FaceInfoMining(nn.Module):
     """Adds what patches find in the priors: X + tanh(g1) CA(X, global) + tanh(g2) CA(X, local).
 
-    Global keys are the prior's tokens and its pooled map, local keys the nine landmark regions. The
-    gates start at zero, so that training starts from the base model; a face without priors passes
-    unchanged at any time.
+    Global keys are the prior's tokens and its pooled map, with an embedding of each place; local
+    keys are the nine landmark regions. The gates start at zero, so that training starts from the
+    base model; a face without priors passes unchanged at any time.
 
     Args:
         width: channels of the patches.
@@ -105,6 +163,7 @@ class FaceInfoMining(nn.Module):
         if use_global:
             self.from_map = _to(map_width, key_width)
             self.from_tokens = _to(token_width, key_width)
+            self.place = nn.Parameter(torch.randn(grid**2, key_width) / 2)
             self.look_globally = CrossAttention(width, key_width, inner, heads)
             self.global_gate = nn.Parameter(torch.zeros(1))
         if use_local:
@@ -120,12 +179,18 @@ class FaceInfoMining(nn.Module):
         mined = patches
         if self.use_global:
             pooled = F.adaptive_avg_pool2d(prior.map.to(dtype), self.grid).flatten(2).mT
-            keys = torch.cat([self.from_tokens(prior.tokens.to(dtype)), self.from_map(pooled)], 1)
+            pooled = self.from_map(pooled) + self.place
+            keys = torch.cat([self.from_tokens(prior.tokens.to(dtype)), pooled], 1)
             mined = mined + self.global_gate.tanh() * self.look_globally(patches, keys)
         if self.use_local:
-            keys = self.regions(prior.landmarks.to(dtype))
+            keys = self.regions(prior.landmarks, prior.ok)
             mined = mined + self.local_gate.tanh() * self.look_locally(patches, keys)
         return torch.where(prior.ok[:, None, None], mined.to(dtype), patches)
+
+    def gates(self) -> list[nn.Parameter]:
+        """Return the gates of the views that are used."""
+        names = [("global", self.use_global), ("local", self.use_local)]
+        return [getattr(self, f"{name}_gate") for name, used in names if used]
 
 
 def _to(width: int, key_width: int) -> nn.Module:

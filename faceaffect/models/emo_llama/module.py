@@ -90,6 +90,8 @@ class EmoLlama(AffectModule):
         talk_rate: chance that a sample is also asked for an answer in free words in a step.
         au_balance: positives of an AU of rate r weigh ((1 - r) / r) to this power in the loss.
         aggregator_lr: learning rate of the aggregator relative to the others.
+        gate_lr: learning rate of the gates of Face Info Mining relative to the others; a gate that
+            has to come from zero to use is otherwise slow in a short training.
         max_new_tokens: of a generated answer.
         cache: folder for the outputs of the frozen networks; needs data without augmentation.
 
@@ -116,6 +118,7 @@ class EmoLlama(AffectModule):
         talk_rate: float = 0.5,
         au_balance: float = 0.0,
         aggregator_lr: float = 1.0,
+        gate_lr: float = 1.0,
         max_new_tokens: int = 64,
         cache: str | None = None,
     ) -> None:
@@ -155,7 +158,8 @@ class EmoLlama(AffectModule):
             instructions,
         )
         self.talk_rate, self.au_balance = talk_rate, au_balance
-        self.aggregator_lr, self.max_new_tokens = aggregator_lr, max_new_tokens
+        self.aggregator_lr, self.gate_lr = aggregator_lr, gate_lr
+        self.max_new_tokens = max_new_tokens
         self.dialogues: dict[str, list[list[Turn]]] = {}
         self.au_weights: dict[int, float] = {}
         self._only_scores = False
@@ -195,16 +199,17 @@ class EmoLlama(AffectModule):
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what is trained, the aggregator with a learning rate of its own."""
-        own = {id(p) for p in self.aggregator.parameters()}
+        """Return what is trained; the aggregator and gates have learning rates of their own."""
+        factor = {id(p): self.aggregator_lr for p in self.aggregator.parameters()}
+        if self.mining is not None:
+            factor |= {id(p): self.gate_lr for p in self.mining.gates()}
         groups = []
         for group in super().parameter_groups():
             settings = {key: value for key, value in group.items() if key != "params"}
-            slow = [p for p in group["params"] if id(p) in own]
-            rest = [p for p in group["params"] if id(p) not in own]
-            groups.append({"params": rest, **settings})
-            groups.append({"params": slow, "lr": self.optim.lr * self.aggregator_lr, **settings})
-        return groups
+            for rate in dict.fromkeys([1.0, *factor.values()]):
+                params = [p for p in group["params"] if factor.get(id(p), 1.0) == rate]
+                groups.append({"params": params, "lr": self.optim.lr * rate, **settings})
+        return [group for group in groups if group["params"]]
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return the mean cross-entropy of the answers; every row counts alike."""

@@ -6,7 +6,7 @@ from the end of the prefix. So twelve AUs are trained on, or scored, at the cost
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,30 +47,38 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt and all answers."""
-        texts = (text for branch in self.branches for text in branch)
+        """Columns that the row takes: the prompt and all answers but their last tokens."""
         pieces = (p.length if isinstance(p, Visual) else len(p.ids) for p in self.prefix)
-        return sum(pieces) + sum(len(text.ids) for text in texts)
+        answers = (sum(len(text.ids) for text in branch) for branch in self.branches)
+        return sum(pieces) + sum(max(n - 1, 0) for n in answers)
 
 
 @dataclass
 class Packed:
-    """Rows as tensors, (B, L) each.
+    """Rows as tensors: what goes into the model, (B, L) each, and the T tokens that it has to say.
+
+    The last token of an answer is only said: nothing follows that would have to see it.
 
     Attributes:
         ids: token ids; 0 where a visual token or padding stands.
         visual: index into all visual tokens of the batch, -1 elsewhere.
         branch: 0 for the prefix, n for the n-th answer, -1 for padding.
         position: place in the sequence that the token believes to stand in.
-        before: column whose output predicts this token; -1 for the first token of all.
-        weight: of the token in the loss; 0 for tokens that are not learned.
+        row: (T,) row of a token to be said.
+        column: (T,) column whose output predicts it; -1 for the first token of all.
+        said: (T,) its id.
+        answer: (T,) the answer that it belongs to, 0 for the prefix.
+        weight: (T,) its weight in the loss.
     """
 
     ids: Tensor
     visual: Tensor
     branch: Tensor
     position: Tensor
-    before: Tensor
+    row: Tensor
+    column: Tensor
+    said: Tensor
+    answer: Tensor
     weight: Tensor
 
     @property
@@ -135,18 +143,23 @@ def pack(
     laid = [_lay(row, starts) for row in rows]
     ahead = [0] * len(rows)
     if padding == "left":
-        prompts = [sum(1 for b in columns["branch"] if b == 0) for columns in laid]
+        prompts = [inputs["branch"].count(0) for inputs, _ in laid]
         ahead = [max(prompts) - prompt for prompt in prompts]
-    length = max(a + len(columns["ids"]) for a, columns in zip(ahead, laid, strict=True))
-    blank = {"ids": 0, "visual": -1, "branch": -1, "position": 0, "before": 0, "weight": 0.0}
+    length = max(a + len(inputs["ids"]) for a, (inputs, _) in zip(ahead, laid, strict=True))
     tensors = {}
-    for name, empty in blank.items():
+    for name, empty in {"ids": 0, "visual": -1, "branch": -1, "position": 0}.items():
         table = [
-            [empty] * a + columns[name] + [empty] * (length - a - len(columns[name]))
-            for a, columns in zip(ahead, laid, strict=True)
+            [empty] * a + inputs[name] + [empty] * (length - a - len(inputs[name]))
+            for a, (inputs, _) in zip(ahead, laid, strict=True)
         ]
         tensors[name] = torch.tensor(table, device=device)
-    tensors["before"] += torch.tensor(ahead, device=device)[:, None]
+    for name in ("column", "said", "answer", "weight"):
+        values = [value for _, learned in laid for value in learned[name]]
+        dtype = torch.float32 if name == "weight" else torch.int64
+        tensors[name] = torch.tensor(values, dtype=dtype, device=device)
+    counts = torch.tensor([len(learned["said"]) for _, learned in laid], device=device)
+    tensors["row"] = torch.repeat_interleave(torch.arange(len(rows), device=device), counts)
+    tensors["column"] += torch.tensor(ahead, device=device)[tensors["row"]]
     return Packed(**tensors)
 
 
@@ -178,39 +191,44 @@ def slot_starts(rows: Sequence[Row]) -> dict[int, int]:
     return starts
 
 
-def _lay(row: Row, starts: dict[int, int]) -> dict[str, list[float]]:
-    """Return the columns of one row, without padding."""
-    columns: dict[str, list[float]] = {
-        name: [] for name in ("ids", "visual", "branch", "position", "before", "weight")
-    }
+def _lay(row: Row, starts: dict[int, int]) -> tuple[dict[str, list[int]], dict[str, list[Any]]]:
+    """Return the columns of one row, without padding, and the tokens that are learned."""
+    inputs: dict[str, list[int]] = {name: [] for name in ("ids", "visual", "branch", "position")}
+    learned: dict[str, list[Any]] = {name: [] for name in ("column", "said", "answer", "weight")}
 
-    def add(ids: Sequence[int], visual: Sequence[int], branch: int, at: int, weight: float) -> None:
-        here = len(columns["ids"])
-        n = len(ids)
-        columns["ids"] += ids
-        columns["visual"] += visual
-        columns["branch"] += [branch] * n
-        columns["position"] += range(at, at + n)
-        columns["before"] += range(here - 1, here - 1 + n)
-        columns["weight"] += [weight] * n
+    def put(ids: Sequence[int], visual: Sequence[int], branch: int, at: int) -> None:
+        inputs["ids"] += ids
+        inputs["visual"] += visual
+        inputs["branch"] += [branch] * len(ids)
+        inputs["position"] += range(at, at + len(ids))
+
+    def learn(ids: Sequence[int], columns: Sequence[int], branch: int, weight: float) -> None:
+        learned["said"] += ids
+        learned["column"] += columns
+        learned["answer"] += [branch] * len(ids)
+        learned["weight"] += [weight] * len(ids)
 
     for piece in row.prefix:
-        at = len(columns["ids"])
+        at = len(inputs["ids"])
         if isinstance(piece, Visual):
             start = starts[piece.slot]
-            places = range(start, start + piece.length)
-            add([0] * piece.length, list(places), 0, at, 0.0)
+            put([0] * piece.length, range(start, start + piece.length), 0, at)
         else:
-            add(piece.ids, [-1] * len(piece.ids), 0, at, float(piece.said))
-    prompt = len(columns["ids"])
-    for number, branch in enumerate(row.branches):
-        weight = row.weights[number] if row.weights else 1.0
-        at, first = prompt, len(columns["ids"])
-        for text in branch:
-            add(text.ids, [-1] * len(text.ids), number + 1, at, weight * text.said)
+            put(piece.ids, [-1] * len(piece.ids), 0, at)
+            if piece.said:
+                learn(piece.ids, range(at - 1, at - 1 + len(piece.ids)), 0, 1.0)
+    prompt = len(inputs["ids"])
+    for number, texts in enumerate(row.branches):
+        ids = [i for text in texts for i in text.ids]
+        first = len(inputs["ids"])
+        before = [prompt - 1, *range(first, first + len(ids) - 1)]
+        put(ids[:-1], [-1] * len(ids[:-1]), number + 1, prompt)
+        weight, at = row.weights[number] if row.weights else 1.0, 0
+        for text in texts:
+            there = before[at : at + len(text.ids)]
+            if text.said:
+                learn(text.ids, there, number + 1, weight)
             at += len(text.ids)
-        if first < len(columns["before"]):
-            columns["before"][first] = prompt - 1
-    total = sum(columns["weight"])
-    columns["weight"] = [w / total for w in columns["weight"]] if total else columns["weight"]
-    return columns
+    total = sum(learned["weight"])
+    learned["weight"] = [w / total for w in learned["weight"]] if total else learned["weight"]
+    return inputs, learned

@@ -98,11 +98,10 @@ class Prompter:
             valence, arousal = ([f"{name}: {value}" for value in VA_BINS] for name in VA_NAMES)
             first = self.dialogue.options([f"{text}," for text in valence], ended=False)
             return [first, self.dialogue.options(arousal)]
-        if task == "expression":
-            texts = [[expression_answer(name) for name in self.schema.expressions]]
-        else:
-            texts = [[f"AU{au}: yes", f"AU{au}: no"] for au in self.schema.aus]
-        return [self.dialogue.options(choice) for choice in texts]
+        if task == "au":  # yes or no says it all, so no end token is scored or learned
+            pairs = [[f"AU{au}: yes", f"AU{au}: no"] for au in self.schema.aus]
+            return [self.dialogue.options(pair, ended=False) for pair in pairs]
+        return [self.dialogue.options([expression_answer(c) for c in self.schema.expressions])]
 
     def learn(
         self, sample: int, task: str, labels: Labels, rng: Generator, weights: dict[int, float]

@@ -47,16 +47,14 @@ def answer_loss(
 
 
 def _answer_loss(llm: LanguageModel, packed: Packed, visual: Tensor) -> Tensor:
-    row, column = (packed.weight > 0).nonzero(as_tuple=True)
-    before = packed.before[row, column]
-    needed, place = _distinct(before)
+    needed, place = _distinct(packed.column)
     embeddings = packed.embed(llm.embed(packed.ids), visual)
     mask = packed.attention(embeddings.dtype)
     answer = llm(embeddings, mask, packed.position, logits_to_keep=needed)
-    logits = answer.logits[row, place].float()
-    each = F.cross_entropy(logits, packed.ids[row, column], reduction="none")
+    logits = answer.logits[packed.row, place].float()
+    each = F.cross_entropy(logits, packed.said, reduction="none")
     total = each.new_zeros(len(packed.ids))
-    return total.index_add(0, row, each * packed.weight[row, column])
+    return total.index_add(0, packed.row, each * packed.weight)
 
 
 def score_options(
@@ -84,21 +82,20 @@ def score_options(
     embeddings = prompt.embed(llm.embed(prompt.ids), visual)
     first = llm(embeddings, prompt.known, prompt.position, logits_to_keep=last, keep=True)
     options = pack([Row([], row.branches) for row in rows], visual.device, "right")
-    lengths = prompt.known.sum(1, keepdim=True)
-    tokens = llm.embed(options.ids)
-    mask = _after(prompt.known, options.branch, tokens.dtype)
-    positions = (lengths + options.position) * options.known
-    second = llm(tokens, mask, positions, cache=llm.cache_of(first))
-    row, column = (options.weight > 0).nonzero(as_tuple=True)
-    before = options.before[row, column]
-    start = first.logits[torch.arange(len(rows), device=place.device), place].float()
-    logits = torch.where(
-        (before < 0)[:, None], start[row], second.logits[row, before.clamp_min(0)].float()
-    )
-    each = -F.cross_entropy(logits, options.ids[row, column], reduction="none")
+    row = options.row
+    logits = first.logits[row, place[row]].float()
+    if options.ids.shape[1]:  # else every answer is one token, which the prompt's end predicts
+        lengths = prompt.known.sum(1, keepdim=True)
+        tokens = llm.embed(options.ids)
+        mask = _after(prompt.known, options.branch, tokens.dtype)
+        positions = (lengths + options.position) * options.known
+        second = llm(tokens, mask, positions, cache=llm.cache_of(first))
+        later = second.logits[row, options.column.clamp_min(0)].float()
+        logits = torch.where((options.column < 0)[:, None], logits, later)
+    each = -F.cross_entropy(logits, options.said, reduction="none")
     count = max(len(r.branches) for r in rows)
     scores = each.new_zeros(len(rows), count)
-    scores.index_put_((row, options.branch[row, column] - 1), each, accumulate=True)
+    scores.index_put_((row, options.answer - 1), each, accumulate=True)
     there = torch.tensor([[n < len(r.branches) for n in range(count)] for r in rows])
     return scores.masked_fill(~there.to(scores.device), -torch.inf)
 
