@@ -95,8 +95,7 @@ def training(llm: LanguageModel, bench: Bench, batch: int, visual: int) -> None:
         answer_loss(llm, rows, faces).mean().backward()
         llm.zero_grad()
 
-    whole = [Row([*row.prefix, *row.branches[0]]) for row in rows]
-    packed = pack(whole, device)
+    packed = pack([Row([*row.prefix, *row.branches[0]]) for row in rows], device)
     labels = torch.full_like(packed.ids, -100)
     labels[packed.row, packed.column + 1] = packed.said
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.data.instructions import KINDS, Labels, template_turns
+from faceaffect.models.emo_llama import EmoLlama
 from faceaffect.models.emo_llama.mining import FaceInfoMining
 from faceaffect.models.emo_llama.priors import PRIORS, FacePrior
 from faceaffect.models.emo_llama.tokenizer import build_tokenizer
@@ -117,3 +118,8 @@ def batch_of(n: int, *, frames: int = 0, seed: int = 0, schema: LabelSchema = SC
     if schema.valence_arousal:
         batch["va"] = torch.rand(n, 2, generator=rng) * 2 - 1
     return batch
+
+
+def make(words: str, schema: LabelSchema = SCHEMA, **changes: Any) -> EmoLlama:
+    torch.manual_seed(0)
+    return EmoLlama(schema, **arguments(words, **changes))

@@ -63,7 +63,9 @@ def make(tokenizer: str) -> EmoLlama:
 
 
 def trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    """Return the trained weights, and what mining knows of landmarks."""
+    weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    return weights | {n: b.clone() for n, b in model.named_buffers() if "standardized" in n}
 
 
 def frozen_numbers(model: nn.Module) -> int:

@@ -84,6 +84,8 @@ def test_where_a_face_stands_in_the_crop_is_not_mined() -> None:
     right, left = (level[:, list(REGIONS[f"{side} eye"])].mean(1) for side in ("right", "left"))
     torch.testing.assert_close(right[:, 1], left[:, 1])
     assert (right[:, 0] < left[:, 0]).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(upright(prior.landmarks), level)
 
 
 def test_places_of_the_map_can_be_told_apart() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emo_tiny import LLAMA, LORA, save_tokenizer
+from emo_tiny import LLAMA, LORA
 from faceaffect.errors import CheckpointError
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.llm import LanguageModel, create_llm
@@ -23,11 +23,6 @@ PHI3 = {**LLAMA, "model_type": "phi3", "pad_token_id": 0, "bos_token_id": 1, "eo
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 610,
         "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 KINDS = [LLAMA, QWEN, QWEN3, SMOL, MISTRAL, GEMMA2, PHI3, GPT2]
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def make(words: str, config: dict[str, Any] = LLAMA, **args: Any) -> LanguageModel:

@@ -7,6 +7,7 @@ published, so all of them are ours.
 from typing import Literal, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,8 +76,8 @@ class Standardized(nn.Module):
         """Count in the rows of all processes."""
         gap = (x - self.mean) * known[:, None]
         new = torch.cat([known.sum()[None], gap.sum(0), gap.square().sum(0)])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(new)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(new)
         gaps, squares = new[1:].chunk(2)
         self.count += new[0]
         total = self.count.clamp_min(1)
@@ -88,7 +89,7 @@ class LandmarkRegions(nn.Module):
     """One token for each of the nine landmark regions.
 
     Landmarks are moved, scaled and turned to one place, size and eye line, and count in deviations
-    from the mean face; as they stand in the crop, who looks where would drown what a face does.
+    from the mean face; as they stand in the crop, pose and place would outweigh what a face does.
 
     Args:
         width: channels of a token.
@@ -104,9 +105,13 @@ class LandmarkRegions(nn.Module):
         self.region = nn.Parameter(torch.randn(len(REGIONS), width))
 
     def forward(self, landmarks: Tensor, known: Tensor) -> Tensor:
-        """Return (N, 9, width) from landmarks (N, 68, 2) in [-1, 1], where ``known`` (N,)."""
-        points = self.standardized(upright(landmarks.float()).flatten(1), known)
-        points = points.view(-1, 68, 2).to(landmarks.dtype)
+        """Return (N, 9, width) from landmarks (N, 68, 2) in [-1, 1].
+
+        Args:
+            landmarks: of N faces.
+            known: (N,) bool, the faces whose landmarks count in the mean face.
+        """
+        points = self.standardized(upright(landmarks.float()).flatten(1), known).view(-1, 68, 2)
         tokens = [
             project(points[:, list(region)].flatten(1))
             for project, region in zip(self.project, REGIONS.values(), strict=True)
@@ -119,11 +124,11 @@ def upright(landmarks: Tensor) -> Tensor:
     centred = landmarks - landmarks.mean(1, keepdim=True)
     size = centred.square().sum(2).mean(1).sqrt()
     eyes = [landmarks[:, list(REGIONS[f"{side} eye"])].mean(1) for side in ("right", "left")]
-    along = eyes[1] - eyes[0]
-    along = along / along.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    along = F.normalize(eyes[1] - eyes[0], dim=1)
     across = torch.stack([-along[:, 1], along[:, 0]], 1)
-    turned = centred @ torch.stack([along, across], 2)
-    return turned / size.clamp_min(1e-6)[:, None, None]
+    # Sums, not a matrix product, which autocast would take in half precision.
+    turned = [(centred * axis[:, None]).sum(2) for axis in (along, across)]
+    return torch.stack(turned, 2) / size.clamp_min(1e-6)[:, None, None]
 
 
 class FaceInfoMining(nn.Module):
@@ -189,8 +194,7 @@ class FaceInfoMining(nn.Module):
 
     def gates(self) -> list[nn.Parameter]:
         """Return the gates of the views that are used."""
-        names = [("global", self.use_global), ("local", self.use_local)]
-        return [getattr(self, f"{name}_gate") for name, used in names if used]
+        return [p for name, p in self.named_parameters() if name.endswith("_gate")]
 
 
 def _to(width: int, key_width: int) -> nn.Module:

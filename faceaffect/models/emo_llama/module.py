@@ -90,8 +90,8 @@ class EmoLlama(AffectModule):
         talk_rate: chance that a sample is also asked for an answer in free words in a step.
         au_balance: positives of an AU of rate r weigh ((1 - r) / r) to this power in the loss.
         aggregator_lr: learning rate of the aggregator relative to the others.
-        gate_lr: learning rate of the gates of Face Info Mining relative to the others; a gate that
-            has to come from zero to use is otherwise slow in a short training.
+        gate_lr: learning rate of the gates of Face Info Mining relative to the others; they start
+            at zero, and in a short training 1 leaves them nearly shut.
         max_new_tokens: of a generated answer.
         cache: folder for the outputs of the frozen networks; needs data without augmentation.
 
