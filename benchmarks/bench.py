@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faceaffect.evaluation.cost import peak_memory
+from faceaffect.runs.cost import peak_memory
 
 Action = Callable[[], object]
 

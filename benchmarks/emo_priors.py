@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faceaffect.ask import find_device
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.batch import FaceBatch
-from faceaffect.metrics import TaskMetrics
+from faceaffect.evaluation.ask import find_device
 from faceaffect.models.emo_llama import EmoLlama, FacePrior
 from faceaffect.models.emo_llama.features import Faces
 from faceaffect.module import read_checkpoint
-from faceaffect.run import reopen
+from faceaffect.runs.train import reopen
+from faceaffect.scores.metrics import TaskMetrics
 
 COLUMNS = {
     "au_f1": "AU F1", "expression_war": "WAR", "expression_uar": "UAR", "va_ccc": "VA CCC",

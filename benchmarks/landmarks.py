@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from faceaffect.data.base import FaceDataModule
 from faceaffect.losses import au_class_weights, weighted_asymmetric_loss
-from faceaffect.metrics import au_f1
-from faceaffect.result import read_result
-from faceaffect.run import reopen
+from faceaffect.runs.result import read_result
+from faceaffect.runs.train import reopen
+from faceaffect.scores.metrics import au_f1
 
 EPOCHS, BATCH = 60, 64
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from faceaffect.module import load_model as load_model
     from faceaffect.schema import LabelSchema as LabelSchema
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "AffectModule": "faceaffect.module",

@@ -35,3 +35,8 @@ def unknown(where: str, word: str, choices: Iterable[str]) -> str:
     names = sorted(choices)
     near = suggest(word, names) or "."
     return f"{where}: unknown name '{word}'{near} Choose one of: {', '.join(names)}"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

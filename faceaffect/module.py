@@ -10,13 +10,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from faceaffect import backbones, registry
+from faceaffect import registry
+from faceaffect.components import create
 from faceaffect.data.batch import FaceBatch, as_clips, frames, move_labels, move_predictions
 from faceaffect.errors import CheckpointError, FaceAffectError, SchemaError
-from faceaffect.evaluation.predictions import Predictions
-from faceaffect.metrics import TaskMetrics, score
+from faceaffect.networks import backbones
 from faceaffect.optim import Optim, decay_groups
 from faceaffect.schema import LabelSchema
+from faceaffect.scores.metrics import TaskMetrics, score
+from faceaffect.scores.predictions import Predictions
 
 FORMAT = 1
 """Version of what :class:`AffectModule` writes into a checkpoint besides Lightning's own keys."""
@@ -298,7 +300,7 @@ def create_model(name: str, schema: LabelSchema | dict[str, Any], **args: Any) -
     Raises:
         RecipeError: the name, a key or a value is wrong.
     """
-    model = registry.create("models", {"name": name, **args}, "model", schema=schema)
+    model = create("models", {"name": name, **args}, "model", schema=schema)
     assert isinstance(model, L.LightningModule)
     return model  # type: ignore[return-value]
 

@@ -1,20 +1,19 @@
 """Recipes: YAML plus ``key=value`` overrides, checked, resolved and turned into plain Python.
 
 A recipe is data, never code. Sections and component names are checked without importing anything
-heavy; a component's arguments are checked against its constructor's signature when it is built.
+heavy; a component's arguments are checked when it is built, see :mod:`faceaffect.components`.
 """
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from faceaffect.errors import RecipeError, suggest
-from faceaffect.registry import Component, Options, as_node, check_name, get
+from faceaffect.errors import RecipeError, first_line, suggest
+from faceaffect.registry import as_node, check_name
 
 SECTIONS: dict[str, type] = {
     "seed": int,
@@ -125,7 +124,7 @@ def resolve(
         sections = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
-        raise RecipeError(f"{where}: {f'{key}: ' if key else ''}{_first_line(error)}") from None
+        raise RecipeError(f"{where}: {f'{key}: ' if key else ''}{first_line(error)}") from None
     assert isinstance(sections, dict)
     return Recipe(name, {**_DEFAULTS, **_check_sections(sections, where)})
 
@@ -156,92 +155,3 @@ def _check_sections(sections: dict[Any, Any], where: str) -> dict[str, Any]:
         for index, node in enumerate(sections.get(section, [])):
             check_name(table, as_node(node).get("name"), f"{section}[{index}].name")
     return sections
-
-
-def arguments(
-    target: Callable[..., Any],
-    node: Mapping[str, Any],
-    where: str,
-    *,
-    given: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Check the keys and values of a recipe node against a signature and return them converted.
-
-    Nested components and options (arguments annotated with :class:`~faceaffect.registry.Component`
-    or :class:`~faceaffect.registry.Options`) are checked all the way down and stay plain Python.
-
-    Args:
-        target: the class or function that will be called.
-        node: its arguments as they stand in the recipe.
-        where: what to call the node in an error, for instance ``model``.
-        given: arguments that the program itself passes; a recipe must not name them.
-
-    Raises:
-        RecipeError: a key is unknown, a value has the wrong type, or a needed argument is missing.
-    """
-    signature = inspect.signature(target).parameters
-    parameters = {key: value for key, value in signature.items() if key not in (given or {})}
-    for key in node:
-        if key not in parameters:
-            near = suggest(str(key), parameters)
-            raise RecipeError(
-                f"{where}.{key}: unknown key{near or '.'} "
-                f"{target.__name__} takes: {', '.join(parameters) or 'nothing'}"
-            )
-    hints = _hints(target)
-    fields = [(name, _holdable(hints.get(name, Any)), MISSING) for name in parameters]
-    try:
-        schema = OmegaConf.structured(dataclasses.make_dataclass(target.__name__, fields))
-        plain = OmegaConf.to_container(OmegaConf.merge(schema, dict(node)))
-    except OmegaConfBaseException as error:
-        key = f".{error.full_key}" if getattr(error, "full_key", None) else ""
-        raise RecipeError(f"{where}{key}: {_first_line(error)}") from None
-    assert isinstance(plain, dict)
-    kwargs = {str(key): value for key, value in plain.items() if value != MISSING}
-    absent = [n for n, p in parameters.items() if p.default is p.empty and n not in kwargs]
-    if absent:
-        raise RecipeError(f"{where}: {target.__name__} needs {', '.join(absent)}")
-    for key, value in kwargs.items():
-        for mark in getattr(hints.get(key), "__metadata__", ()):
-            _check_nested(mark, value, f"{where}.{key}")
-    return kwargs
-
-
-def _check_nested(mark: object, value: Any, where: str) -> None:
-    if value is None or not isinstance(mark, (Component, Options)):
-        return
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_nested(mark, item, f"{where}[{index}]")
-        return
-    if isinstance(mark, Options):
-        # A scalar stands for the target's own first argument, which is then called name.
-        arguments(mark.target, as_node(value) if isinstance(value, str) else value, where)
-        return
-    node = as_node(value)
-    component = get(mark.table, check_name(mark.table, node.pop("name", None), f"{where}.name"))
-    if mark.table != "data":  # a nested dataset's keys are split between two signatures later
-        arguments(component, node, where)
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return get_type_hints(function, include_extras=True)
-    except NameError:  # a hint that exists only for type checkers: check names, not types
-        return {}
-
-
-def _holdable(hint: Any) -> Any:
-    """Return the hint if OmegaConf can hold values of it, else Any."""
-    if get_origin(hint) is Annotated:  # checked by its mark
-        return Any
-    try:
-        OmegaConf.structured(dataclasses.make_dataclass("Probe", [("field", hint, MISSING)]))
-    except Exception:
-        return Any
-    return hint
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The closed tables of names that a recipe may use, and how a named component is checked and built.
+"""The closed tables of names that a recipe may use, and how a name becomes a class.
 
 A recipe is data: a name outside these tables is an error, so no file can make the program import
 or call something. Own components are added by the person at the keyboard, who imports a module
@@ -8,8 +8,7 @@ or call something. Own components are added by the person at the keyboard, who i
     TABLES["models"]["mine"] = "my_package.models:Mine"
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -76,20 +75,6 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Component:
-    """Marks an argument that holds one named component, or a list of them, of a table."""
-
-    table: str
-
-
-@dataclass(frozen=True)
-class Options:
-    """Marks an argument that holds a mapping with the arguments of ``target``."""
-
-    target: Callable[..., Any]
-
-
 def as_node(value: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return ``{"name": value}`` for a scalar, which stands for it everywhere; a copy of a mapping.
 
@@ -139,25 +124,3 @@ def name_of(table: str, component: type) -> str:
     """Return the name under which a class stands in a table, or its own path ``module:Class``."""
     path = f"{component.__module__}:{component.__qualname__}"
     return next((name for name, entry in TABLES[table].items() if entry == path), path)
-
-
-def create(
-    table: str, node: str | Mapping[str, Any], where: str | None = None, **extra: Any
-) -> Any:
-    """Build the component that a recipe node names, its arguments checked first.
-
-    Args:
-        table: a key of :data:`TABLES`.
-        node: a name, or a mapping with ``name`` and arguments.
-        where: what to call the node in an error.
-        extra: arguments that come from the program, not from the recipe.
-
-    Raises:
-        RecipeError: a name, key or value is wrong.
-    """
-    from faceaffect.recipe import arguments
-
-    node = as_node(node)
-    where = where or table.removesuffix("s")
-    target = get(table, node.pop("name", None), f"{where}.name")
-    return target(**arguments(target, node, where, given=extra), **extra)

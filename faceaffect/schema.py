@@ -7,6 +7,7 @@ from typing import Any
 from faceaffect.errors import SchemaError
 
 TASKS = ("au", "expression", "va")
+VA_NAMES = ("valence", "arousal")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from faceaffect import run
 from faceaffect.cli import main
 from faceaffect.evaluation import measuring, report
 from faceaffect.module import AffectModule
+from faceaffect.runs import train
 
 POINTS = ("first epoch of a", "second epoch of a", "before b has a result", "cost", "report")
 
@@ -28,7 +28,7 @@ def compare_until(point: str, argv: list[str], log: Path) -> None:
     """Run the command until the point, one of `POINTS`, or to its end."""
     sys.stdout = log.open("a")
     measuring.measure_alone = fake_cost
-    start, write = AffectModule.on_train_batch_start, run.write_result
+    start, write = AffectModule.on_train_batch_start, train.write_result
 
     def step(self: AffectModule, batch: Any, batch_idx: int) -> None:
         epoch = {"first epoch of a": 0, "second epoch of a": 1}.get(point)
@@ -42,7 +42,7 @@ def compare_until(point: str, argv: list[str], log: Path) -> None:
         write(folder, recipe, *args, **kwargs)
 
     AffectModule.on_train_batch_start = step  # type: ignore[method-assign]
-    run.write_result = result
+    train.write_result = result
     if point == "cost":
         measuring.measure_alone = die
     if point == "report":

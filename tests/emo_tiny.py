@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.data.instructions import KINDS, Labels, template_turns
+from faceaffect.instructions.items import KINDS, Labels, template_turns
 from faceaffect.models.emo_llama import EmoLlama
 from faceaffect.models.emo_llama.mining import FaceInfoMining
 from faceaffect.models.emo_llama.priors import PRIORS, FacePrior

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from faceaffect.cli import main
 from faceaffect.recipe import SECTIONS, list_recipes, recipe_folder
 from faces import write_csv
-from test_mini_recipes import data_block
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -45,7 +45,9 @@ def test_the_model_of_the_docs_is_short_and_compared(
     assert "--import label_attention.py" in report["command"]
 
 
-def test_the_recipe_of_the_docs_has_the_data_of_the_mini_recipes() -> None:
+def test_the_recipe_of_the_docs_has_the_data_of_the_mini_recipes(
+    data_block: Callable[[Path], str],
+) -> None:
     own = DOCS / "examples" / "label_attention.yaml"
     assert data_block(own) == data_block(recipe_folder() / "mini_probe.yaml")
 

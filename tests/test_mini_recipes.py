@@ -1,5 +1,6 @@
 """The mini_* recipes: one data block, offline, and pre-training on other people."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from faceaffect.data.base import create_data
@@ -9,16 +10,9 @@ COMPARED = [name for name in list_recipes() if name.startswith("mini_")]
 BP4D = [1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24]
 
 
-def data_block(path: Path) -> str:
-    """Return the text of the data section."""
-    text = path.read_text()
-    start = text.index("\ndata:\n") + 1
-    lines = text[start:].splitlines()
-    end = next(i for i, line in enumerate(lines[1:], 1) if not line.startswith(" "))
-    return "\n".join(lines[:end])
-
-
-def test_all_compared_recipes_carry_the_same_data_block() -> None:
+def test_all_compared_recipes_carry_the_same_data_block(
+    data_block: Callable[[Path], str],
+) -> None:
     assert {"mini_probe", "mini_full", "mini_lora"} <= set(COMPARED)
     blocks = {name: data_block(recipe_folder() / f"{name}.yaml") for name in COMPARED}
     assert len(set(blocks.values())) == 1, blocks

@@ -3,9 +3,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from faceaffect.components import Component, Options, arguments
 from faceaffect.errors import RecipeError
-from faceaffect.recipe import arguments, find_recipe, list_recipes, load_recipe
-from faceaffect.registry import Component, Options
+from faceaffect.recipe import find_recipe, list_recipes, load_recipe
 
 GOOD = """
 # a comment

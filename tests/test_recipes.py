@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-import test_bp4d
-import test_dfew
-import test_disfa
-import test_rafdb
 from faceaffect.cli import main
 from faceaffect.recipe import list_recipes, load_recipe
 from faces import write_csv, write_facial_expressions
+from trees import bp4d as bp4d_tree
+from trees import dfew, rafdb
+from trees import disfa as disfa_tree
 
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2",
          "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "data.batch_size=4",
@@ -20,20 +19,20 @@ SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit
 
 
 def disfa(root: Path) -> list[str]:
-    test_disfa.write_labels(root)
-    test_disfa.write_frames(root)
+    disfa_tree.write_labels(root)
+    disfa_tree.write_frames(root)
     return [f"data.root={root}", "data.align=none"]
 
 
 def bp4d(root: Path) -> list[str]:
-    test_bp4d.write_labels(root)
-    test_bp4d.write_images(root)
+    bp4d_tree.write_labels(root)
+    bp4d_tree.write_images(root)
     return [f"data.root={root}", "data.align=none"]
 
 
 def mixture(root: Path, recipe: str) -> list[str]:
     if recipe.startswith("emo_llama"):
-        faces, clips = test_rafdb.write(root / "rafdb"), test_dfew.write(root / "dfew")
+        faces, clips = rafdb.write(root / "rafdb"), dfew.write(root / "dfew")
         return [f"data.sources.0.root={faces}", f"data.sources.1.root={clips}",
                 "data.sources.1.frames=2"]  # fmt: skip
     table, other = write_csv(root / "csv"), write_facial_expressions(root / "other")
@@ -43,10 +42,10 @@ def mixture(root: Path, recipe: str) -> list[str]:
 DATA: dict[str, Any] = {
     "bp4d": bp4d,
     "csv": lambda root: [f"data.table={write_csv(root)}"],
-    "dfew": lambda root: [f"data.root={test_dfew.write(root)}", "data.frames=2"],
+    "dfew": lambda root: [f"data.root={dfew.write(root)}", "data.frames=2"],
     "disfa": disfa,
     "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
-    "rafdb": lambda root: [f"data.root={test_rafdb.write(root)}"],
+    "rafdb": lambda root: [f"data.root={rafdb.write(root)}"],
     "template_labels": lambda root: ["data.n=60"],
     "synthetic": lambda root: ["data.n=60", "data.subjects=20", f"data.cache={root}"],
 }

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from faceaffect import AffectModule, LabelSchema
-from faceaffect.backbones import create_backbone
 from faceaffect.data.batch import FaceBatch
-from faceaffect.heads import TaskLosses, answers
+from faceaffect.networks.backbones import create_backbone
+from faceaffect.networks.heads import TaskLosses, answers
 from faceaffect.registry import TABLES
 
 

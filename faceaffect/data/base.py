@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from faceaffect import registry
+from faceaffect.components import Component, arguments, create
 from faceaffect.data.dataset import FaceDataset as FaceDataset
 from faceaffect.data.dataset import Loaded as Loaded
 from faceaffect.data.dataset import Samples as Samples
@@ -20,8 +21,6 @@ from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
 from faceaffect.data.transforms import build
 from faceaffect.errors import DataError, RecipeError, suggest
-from faceaffect.recipe import arguments
-from faceaffect.registry import Component
 
 _BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
     "expression": expression_weights,
@@ -95,7 +94,7 @@ class FaceDataModule(L.LightningDataModule):
         self.protocol: Protocol = (
             default_protocol(dataset)
             if protocol is None
-            else registry.create("protocols", protocol, "data.protocol")
+            else create("protocols", protocol, "data.protocol")
         )
         self.split: Split = self.protocol.split(dataset)
         self._train: FaceLoader | None = None

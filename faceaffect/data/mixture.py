@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceaffect import registry
+from faceaffect.components import Component, create
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.protocols import SIDES, Split, default_protocol
 from faceaffect.errors import RecipeError
-from faceaffect.registry import Component
 from faceaffect.schema import LabelSchema
 
 
@@ -89,10 +89,10 @@ class Mixture(FaceDataset):
 
 def _build(node: dict[str, Any], where: str) -> tuple[FaceDataset, Split]:
     protocol = node.pop("protocol", None)
-    dataset: FaceDataset = registry.create("data", node, where)
+    dataset: FaceDataset = create("data", node, where)
     if protocol is None:
         return dataset, default_protocol(dataset).split(dataset)
-    split: Split = registry.create("protocols", protocol, f"{where}.protocol").split(dataset)
+    split: Split = create("protocols", protocol, f"{where}.protocol").split(dataset)
     if split.info["selection"] == "test":
         raise RecipeError(
             f"{where}.protocol.selection: a source cannot choose on its test part; "

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceaffect import registry
+from faceaffect.components import create
 
 Frames = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
@@ -339,4 +339,4 @@ def build(specs: Sequence[str | dict[str, Any]]) -> Augment:
     Raises:
         RecipeError: an unknown transform or argument.
     """
-    return Augment(*(registry.create("transforms", spec) for spec in specs))
+    return Augment(*(create("transforms", spec) for spec in specs))

@@ -1,10 +1,8 @@
 """What has to be the same before models are compared: data, labels, split, and every answer."""
 
-import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,8 @@ import pandas as pd
 from faceaffect import registry
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
-from faceaffect.errors import DataError
-from faceaffect.metrics import VA_NAMES
-from faceaffect.schema import LabelSchema
+from faceaffect.data.truth import LABELS, labels_of
+from faceaffect.schema import VA_NAMES, LabelSchema
 
 HOW_IT_IS_READ = tuple(
     key
@@ -27,7 +24,6 @@ HOW_IT_IS_READ = tuple(
 WHERE_IT_LIES = ("root", "table", "cache")
 """Keys that name places; what lies there is compared by ids and labels instead."""
 
-_LABELS = "labels of the {} part"
 _SHOWN = 3
 
 
@@ -50,12 +46,7 @@ def terms_of_result(result: Mapping[str, Any], made: Mapping[str, Any]) -> dict[
     """
     schema = LabelSchema.from_dict(result["scored"])
     terms = _terms(result["data"], schema, result["protocol"], result["notes"])
-    return terms | {name: made[name] for name in map(_LABELS.format, SIDES) if name in made}
-
-
-def labels_of(data: FaceDataModule) -> dict[str, str]:
-    """Return a hash of people and labels of each side of the split."""
-    return {_LABELS.format(side): _hash_table(truth_table(data, side)) for side in SIDES}
+    return terms | {name: made[name] for name in map(LABELS.format, SIDES) if name in made}
 
 
 def _terms(
@@ -110,45 +101,6 @@ def differences(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def truth_table(data: FaceDataModule, side: str = "test") -> pd.DataFrame:
-    """Return subject and labels of a side of the split, as in a ``predictions.csv``, by id."""
-    part = data.dataset.samples.take(getattr(data.split, side))
-    columns: dict[str, Any] = {"subject": part.subject}
-    if part.expression is not None:
-        names = np.array([*data.schema.expressions, None], object)
-        columns["target/expression"] = names[part.expression]
-    if part.au is not None:
-        for a in np.argsort(data.schema.aus).tolist():
-            columns[f"target/{data.schema.au_names[a]}"] = part.au[:, a].astype(float)
-    if part.va is not None:
-        for c, name in enumerate(VA_NAMES):
-            columns[f"target/{name}"] = part.va[:, c].astype(float)
-    return pd.DataFrame(columns, index=part.id.tolist()).sort_index()
-
-
-def _hash_table(table: pd.DataFrame) -> str:
-    rows = pd.util.hash_pandas_object(table).to_numpy()
-    return hashlib.sha256(rows.tobytes()).hexdigest()[:12]
-
-
-def read_table(file: Path) -> pd.DataFrame:
-    """Return a ``predictions.csv``, sorted by id; unknown truths and unreadable answers are NaN.
-
-    Raises:
-        DataError: it is missing or no such table.
-    """
-    texts = {"id": str, "subject": str, "target/expression": object}
-    try:
-        table = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable as predictions: {error}") from None
-    if not {"id", "subject"} <= set(table):
-        raise DataError(f"{file}: no predictions, the columns id and subject are missing")
-    if "text" in table:
-        table["text"] = table["text"].fillna("")
-    return table.sort_values("id", ignore_index=True)
-
-
 def table_problems(
     table: pd.DataFrame, truth: pd.DataFrame, schema: LabelSchema, unreadable: Iterable[str]
 ) -> list[str]:
@@ -156,7 +108,7 @@ def table_problems(
 
     Args:
         table: the predictions.
-        truth: from :func:`truth_table`.
+        truth: from :func:`~faceaffect.data.truth.truth_table`.
         schema: what has to be answered.
         unreadable: ids that the run says it could not read.
     """

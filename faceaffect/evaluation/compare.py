@@ -14,14 +14,16 @@ import torch
 
 import faceaffect
 from faceaffect.data.base import FaceDataModule, create_data
+from faceaffect.data.truth import truth_table
 from faceaffect.errors import DataError, FaceAffectError, RecipeError
 from faceaffect.evaluation import agreement, measuring, report, statistics
 from faceaffect.evaluation.entrants import Entrant, find_entrants
 from faceaffect.evaluation.gallery import disagreements, is_drawn
 from faceaffect.progress import console
-from faceaffect.result import environment, plain, read_result
-from faceaffect.run import matching_runs, train
-from faceaffect.run_folder import new_folder, read_made_of
+from faceaffect.runs.folder import new_folder, read_made_of
+from faceaffect.runs.result import environment, plain, read_result
+from faceaffect.runs.train import matching_runs, train
+from faceaffect.scores.predictions import read_table
 
 
 def compare(
@@ -259,11 +261,11 @@ def _check_answers(
         DataError: a sample is missing, somebody was trained on, or the truth is another; the
             message lists it for each model.
     """
-    truth, seen = agreement.truth_table(data), agreement.seen_people(data)
+    truth, seen = truth_table(data), agreement.seen_people(data)
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in runs}
     wrong = []
     for name, run in ((name, run) for name, own in runs.items() for run in own):
-        result, table = read_result(run), agreement.read_table(run / "predictions.csv")
+        result, table = read_result(run), read_table(run / "predictions.csv")
         found = agreement.table_problems(table, truth, data.schema, result["skipped"])
         found += agreement.leaks(table, result["protocol"], seen)
         wrong += [f"{name} ({run}) {problem}" for problem in found]

@@ -14,8 +14,8 @@ from faceaffect import registry
 from faceaffect.errors import RecipeError
 from faceaffect.module import AffectModule
 from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
-from faceaffect.result import RESULT, read_result
-from faceaffect.run import check_sections
+from faceaffect.runs.result import RESULT, read_result
+from faceaffect.runs.train import check_sections
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from rich.progress import track
 from torch import Tensor, nn
 
-from faceaffect.backbones import Backbone
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.data.image import read_image, resize
 from faceaffect.errors import FaceAffectError, unknown
-from faceaffect.metrics import VA_NAMES
 from faceaffect.module import AffectModule
-from faceaffect.schema import LabelSchema
+from faceaffect.networks.backbones import Backbone
+from faceaffect.schema import VA_NAMES, LabelSchema
 
 Map = NDArray[np.float32]
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.loader import BatchReader
 from faceaffect.errors import DataError
-from faceaffect.metrics import VA_NAMES
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import VA_NAMES, LabelSchema
 
 FACES = 12
 _SIDE = 112

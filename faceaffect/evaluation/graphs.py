@@ -19,8 +19,8 @@ from rich.progress import track
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.batch import FaceBatch, frames, move_labels
 from faceaffect.errors import FaceAffectError
-from faceaffect.evaluation.vocabulary import AU_NAMES
 from faceaffect.module import AffectModule
+from faceaffect.scores.vocabulary import AU_NAMES
 
 Matrix = NDArray[np.float64]
 _WIDEST = 5.0

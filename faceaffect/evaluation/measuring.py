@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from faceaffect import registry
-from faceaffect.evaluation import cost
 from faceaffect.module import AffectModule, load_model
+from faceaffect.runs import cost
 
 BATCHES = (1, 4, 16, 64)
 """Batch sizes that are tried; the fastest per image counts."""

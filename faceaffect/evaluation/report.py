@@ -16,7 +16,7 @@ from markupsafe import Markup
 from faceaffect.evaluation.plots import plots
 from faceaffect.evaluation.report_tables import TITLES, checkpoints, form_of, headlines, tables
 from faceaffect.evaluation.tables import At, Value, latex, lookup, markdown, plain_text, show
-from faceaffect.result import plain
+from faceaffect.runs.result import plain
 
 SURE = 0.05
 """A difference is called one if its p after Holm's correction is below this."""

@@ -15,9 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from faceaffect.counts import au_confusion, ccc_of, f1, ratio
-from faceaffect.metrics import VA_NAMES
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.scores.counts import au_confusion, ccc_of, f1, ratio
 
 HEADLINE = {"au": ("au_f1",), "expression": ("expression_war", "expression_uar"), "va": ("va_ccc",)}
 """The metrics of each task that models are compared by."""
@@ -187,7 +186,7 @@ def trivial_answers(sheet: Sheet, schema: LabelSchema, baselines: Mapping[str, f
     Args:
         sheet: the samples.
         schema: names of the classes.
-        baselines: metrics of :func:`~faceaffect.metrics.trivial_baselines`.
+        baselines: metrics of :func:`~faceaffect.scores.metrics.trivial_baselines`.
     """
     answers = {task: torch.ones_like(answer) for task, answer in sheet.answers.items()}
     if "expression" in answers:

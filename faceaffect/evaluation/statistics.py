@@ -28,8 +28,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from faceaffect.counts import ECE_BINS
-from faceaffect.evaluation.answers import generated_metrics
 from faceaffect.evaluation.groups import by_group, coded
 from faceaffect.evaluation.resampling import (
     LEVEL,
@@ -49,8 +47,10 @@ from faceaffect.evaluation.sheets import (
     subject_counts,
     trivial_answers,
 )
-from faceaffect.metrics import TaskMetrics
 from faceaffect.schema import LabelSchema
+from faceaffect.scores.answers import generated_metrics
+from faceaffect.scores.counts import ECE_BINS
+from faceaffect.scores.metrics import TaskMetrics
 
 FEW_SUBJECTS = 20
 FEW_IN_GROUP = 5
@@ -123,7 +123,7 @@ def _same_samples(one: Sheet, other: Sheet, name: str) -> None:
 def _metrics(sheet: Sheet, schema: LabelSchema) -> dict[str, float]:
     metrics = TaskMetrics(schema, sync=False)
     metrics.update(sheet.answers, sheet.truth)
-    said = generated_metrics(sheet.texts, sheet.truth, schema) if sheet.texts else {}  # type: ignore[arg-type]
+    said = generated_metrics(sheet.texts, sheet.truth, schema) if sheet.texts else {}
     return metrics.compute() | said
 
 

@@ -16,10 +16,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from faceaffect.backbones import Backbone, create_backbone, grid_side, pool_grid
+from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
-from faceaffect.heads import Heads, answers
 from faceaffect.losses import (
     GammaMode,
     au_class_weights,
@@ -33,7 +32,9 @@ from faceaffect.losses import (
 )
 from faceaffect.models.moke import MoKEGroup, Stream
 from faceaffect.module import AffectModule
-from faceaffect.registry import Options, as_node
+from faceaffect.networks.backbones import Backbone, create_backbone, grid_side, pool_grid
+from faceaffect.networks.heads import Heads, answers
+from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 
 Position = Literal["attention", "mlp"]

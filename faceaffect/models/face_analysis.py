@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faceaffect.backbones import create_backbone
+from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import CheckpointError, DataError, RecipeError
 from faceaffect.models.pretraining import PretrainingModule
-from faceaffect.registry import Options, as_node
+from faceaffect.networks.backbones import create_backbone
+from faceaffect.networks.weights import Freezable, asset_path, load_asset
+from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
-from faceaffect.weights import Freezable, asset_path, load_asset
 
 LANDMARKS = 68
 """Landmarks of a face, in iBUG order."""
@@ -55,7 +56,7 @@ class FaceNetwork(Freezable):
     Args:
         attributes: class names of each attribute, in index order.
         backbone: a CNN of timm, by name or by the options of
-            :func:`faceaffect.backbones.create_backbone`.
+            :func:`faceaffect.networks.backbones.create_backbone`.
         levels: stages of the CNN that are fused.
         width: channels C of map and tokens.
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.heads import AULoss, Heads, TaskLosses, answers
 from faceaffect.module import AffectModule
+from faceaffect.networks.heads import AULoss, Heads, TaskLosses, answers
 from faceaffect.schema import LabelSchema
 
 IMAGE_SIZE = 64
@@ -28,7 +28,7 @@ class GiMeFive(AffectModule):
         schema: what it answers; one output layer per task.
         block_dropout: rate after the first four blocks, in [0, 1).
         hidden_dropout: rate between the first two fully connected layers, in [0, 1).
-        au_loss: see :class:`faceaffect.heads.TaskLosses`.
+        au_loss: see :class:`faceaffect.networks.heads.TaskLosses`.
         class_weights: weigh AUs and expression classes by their rarity in the training part.
         label_smoothing: of the expressions, in [0, 1].
     """

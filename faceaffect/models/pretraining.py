@@ -12,9 +12,9 @@ import faceaffect
 from faceaffect import registry
 from faceaffect.data.batch import FaceBatch
 from faceaffect.module import FORMAT, seed_step
+from faceaffect.networks.weights import save_asset
 from faceaffect.optim import Optim, decay_groups
 from faceaffect.schema import LabelSchema
-from faceaffect.weights import save_asset
 
 EXPORT = "export.safetensors"
 """The file in the run folder that holds the trained network as an asset."""

@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faceaffect.backbones import create_backbone
+from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
-from faceaffect.heads import AULoss, Heads, TaskLosses, answers
 from faceaffect.losses import weighted_dice_loss
 from faceaffect.models.au_graph import GraphKind, GraphUpdate, Select, make_graph
 from faceaffect.module import AffectModule
-from faceaffect.registry import Options, as_node
+from faceaffect.networks.backbones import create_backbone
+from faceaffect.networks.heads import AULoss, Heads, TaskLosses, answers
+from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 
 
@@ -242,7 +243,7 @@ class SACL(AffectModule):
         evidence_dropout: share of the nodes whose own features are hidden while training, so that
             they have to be told from their neighbours', in [0, 1).
         head: ``linear``, or ``cosine`` as ME-GraphAU.
-        au_loss: see :class:`faceaffect.heads.TaskLosses`.
+        au_loss: see :class:`faceaffect.networks.heads.TaskLosses`.
         class_weights: weigh AUs and expression classes by their rarity in the training part.
         dice_loss: weight of the weighted Dice loss, 0 for none.
         aux_loss: weight of the losses of the stages, each by itself, summed over them; 0 for none.

@@ -4,13 +4,14 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from faceaffect.backbones import create_backbone, grid_side, pool_grid
+from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
-from faceaffect.heads import AULoss, Heads, TaskLosses, answers
-from faceaffect.lora import LoRA
 from faceaffect.module import AffectModule
-from faceaffect.registry import Options, as_node
+from faceaffect.networks.backbones import create_backbone, grid_side, pool_grid
+from faceaffect.networks.heads import AULoss, Heads, TaskLosses, answers
+from faceaffect.networks.lora import LoRA
+from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 
 
@@ -19,15 +20,15 @@ class TimmClassifier(AffectModule):
 
     Args:
         schema: what the model answers.
-        backbone: a name or the options of :func:`faceaffect.backbones.create_backbone`.
+        backbone: a name or the options of :func:`faceaffect.networks.backbones.create_backbone`.
         mode: ``full`` trains everything; ``linear`` trains the heads on frozen features, which a
             batch norm without parameters standardises (as linear probes of MAE, He et al. 2022);
             ``lora`` trains the heads and low-rank adapters in the frozen backbone.
         readout: what the heads see: ``pooled``, as the network itself pools (a ViT's class token),
             ``mean`` of the last feature map, or ``grid:G``, its means over G x G cells side by
             side, which keep the place where something is seen.
-        lora: rank and place of the adapters, the options of :class:`faceaffect.lora.LoRA`.
-        au_loss: see :class:`faceaffect.heads.TaskLosses`.
+        lora: rank and place of the adapters, the options of :class:`faceaffect.networks.lora.LoRA`.
+        au_loss: see :class:`faceaffect.networks.heads.TaskLosses`.
         class_weights: weigh AUs and expression classes by their rarity in the training part.
         label_smoothing: of the expressions, in [0, 1].
         dropout: rate on the pooled features, in [0, 1).

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from faceaffect.backbones import create_backbone
+from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.models.pretraining import PretrainingModule
-from faceaffect.registry import Options, as_node
+from faceaffect.networks.backbones import create_backbone
+from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 
 BINS = 8
@@ -31,7 +32,7 @@ class VitPretraining(PretrainingModule):
     Args:
         schema: of the data; no label is used.
         backbone: a ViT of timm, by name or by the options of
-            :func:`faceaffect.backbones.create_backbone`.
+            :func:`faceaffect.networks.backbones.create_backbone`.
         mask_ratio: share of the patches that are hidden in training, in (0, 1).
         cells: each patch is described in cells x cells parts.
         decoder_width: channels of the decoder.

@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from faceaffect.backbones import grid_side, pool_grid
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.models.emo_llama.checkpoint import (
     Checkpoint,
@@ -24,6 +23,7 @@ from faceaffect.models.emo_llama.checkpoint import (
     read_config,
     read_tokenizer,
 )
+from faceaffect.networks.backbones import grid_side, pool_grid
 
 
 @dataclass(frozen=True)

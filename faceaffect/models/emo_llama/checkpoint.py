@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from faceaffect.errors import CheckpointError, RecipeError, suggest
-from faceaffect.sources import hub_file
-from faceaffect.weights import ASSETS
+from faceaffect.networks.origins import hub_file
+from faceaffect.networks.weights import ASSETS
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = tuple(f"{name}.index.json" for name in _WHOLE)

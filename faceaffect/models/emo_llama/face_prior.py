@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from faceaffect.models.emo_llama.priors import FacePrior
 from faceaffect.models.face_analysis import load_face_analysis
-from faceaffect.weights import fingerprint
+from faceaffect.networks.weights import fingerprint
 
 
 class FaceAnalysisPrior(nn.Module):

@@ -12,7 +12,7 @@ from torch.hub import get_dir, load_state_dict_from_url
 
 from faceaffect.errors import CheckpointError
 from faceaffect.models.emo_llama.priors import FacePrior
-from faceaffect.weights import Freezable, fingerprint
+from faceaffect.networks.weights import Freezable, fingerprint
 
 _NAME = "2DFAN-4"
 _SIZE = 256  # pixels that the network was made for

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from faceaffect.components import Options
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.models.emo_llama.checkpoint import (
     find_checkpoint,
@@ -20,8 +21,7 @@ from faceaffect.models.emo_llama.checkpoint import (
     read_config,
     read_tokenizer,
 )
-from faceaffect.registry import Options
-from faceaffect.weights import Freezable, fingerprint
+from faceaffect.networks.weights import Freezable, fingerprint
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.data.instructions import (
+from faceaffect.errors import RecipeError
+from faceaffect.instructions.items import (
     KINDS,
     VA_BINS,
     Labels,
@@ -24,8 +25,6 @@ from faceaffect.data.instructions import (
     template_turns,
     va_answer,
 )
-from faceaffect.errors import RecipeError
-from faceaffect.evaluation.vocabulary import AU_NAMES, EXPRESSION_WORDS
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.llm import LanguageModel
 from faceaffect.models.emo_llama.packing import Row, Text, Visual
@@ -34,6 +33,7 @@ from faceaffect.models.emo_llama.scoring import answer_loss
 from faceaffect.models.emo_llama.tokenizer import build_tokenizer
 from faceaffect.models.pretraining import PretrainingModule
 from faceaffect.schema import LabelSchema
+from faceaffect.scores.vocabulary import AU_NAMES, EXPRESSION_WORDS
 
 EXPORT = "mini_llama"
 """The folder in the run folder that holds the trained model in Hugging Face's form."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
+from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch, as_clips
-from faceaffect.data.conversations import read_items
-from faceaffect.data.instructions import Turn, turns_by_id
 from faceaffect.errors import RecipeError
-from faceaffect.evaluation.answers import join_answers, read_answers
+from faceaffect.instructions.formats import read_items
+from faceaffect.instructions.items import Turn, turns_by_id
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, ClueAggregator, text_tokenizer
 from faceaffect.models.emo_llama.dialogue import Dialogue, TemplateName
 from faceaffect.models.emo_llama.features import Faces, FrozenFaces
@@ -27,8 +27,9 @@ from faceaffect.models.emo_llama.sharding import check_strategy
 from faceaffect.models.emo_llama.tower import create_tower
 from faceaffect.module import AffectModule
 from faceaffect.progress import console
-from faceaffect.registry import Options, as_node
+from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
+from faceaffect.scores.answers import join_answers, read_answers
 
 MINI_LLAMA = {"name": "asset:mini_llama", "lora": {"r": 16, "alpha": 32.0, "dropout": 0.0}}
 """The language model that a model without another one gets."""

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from faceaffect.components import arguments
 from faceaffect.errors import RecipeError, unknown
-from faceaffect.recipe import arguments
 
 REGIONS: dict[str, tuple[int, ...]] = {
     "jaw": tuple(range(17)),

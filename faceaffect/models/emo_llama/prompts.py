@@ -10,7 +10,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.data.instructions import (
+from faceaffect.instructions.items import (
     VA_BINS,
     Kind,
     Labels,
@@ -23,10 +23,9 @@ from faceaffect.data.instructions import (
     va_answer,
     va_question,
 )
-from faceaffect.metrics import VA_NAMES
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.packing import Row, Visual
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import VA_NAMES, LabelSchema
 
 _WHOLE = 0.5
 """Weight of a token of the text that names all AUs or values; 1 for those of each by itself."""

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from faceaffect.errors import RecipeError
 from faceaffect.models.emo_llama.llm import LanguageModel
-from faceaffect.weights import frozen_keys
+from faceaffect.networks.weights import frozen_keys
 
 NAME = "shard_frozen"
 """What a recipe calls the strategy: ``trainer.strategy=shard_frozen``."""

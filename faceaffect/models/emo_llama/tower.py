@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from faceaffect.backbones import Backbone, create_backbone, fingerprint
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.models.emo_llama.checkpoint import (
     Checkpoint,
@@ -23,7 +22,8 @@ from faceaffect.models.emo_llama.checkpoint import (
     make_config,
     read_config,
 )
-from faceaffect.weights import Freezable
+from faceaffect.networks.backbones import Backbone, create_backbone, fingerprint
+from faceaffect.networks.weights import Freezable
 
 _CLASSES: dict[str, Any] = {
     "instructblip_vision_model": InstructBlipVisionModel,
@@ -124,9 +124,9 @@ def create_tower(
 
     Args:
         name: a backbone of timm or of the package (see
-            :func:`faceaffect.backbones.create_backbone`), or ``hf:`` and a folder or a hub name of
-            a Hugging Face model with a vision part: CLIP, SigLIP, DINOv2, or a whole multimodal
-            model such as InstructBLIP, whose tower is EVA ViT-g/14.
+            :func:`faceaffect.networks.backbones.create_backbone`), or ``hf:`` and a folder or a hub
+            name of a Hugging Face model with a vision part: CLIP, SigLIP, DINOv2, or a whole
+            multimodal model such as InstructBLIP, whose tower is EVA ViT-g/14.
         pretrained: take weights from the hub or its local cache.
         revision: branch, tag or commit on the hub.
         image_size: pixels, of timm backbones.

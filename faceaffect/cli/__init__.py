@@ -1,0 +1,90 @@
+"""The command line: a file for each command.
+
+Each has ``add``, which declares the command, and ``run``. Heavy packages are imported when a
+command runs, not before.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from faceaffect import __version__
+from faceaffect.cli import (
+    annotate,
+    ask,
+    check,
+    compare,
+    cp,
+    crossval,
+    explain,
+    graph,
+    ls,
+    sheet,
+    test,
+    train,
+)
+from faceaffect.errors import FaceAffectError, RecipeError
+
+COMMANDS = (train, test, crossval, compare, check, graph, explain, ask, annotate, sheet, ls, cp)
+"""The commands, in the order in which the help lists them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; an error in what the user gave is one line, and the exit code is 2."""
+    args = _parse(argv)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network on import
+    try:
+        for module in getattr(args, "imports", None) or ():
+            _import(module)
+        code: int = args.run(args)
+    except FaceAffectError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, taking overrides from anywhere on the line, also behind an option."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if "sources" in args:
+        words = [*args.sources, *(word for word in rest if not word.startswith("-"))]
+        args.sources = [word for word in words if "=" not in word or Path(word).exists()]
+        args.overrides = [word for word in words if word not in args.sources]
+        rest = [word for word in rest if word.startswith("-")]
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="faceaffect",
+        description="Train and fairly compare facial-affect models.",
+        epilog="'faceaffect COMMAND --help' says more.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def _import(module: str) -> None:
+    """Import a module or a Python file that the person at the keyboard names."""
+    path = Path(module)
+    folder = path.parent if path.suffix == ".py" else Path.cwd()
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        importlib.import_module(path.stem if path.suffix == ".py" else module)
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"--import {module}: {error}") from None

@@ -1,0 +1,88 @@
+"""What several commands share: how one is declared, and the arguments that they take alike."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from faceaffect.errors import RecipeError
+
+Parser: TypeAlias = argparse.ArgumentParser
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    imports: bool = True,
+) -> Parser:
+    """Declare a command and return its parser.
+
+    Args:
+        commands: where to.
+        name: the word on the command line.
+        run: what it does; returns the exit code.
+        text: one line about it.
+        imports: whether it may need components of the user's own.
+    """
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    if imports:
+        parser.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            metavar="MODULE",
+            help="import a module or .py file first that registers own components",
+        )
+    return parser
+
+
+def add_recipe(parser: Parser) -> None:
+    """Take a recipe and overrides."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file or the name of a shipped recipe"
+    )
+    add_overrides(parser, "for instance data.batch_size=16 trainer.max_epochs=3")
+
+
+def add_overrides(parser: Parser, text: str) -> None:
+    """Take ``key=value`` words."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=text)
+
+
+def add_source(parser: Parser) -> None:
+    """Take a trained model."""
+    parser.add_argument("source", metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
+
+
+def add_folder(parser: Parser) -> None:
+    """Take the folder to write to, see :func:`folder_for`."""
+    parser.add_argument(
+        "--folder", type=Path, metavar="FOLDER", help="where to write; else in the run"
+    )
+
+
+def check_source(source: str) -> Path:
+    """Return the path of a trained model.
+
+    Raises:
+        RecipeError: nothing is there.
+    """
+    if not Path(source).exists():
+        raise RecipeError(f"no run folder or checkpoint at {source}")
+    return Path(source)
+
+
+def folder_for(args: argparse.Namespace, name: str) -> Path:
+    """Return where to write: what the user says, else ``name`` beside the run's result.
+
+    Raises:
+        RecipeError: there is no such run.
+    """
+    source = check_source(args.source)
+    folder: Path | None = args.folder
+    return folder or (source if source.is_dir() else source.parent) / name

@@ -1,0 +1,55 @@
+"""The command ``compare``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from faceaffect.cli.arguments import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    text = "train what is not trained yet, test all on the same samples, write one report"
+    parser = add_command(commands, "compare", run, text)
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="RECIPE_OR_RUN|key=value",
+        help="recipes and folders of finished runs; an override holds for every recipe",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train each recipe with N seeds"
+    )
+    parser.add_argument(
+        "--folder", type=Path, metavar="FOLDER", help="of the report; else OUTPUT/compare/TIME"
+    )
+    parser.add_argument(
+        "--faces",
+        action="store_true",
+        help="show pictures of people in the report; drawn faces are always shown",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare; 1 if the report is written but lacks a model that failed."""
+    from faceaffect.recipe import list_recipes, load_recipe
+
+    for source in args.sources:  # wrong words are found before heavy packages are imported
+        if source in list_recipes() or not Path(source).is_dir():
+            load_recipe(source, args.overrides)
+    from faceaffect.evaluation.compare import compare
+
+    try:
+        folder = compare(
+            args.sources,
+            args.overrides,
+            args.seeds,
+            args.folder,
+            faces=args.faces,
+            imports=args.imports or (),
+        )
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 1 if json.loads((folder / "report.json").read_text())["failed"] else 0

@@ -1,0 +1,31 @@
+"""The command ``explain``."""
+
+import argparse
+from pathlib import Path
+
+from faceaffect.cli.arguments import Commands, add_command, add_folder, add_source, folder_for
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = add_command(commands, "explain", run, "save Grad-CAM pictures of faces")
+    add_source(parser)
+    add_folder(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="face crops")
+    parser.add_argument(
+        "--target", action="append", metavar="AU12|happiness", help="answers to explain"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain and print the files."""
+    folder = folder_for(args, "explain")
+    from faceaffect.evaluation.explain import explain
+    from faceaffect.module import load_model, read_checkpoint
+
+    recipe = read_checkpoint(args.source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
+    size = recipe["sections"]["data"].get("image_size", 112)
+    model = load_model(args.source)
+    for path in explain(model, args.images, folder, image_size=size, targets=args.target):
+        print(path)
+    return 0

@@ -1,0 +1,70 @@
+"""The command ``ls``."""
+
+import argparse
+import inspect
+from pathlib import Path
+
+from faceaffect.cli.arguments import Commands, add_command
+from faceaffect.errors import RecipeError, unknown
+from faceaffect.registry import TABLES, check_name, get
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    text = "list models, data, recipes, backbones, ... or show one of them"
+    parser = add_command(commands, "ls", run, text)
+    parser.add_argument("what", nargs="?", metavar="models|data|recipes|backbones|NAME")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print lists of names, or what is known of one name."""
+    from faceaffect.recipe import find_recipe, list_recipes
+
+    what = args.what
+    lists = {**{table: sorted(names) for table, names in TABLES.items()}, "recipes": list_recipes()}
+    if what is None:
+        for title, names in lists.items():
+            print(f"{title}: {', '.join(names)}")
+        print("backbones: every timm model; 'faceaffect ls backbones' lists them")
+    elif what in lists:
+        for name in lists[what]:
+            first = _first_comment(find_recipe(name)) if what == "recipes" else ""
+            print(f"{name}{f'  {first}' if first else ''}")
+    elif what == "backbones":
+        from faceaffect.networks.backbones import list_backbones
+
+        print("\n".join(list_backbones()))
+    elif tables := [table for table in lists if table != "recipes" and what in TABLES[table]]:
+        for table in tables:
+            print(_describe(table, what))
+    elif what in lists["recipes"]:
+        print(find_recipe(what).read_text(), end="")
+    else:
+        known = {*lists, "backbones", *(name for names in lists.values() for name in names)}
+        raise RecipeError(unknown("ls", what, known))
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    line = path.read_text().partition("\n")[0]
+    return (
+        line.removeprefix("#").partition("faceaffect ")[0].strip() if line.startswith("#") else ""
+    )
+
+
+def _describe(table: str, name: str) -> str:
+    """Return signature and docstring of a registered component."""
+    check_name(table, name)
+    target = get(table, name)
+    lines = [
+        f"{name} ({table.removesuffix('s')})",
+        inspect.getdoc(target) or "",
+        "",
+        "keys and defaults:",
+    ]
+    for parameter in inspect.signature(target).parameters.values():
+        if parameter.name == "schema":
+            continue
+        value = "needed" if parameter.default is parameter.empty else repr(parameter.default)
+        lines.append(f"  {parameter.name}: {value}")
+    return "\n".join(lines)

@@ -1,0 +1,22 @@
+"""The command ``test``."""
+
+import argparse
+
+from faceaffect.cli.arguments import Commands, add_command, add_overrides, add_source, check_source
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    text = "test a trained model, on its own or on other data"
+    parser = add_command(commands, "test", run, text)
+    add_source(parser)
+    add_overrides(parser, "for instance data.name=csv data.root=faces data.protocol=all")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Test a run or a checkpoint."""
+    check_source(args.source)
+    from faceaffect.runs.train import evaluate
+
+    evaluate(args.source, args.overrides)
+    return 0

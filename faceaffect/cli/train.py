@@ -1,0 +1,28 @@
+"""The command ``train``."""
+
+import argparse
+
+from faceaffect.cli.arguments import Commands, add_command, add_recipe
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    text = "train a recipe's model, choose the best checkpoint, test it"
+    parser = add_command(commands, "train", run, text)
+    add_recipe(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the newest unfinished run of the same recipe",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; the recipe is read before heavy packages are imported."""
+    from faceaffect.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from faceaffect.runs.train import train
+
+    train(recipe, resume=args.resume)
+    return 0

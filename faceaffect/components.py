@@ -1,0 +1,134 @@
+"""Components by name: a recipe's node is checked against a signature, then built.
+
+Which names there are, :mod:`faceaffect.registry` says.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_origin, get_type_hints
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from faceaffect.errors import RecipeError, first_line, suggest
+from faceaffect.registry import as_node, check_name, get
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """Marks an argument that holds one named component, or a list of them, of a table."""
+
+    table: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Marks an argument that holds a mapping with the arguments of ``target``."""
+
+    target: Callable[..., Any]
+
+
+def create(
+    table: str, node: str | Mapping[str, Any], where: str | None = None, **extra: Any
+) -> Any:
+    """Build the component that a recipe node names, its arguments checked first.
+
+    Args:
+        table: a key of :data:`~faceaffect.registry.TABLES`.
+        node: a name, or a mapping with ``name`` and arguments.
+        where: what to call the node in an error.
+        extra: arguments that come from the program, not from the recipe.
+
+    Raises:
+        RecipeError: a name, key or value is wrong.
+    """
+    node = as_node(node)
+    where = where or table.removesuffix("s")
+    target = get(table, node.pop("name", None), f"{where}.name")
+    return target(**arguments(target, node, where, given=extra), **extra)
+
+
+def arguments(
+    target: Callable[..., Any],
+    node: Mapping[str, Any],
+    where: str,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Check the keys and values of a recipe node against a signature and return them converted.
+
+    Nested components and options (arguments annotated with :class:`Component`
+    or :class:`Options`) are checked all the way down and stay plain Python.
+
+    Args:
+        target: the class or function that will be called.
+        node: its arguments as they stand in the recipe.
+        where: what to call the node in an error, for instance ``model``.
+        given: arguments that the program itself passes; a recipe must not name them.
+
+    Raises:
+        RecipeError: a key is unknown, a value has the wrong type, or a needed argument is missing.
+    """
+    signature = inspect.signature(target).parameters
+    parameters = {key: value for key, value in signature.items() if key not in (given or {})}
+    for key in node:
+        if key not in parameters:
+            near = suggest(str(key), parameters)
+            raise RecipeError(
+                f"{where}.{key}: unknown key{near or '.'} "
+                f"{target.__name__} takes: {', '.join(parameters) or 'nothing'}"
+            )
+    hints = _hints(target)
+    fields = [(name, _holdable(hints.get(name, Any)), MISSING) for name in parameters]
+    try:
+        schema = OmegaConf.structured(dataclasses.make_dataclass(target.__name__, fields))
+        plain = OmegaConf.to_container(OmegaConf.merge(schema, dict(node)))
+    except OmegaConfBaseException as error:
+        key = f".{error.full_key}" if getattr(error, "full_key", None) else ""
+        raise RecipeError(f"{where}{key}: {first_line(error)}") from None
+    assert isinstance(plain, dict)
+    kwargs = {str(key): value for key, value in plain.items() if value != MISSING}
+    absent = [n for n, p in parameters.items() if p.default is p.empty and n not in kwargs]
+    if absent:
+        raise RecipeError(f"{where}: {target.__name__} needs {', '.join(absent)}")
+    for key, value in kwargs.items():
+        for mark in getattr(hints.get(key), "__metadata__", ()):
+            _check_nested(mark, value, f"{where}.{key}")
+    return kwargs
+
+
+def _check_nested(mark: object, value: Any, where: str) -> None:
+    if value is None or not isinstance(mark, (Component, Options)):
+        return
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_nested(mark, item, f"{where}[{index}]")
+        return
+    if isinstance(mark, Options):
+        # A scalar stands for the target's own first argument, which is then called name.
+        arguments(mark.target, as_node(value) if isinstance(value, str) else value, where)
+        return
+    node = as_node(value)
+    component = get(mark.table, check_name(mark.table, node.pop("name", None), f"{where}.name"))
+    if mark.table != "data":  # a nested dataset's keys are split between two signatures later
+        arguments(component, node, where)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError:  # a hint that exists only for type checkers: check names, not types
+        return {}
+
+
+def _holdable(hint: Any) -> Any:
+    """Return the hint if OmegaConf can hold values of it, else Any."""
+    if get_origin(hint) is Annotated:  # checked by its mark
+        return Any
+    try:
+        OmegaConf.structured(dataclasses.make_dataclass("Probe", [("field", hint, MISSING)]))
+    except Exception:
+        return Any
+    return hint

@@ -1,0 +1,1 @@
+"""Instruction data: questions and answers about faces, written, read and asked for."""

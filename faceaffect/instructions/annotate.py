@@ -1,0 +1,87 @@
+"""Instruction data about a recipe's samples: by templates, or by a vision-language model."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.progress import Progress
+
+from faceaffect.data.base import create_data
+from faceaffect.errors import RecipeError
+from faceaffect.instructions.endpoint import Endpoint, annotate, refusals_beside
+from faceaffect.instructions.formats import Format, write_conversations
+from faceaffect.instructions.items import KINDS, Kind, read_jsonl, write_items, write_jsonl
+from faceaffect.progress import console
+from faceaffect.recipe import Recipe
+
+
+def annotate_recipe(
+    recipe: Recipe,
+    path: Path,
+    *,
+    endpoint: Endpoint | None = None,
+    part: Literal["train", "val"] = "train",
+    kinds: Sequence[Kind] = KINDS,
+    style: Literal["jsonl", "llava", "llama_factory"] = "jsonl",
+) -> int:
+    """Write instruction items about one part of a recipe's data; return how many the file holds.
+
+    Args:
+        recipe: its data section and protocol decide which samples are in the part.
+        path: the file to write. With an endpoint it is added to, and samples that it has are not
+            asked for again.
+        endpoint: whom to ask for conversations; None writes templates.
+        part: never the test part.
+        kinds: which templates.
+        style: ours, one item a line, or the JSON of LLaVA or LLaMA-Factory; with an endpoint the
+            lines are kept beside it, in ``path`` with the suffix ``.jsonl``.
+
+    Raises:
+        RecipeError: an unknown kind, or a file name that does not fit the style.
+        DataError: the data is wrong, or the endpoint cannot be used.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise RecipeError(f"kinds: '{kind}' is not one of {', '.join(KINDS)}")
+    if style != "jsonl" and path.suffix == ".jsonl":
+        raise RecipeError(
+            f"{path}: style {style} is one JSON list, not lines, and the lines of an endpoint's "
+            f"answers are kept in a .jsonl file beside it; name it {path.with_suffix('.json').name}"
+        )
+    data = create_data(**recipe["data"])
+    indices = getattr(data.split, part).tolist()
+    source = recipe["data"]["name"]
+    if endpoint is None:
+        items = list(write_items(data.dataset, indices, kinds=kinds, part=part, source=source))
+        counts = Counter(item.kind for item in items)
+        console.print(", ".join(f"{kind}: {count}" for kind, count in counts.items()))
+    else:
+        lines = path.with_suffix(".jsonl")
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("asking", total=len(indices))
+            result = annotate(
+                data.dataset, indices, endpoint, lines, part=part, source=source,
+                progress=lambda step: bar.advance(task, step),
+            )  # fmt: skip
+        console.print(
+            f"{result.written} written, {result.present} were there, "
+            f"{result.passed_over} refused at an earlier run and passed over"
+        )
+        again = refusals_beside(lines)
+        _tell(result.refused, f"refused; {again} keeps them from being asked for again")
+        _tell(result.unanswered, "without an answer; the same command asks for them again")
+        _tell(result.unreadable, "whose picture cannot be read")
+        items = read_jsonl(lines)
+    if style == "jsonl":
+        return len(items) if endpoint is not None else write_jsonl(path, items)
+    form: Format = style
+    return write_conversations(path, items, form)
+
+
+def _tell(items: dict[str, str], what: str) -> None:
+    """Print how many items something happened to, and the first reasons."""
+    if items:
+        console.print(f"{len(items)} {what}")
+        for name, reason in list(items.items())[:5]:
+            console.print(f"  {name}: {reason}")

@@ -1,0 +1,1 @@
+"""Networks that models share: backbones, where their weights come from, adapters, heads."""

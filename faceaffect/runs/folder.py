@@ -1,0 +1,202 @@
+"""The folder of a run: making it, holding it, what the run is made of, its checkpoints."""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+import faceaffect
+from faceaffect.data.base import FaceDataModule
+from faceaffect.data.protocols import SIDES
+from faceaffect.data.truth import labels_of
+from faceaffect.errors import RecipeError
+from faceaffect.networks.weights import Freezable
+from faceaffect.progress import console
+from faceaffect.runs.result import write_atomically
+
+if sys.platform != "win32":
+    import fcntl
+
+MADE_OF = "made_of.json"
+"""The file that says what a run is made of, written before it trains."""
+
+_WHOLE = 2**26
+"""Bytes up to which a file that a recipe names is read to tell whether it has changed."""
+
+
+def new_folder(root: Path) -> Path:
+    """Make and return a folder in ``root`` named by the time, never one that was there."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        folder = root / f"{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RecipeError(f"output: cannot make a folder in {root}: {error.strerror}") from None
+        return folder
+    raise RecipeError(f"{root}: too many runs started in one second")
+
+
+def hold(folder: Path) -> IO[str] | None:
+    """Take a run for this process; None if another process trains it.
+
+    The lock ends when the file that is returned is closed, or with the process, however that ends.
+    Where the system or the file system knows no locks, nobody else is seen.
+    """
+    file = (folder / "lock").open("a+")
+    if sys.platform != "win32":
+        try:
+            # Not flock, which workers that outlive a killed process would go on holding.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            return None
+        except OSError:
+            pass
+    return file
+
+
+# What a run is made of.
+
+
+def made_of(data: FaceDataModule, model: L.LightningModule, section: Any) -> dict[str, Any]:
+    """Return, under readable names, what a run is made of besides its recipe.
+
+    A run goes on, and its result is taken over, only where all of this is as it was. Weights and
+    large files are not read: weights have fingerprints, and a file above 64 MB counts as the same
+    while its size and its time are.
+
+    Args:
+        data: the data of the run.
+        model: before training; the weights that its parts started from name themselves.
+        section: the ``model`` section of the recipe, where files may be named.
+
+    Returns:
+        Plain values: the package's version, samples and labels of each side of the split, what the
+        dataset notes, weights, files, and the source of a model that is not the package's own.
+    """
+    made: dict[str, Any] = {"version of faceaffect": faceaffect.__version__}
+    made |= {f"samples of the {side} part": data.split.info["sha256"][side] for side in SIDES}
+    made |= labels_of(data)
+    made["attributes, intensities and weights of samples"] = _beside_labels(data)
+    made["notes of the dataset"] = data.dataset.notes
+    for prefix, module in model.named_modules():
+        if isinstance(module, Freezable) and module.source is not None:
+            made[f"weights of {prefix or 'the model'}"] = module.source["fingerprint"]
+    made |= {f"file {name}": _digest(Path(name)) for name in sorted(set(_files(section)))}
+    made |= {f"source {file}": _digest(file) for file in _own_sources(model)}
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return plain
+
+
+def _beside_labels(data: FaceDataModule) -> str:
+    samples, digest = data.dataset.samples, hashlib.sha256()
+    columns = {"intensity": samples.au_intensity, "weights": data.dataset.weights}
+    for name, column in sorted((columns | samples.attributes).items()):
+        digest.update(name.encode() + (b"" if column is None else column.tobytes()))
+    return digest.hexdigest()[:12]
+
+
+def _files(node: Any) -> Iterator[str]:
+    """Yield the files that a section of a recipe names."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _files(item)
+    elif isinstance(node, str) and Path(node).is_file():
+        yield node
+
+
+def _digest(file: Path) -> str:
+    found = file.stat()
+    if found.st_size > _WHOLE:
+        return f"{found.st_size} bytes of {found.st_mtime_ns}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
+def _own_sources(model: L.LightningModule) -> list[Path]:
+    """Return the files of a model's class and parts that lie beside or below that of the class.
+
+    The package's own are told by its version.
+    """
+    module = type(model).__module__
+    home = getattr(sys.modules.get(module), "__file__", None)
+    if home is None or module.partition(".")[0] == faceaffect.__name__:
+        return []
+    modules = {cls.__module__ for part in model.modules() for cls in type(part).__mro__}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    folder = Path(home).parent
+    return sorted(Path(file) for file in files if file and Path(file).is_relative_to(folder))
+
+
+def write_made_of(folder: Path, made: Mapping[str, Any]) -> None:
+    """Write what a run is made of into its folder."""
+    write_atomically(folder / MADE_OF, json.dumps(made, indent=2))
+
+
+def read_made_of(folder: Path) -> dict[str, Any]:
+    """Return what a run was made of; empty if the run did not note it."""
+    try:
+        found = json.loads((folder / MADE_OF).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def changed(folder: Path, made: Mapping[str, Any]) -> list[str]:
+    """Return the names of what a run was made of that is another now, none if all is the same."""
+    was = read_made_of(folder)
+    if not was:
+        return [f"{MADE_OF} (not there)"]
+    return [name for name in {**was, **made} if was.get(name) != made.get(name)]
+
+
+# Checkpoints.
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes each checkpoint beside its place and then moves it there.
+
+    So a checkpoint is there whole or not at all. Lightning's own writing may pass through a
+    temporary folder of another file system, from where a file is copied piece by piece.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint; ``storage_options`` are not used."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        torch.save(checkpoint, part)
+        os.replace(part, path)  # noqa: PTH105
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint from which a run goes on, None if it has none that can be read."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        return None
+    try:
+        torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:
+        console.print(f"{last} is damaged: the run starts again", markup=False)
+        return None
+    return last
+
+
+def epoch_of(checkpoint: Path) -> int:
+    """Return the number, from 1, of the epoch after which a checkpoint was written."""
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(stored["epoch"]) + 1

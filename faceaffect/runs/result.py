@@ -1,0 +1,172 @@
+"""What a run leaves behind: metrics, trivial baselines, split, cost, unreadable files, versions."""
+
+import json
+import math
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+
+import faceaffect
+from faceaffect.data.base import FaceDataModule
+from faceaffect.errors import DataError
+from faceaffect.module import AffectModule
+from faceaffect.progress import console, result_table
+from faceaffect.recipe import Recipe
+from faceaffect.runs import cost
+from faceaffect.scores.metrics import trivial_baselines
+
+RESULT = "metrics.json"
+"""The file that is written last: a run folder that has it is finished."""
+
+
+def write_result(
+    folder: Path,
+    recipe: Recipe,
+    data: FaceDataModule,
+    model: L.LightningModule,
+    trainer: L.Trainer,
+    spent: dict[str, float],
+    extra: dict[str, Any] | None = None,
+    *,
+    brief: bool = False,
+) -> None:
+    """Write ``predictions.csv`` and, last of all, ``metrics.json``, and print the metrics.
+
+    Args:
+        folder: the run folder.
+        recipe: what was run.
+        data: the data it was tested on.
+        model: after the test.
+        trainer: that tested it; every process has to call this, the first writes.
+        spent: what else belongs to the cost, for instance ``training_seconds``.
+        extra: further sections of the result.
+        brief: print no metrics of single AUs and classes.
+    """
+    skipped = _skipped(data)
+    if not trainer.is_global_zero:
+        return
+    result: dict[str, Any] = {
+        "model": recipe["model"],
+        "recipe": recipe.name,
+        "data": recipe["data"],
+        "schema": data.schema.to_dict(),
+        "protocol": data.split.info,
+        **(extra or {}),
+    }
+    if isinstance(model, AffectModule):
+        predictions = model.predictions
+        assert predictions is not None
+        predictions.write(folder / "predictions.csv", data.dataset.attribute_names)
+        statistics = model.statistics or data.statistics()
+        scored = predictions.schema
+        result |= {
+            "scored": scored.to_dict(),
+            "not_scored": data.schema.difference(model.schema, ("data", "model")),
+            "n": len(predictions),
+            "metrics": predictions.metrics(),
+            "baselines": trivial_baselines(scored, statistics, predictions.batch()),
+            "cost": cost.measure(model, data.image_size, data.batch_size) | spent,
+        }
+        table = result_table(
+            f"{recipe.name}: {len(predictions)} test samples",
+            {k: v for k, v in result["metrics"].items() if not (brief and "/" in k)},
+            result["baselines"],
+        )
+    else:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        result |= {
+            "metrics": {k.removeprefix("test/"): v for k, v in values.items()},
+            "cost": spent,
+        }
+        table = result_table(recipe.name, result["metrics"], {})
+    result |= {
+        "skipped": skipped,
+        "left_out": data.dataset.left_out,
+        "notes": data.dataset.notes,
+        "environment": environment(recipe["seed"]),
+    }
+    write_atomically(folder / RESULT, json.dumps(plain(result), indent=2, allow_nan=False))
+    console.print(table)
+    if skipped:
+        console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
+    console.print(f"written to {folder}")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return what :func:`write_result` wrote of a finished run.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    except ValueError as error:
+        raise DataError(f"{folder / RESULT}: not readable: {error}") from None
+    return result
+
+
+def _skipped(data: FaceDataModule) -> dict[str, str]:
+    """Return the unreadable samples of all processes."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return data.skipped
+    tables: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(tables, data.skipped)
+    return {name: reason for table in tables for name, reason in table.items()}
+
+
+def plain(value: Any) -> Any:
+    """Return nested values ready for JSON: None, which it has, for NaN, which it has not."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Return versions, seed and, if the package runs from a git checkout, its revision."""
+    packages = (
+        "torch",
+        "lightning",
+        "timm",
+        "transformers",
+        "peft",
+        "torchmetrics",
+        "albumentations",
+    )
+    versions = {"faceaffect": faceaffect.__version__}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "seed": seed,
+        "git": _git_revision(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_revision() -> str | None:
+    root = Path(faceaffect.__file__).parents[1]
+    if not (root / ".git").exists():  # else git would find the repository around an installation
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is either there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

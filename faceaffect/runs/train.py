@@ -1,0 +1,399 @@
+"""From a recipe to a trained and tested model in a run folder."""
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import Logger
+
+from faceaffect import registry
+from faceaffect.components import arguments, create
+from faceaffect.data.base import FaceDataModule, create_data
+from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
+from faceaffect.module import AffectModule, create_model, load_model, read_checkpoint
+from faceaffect.optim import Optim
+from faceaffect.progress import console, progress
+from faceaffect.recipe import Recipe, resolve
+from faceaffect.runs import cost
+from faceaffect.runs.folder import (
+    WholeCheckpoints,
+    changed,
+    epoch_of,
+    hold,
+    last_checkpoint,
+    made_of,
+    new_folder,
+    write_made_of,
+)
+from faceaffect.runs.result import RESULT, write_atomically, write_result
+
+_RUN = "FACEAFFECT_RUN"
+"""Environment variable in which the first process of a run tells those it starts the folder."""
+
+_GIVEN_TO_TRAINER = {
+    "callbacks": None,
+    "logger": None,
+    "plugins": None,
+    "default_root_dir": None,
+    "use_distributed_sampler": None,  # the datamodule's own samplers know the processes
+    "enable_progress_bar": None,
+    "enable_model_summary": None,
+}
+
+
+def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
+    """Train the recipe's model, test its best checkpoint and return the run folder.
+
+    Args:
+        recipe: a checked recipe.
+        resume: go on with the newest unfinished run of the same recipe that is made of the same
+            data, weights and code, and that no other process trains, if there is one.
+        brief: print no metrics of single AUs and classes, and nothing if there is no such run.
+
+    Raises:
+        FaceAffectError: something in the recipe or the data is wrong.
+    """
+    data, model = build(recipe)
+    run = _open_run(recipe, made_of(data, model, recipe["model"]), resume, brief)
+    try:
+        _fit_and_test(recipe, run.folder, run.last, data, model, brief)
+    finally:
+        os.environ.pop(_RUN, None)
+        if run.lock is not None:
+            run.lock.close()
+    return run.folder
+
+
+def _fit_and_test(
+    recipe: Recipe,
+    folder: Path,
+    last: Path | None,
+    data: FaceDataModule,
+    model: L.LightningModule,
+    brief: bool,
+) -> None:
+    timer = Timer()
+    try:
+        trainer = _trainer(recipe, folder, [timer, *_checkpoints(recipe, folder)])
+    except RecipeError:
+        if last is None:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
+        raise
+    console.print(_headline(recipe, data, model, trainer))
+    with warnings.catch_warnings():
+        _quiet()
+        trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        best = folder / "checkpoints" / "best.ckpt"
+        if not best.exists():
+            raise RecipeError(
+                f"{folder}: training ended before an epoch was validated, so there is no "
+                "checkpoint to test; allow at least one epoch (trainer.max_steps, max_epochs)"
+            )
+        trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
+    chosen = {"choose": _checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
+    extra = {"checkpoint": chosen}
+    write_result(folder, recipe, data, model, trainer, seconds, extra, brief=brief)
+
+
+def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Test a trained model and return the folder of the result.
+
+    The data is that of the model's own recipe, changed by the overrides.
+
+    Args:
+        source: a run folder or a checkpoint.
+        overrides: ``key=value``; another ``data.name`` replaces the whole data section.
+
+    Raises:
+        FaceAffectError: the checkpoint, an override or the data is wrong.
+    """
+    recipe = _stored_recipe(source, overrides)
+    model, data = reopen(source, overrides)
+    folder = _test_folder(Path(source), recipe)
+    try:
+        trainer = _trainer(recipe, folder, [], logger=False)
+        with warnings.catch_warnings():
+            _quiet()
+            trainer.test(model, datamodule=data, verbose=False)
+        trained = {"trained_schema": model.schema.to_dict()}
+        write_result(folder, recipe, data, model, trainer, {}, trained)
+    except FaceAffectError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        os.environ.pop(_RUN, None)
+    return folder
+
+
+def reopen(
+    source: str | Path, overrides: Sequence[str] = ()
+) -> tuple[AffectModule, FaceDataModule]:
+    """Return a trained model and the data of its recipe, changed by overrides.
+
+    Args:
+        source: a run folder or a checkpoint.
+        overrides: ``data.key=value``; another ``data.name`` replaces the whole data section.
+
+    Raises:
+        FaceAffectError: the checkpoint, an override or the data is wrong.
+    """
+    recipe = _stored_recipe(source, overrides)
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
+    return load_model(source), data
+
+
+def _stored_recipe(source: str | Path, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe that a checkpoint was trained by, changed where a test may change it."""
+    stored = read_checkpoint(source)["faceaffect"]["recipe"]
+    if stored is None:
+        raise CheckpointError(f"{source}: trained without a recipe; use it from Python instead")
+    for item in overrides:
+        if item.partition("=")[0].split(".")[0] in ("model", "optim", "seed"):
+            raise RecipeError(
+                f"{item}: a trained model is used as it is; train it anew to change this"
+            )
+    return resolve(stored["name"], stored["sections"], overrides, str(source))
+
+
+def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
+    """Return the recipe's data and its model with untrained weights, all arguments checked."""
+    L.seed_everything(recipe["seed"], workers=True, verbose=False)
+    optim = check_sections(recipe)
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
+    model = create_model(schema=data.schema, **recipe["model"])
+    model.optim, model.seed = optim, recipe["seed"]
+    model.task_weights = _task_weights(recipe, data)
+    model.recipe = {"name": recipe.name, "sections": recipe.sections}
+    return data, model
+
+
+def check_sections(recipe: Recipe) -> Optim:
+    """Check keys and values of all sections but the data's; no model is built.
+
+    Returns:
+        Optimiser and schedule.
+
+    Raises:
+        RecipeError: a key or a value is wrong.
+    """
+    optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
+    arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
+    _checkpoint_section(recipe)
+    for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):
+        for index, value in enumerate(recipe[section]):
+            node, where = registry.as_node(value), f"{section}[{index}]"
+            name = node.pop("name")
+            given = _given_to_logger(name, Path()) if section == "logger" else None
+            arguments(registry.get(table, name), node, where, given=given)
+    node = registry.as_node(recipe["model"])
+    arguments(registry.get("models", node.pop("name")), node, "model", given={"schema": None})
+    return optim
+
+
+def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:
+    weights = recipe["task_weights"]
+    for task, weight in weights.items():
+        if task not in data.schema.tasks:
+            raise RecipeError(
+                f"task_weights.{task}: the data's tasks are {', '.join(data.schema.tasks)}"
+            )
+        if not isinstance(weight, (int, float)) or weight < 0:
+            raise RecipeError(f"task_weights.{task}: {weight!r} is no weight")
+    return dict(weights)
+
+
+def _trainer(
+    recipe: Recipe, folder: Path, callbacks: list[Callback], logger: Literal[False] | None = None
+) -> L.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the headline says it all
+    kwargs = arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
+    own = [create("callbacks", n, f"callbacks[{i}]") for i, n in enumerate(recipe["callbacks"])]
+    try:
+        return L.Trainer(
+            **kwargs,
+            callbacks=[progress(), *callbacks, *own],
+            logger=_loggers(recipe, folder) if logger is None else False,
+            plugins=[WholeCheckpoints()],
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            enable_progress_bar=sys.stdout.isatty(),
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise RecipeError(f"trainer: {error}") from None
+
+
+def _loggers(recipe: Recipe, folder: Path) -> list[Logger]:
+    nodes = [registry.as_node(node) for node in recipe["logger"]]
+    return [
+        create("loggers", node, f"logger[{i}]", **_given_to_logger(node["name"], folder))
+        for i, node in enumerate(nodes)
+    ]
+
+
+def _given_to_logger(name: str, folder: Path) -> dict[str, str]:
+    given = {"save_dir": str(folder)}
+    # For wandb a name is what its page shows; for the others it is a folder.
+    return given if name == "wandb" else given | {"name": "log"}
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The ``checkpoint`` section of a recipe.
+
+    Args:
+        choose: which epoch is tested and kept as ``best.ckpt``: ``best`` by ``val/score``, or the
+            ``last``, where a schedule ends at zero and a small validation part would choose by
+            chance.
+        every_n_steps: write ``last.ckpt`` also within epochs, after so many batches; a resumed run
+            goes on from there. Absent, it is written after each epoch.
+
+    Raises:
+        RecipeError: the number is not positive.
+    """
+
+    choose: Literal["best", "last"] = "best"
+    every_n_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every_n_steps is not None and self.every_n_steps < 1:
+            raise RecipeError(f"checkpoint.every_n_steps: {self.every_n_steps} is not positive")
+
+
+def _checkpoint_section(recipe: Recipe) -> Checkpoints:
+    return Checkpoints(**arguments(Checkpoints, recipe["checkpoint"], "checkpoint"))
+
+
+def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
+    section = _checkpoint_section(recipe)
+    common: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+        "save_top_k": 1,
+    }
+    monitor = "val/score" if section.choose == "best" else None
+    best = ModelCheckpoint(
+        filename="best", monitor=monitor, mode="max", save_weights_only=True, **common
+    )
+    epoch = ModelCheckpoint(
+        filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common
+    )
+    if section.every_n_steps is None:
+        return [best, epoch]
+    within = ModelCheckpoint(filename="last", every_n_train_steps=section.every_n_steps, **common)
+    return [best, epoch, within]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The folder of a run, the checkpoint to go on from, and the lock of the first process."""
+
+    folder: Path
+    last: Path | None = None
+    lock: IO[str] | None = None
+
+
+def _open_run(recipe: Recipe, made: dict[str, Any], resume: bool, brief: bool) -> _Run:
+    given = os.environ.get(_RUN)
+    if given:
+        return _Run(Path(given), last_checkpoint(Path(given)) if resume else None)
+    root = Path(recipe["output"]) / recipe.name
+    run = _unfinished(recipe, made) if resume else None
+    if run is None:
+        if resume and not brief:
+            console.print(f"no unfinished run of this recipe in {root}: starting a new one")
+        folder = new_folder(root)
+        run = _Run(folder, lock=hold(folder))  # before others can see that it is a run
+        write_made_of(folder, made)
+        write_atomically(folder / "recipe.yaml", recipe.yaml())
+    os.environ[_RUN] = str(run.folder)
+    return run
+
+
+def _unfinished(recipe: Recipe, made: dict[str, Any]) -> _Run | None:
+    """Return the newest run to go on with, taken for this process; None if there is none."""
+    for folder in matching_runs(recipe, finished=False, made=made):
+        lock = hold(folder)
+        if lock is None:
+            console.print(f"{folder} is passed over: another process trains it", markup=False)
+            continue
+        last = last_checkpoint(folder)
+        console.print(f"going on with {folder}" + ("" if last else " from its beginning"))
+        return _Run(folder, last, lock)
+    return None
+
+
+def matching_runs(
+    recipe: Recipe, *, finished: bool, made: dict[str, Any] | None = None
+) -> list[Path]:
+    """Return the runs of exactly this recipe that are made of the same things, newest first.
+
+    If there are only others of this recipe, a line says in what the newest differs.
+
+    Args:
+        recipe: name and all settings have to be the same.
+        finished: whether to return runs that have a result, or those that have none.
+        made: what it is made of now, see :func:`~faceaffect.runs.folder.made_of`; absent, data and
+            model are built to see, if there is a run to hold against them.
+    """
+    root = Path(recipe["output"]) / recipe.name
+    found = [
+        file.parent
+        for file in sorted(root.glob("*/recipe.yaml"), reverse=True)
+        if (file.parent / RESULT).exists() == finished and file.read_text() == recipe.yaml()
+    ]
+    if found and made is None:
+        made = made_of(*build(recipe), recipe["model"])
+    others = {run: changed(run, made or {}) for run in found}
+    same = [run for run in found if not others[run]]
+    if found and not same:
+        what = ", ".join(others[found[0]])
+        console.print(f"{found[0]} is passed over, not made of the same: {what}", markup=False)
+    return same
+
+
+def _test_folder(source: Path, recipe: Recipe) -> Path:
+    if os.environ.get(_RUN):
+        return Path(os.environ[_RUN])
+    run = source if source.is_dir() else source.parents[1]
+    inside = (run / "recipe.yaml").exists()
+    root = run / "tests" if inside else Path(recipe["output"]) / f"{recipe.name}-test"
+    os.environ[_RUN] = str(folder := new_folder(root))
+    return folder
+
+
+def _headline(
+    recipe: Recipe, data: FaceDataModule, model: L.LightningModule, trainer: L.Trainer
+) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    device = cost.device_name(trainer.strategy.root_device)
+    return (
+        f"{recipe.name}: {recipe['model']['name']}, {trained:,} of {total:,} parameters trained, "
+        f"on {device}; data: {recipe['data']['name']}, schema: {', '.join(data.schema.tasks)}"
+    )
+
+
+def _quiet() -> None:
+    """Silence remarks of Lightning that are no news here."""
+    for text in (
+        ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+        ".*treespec.*",
+    ):
+        warnings.filterwarnings("ignore", text)

@@ -1,0 +1,361 @@
+"""Metrics of facial affect: pure functions, their accumulating classes, and all of them by task.
+
+All are computed on pooled predictions, never as a mean over batches. Unknown labels (NaN, for
+classes -1) are left out. A prediction may be unreadable (NaN, for classes -1), as the answer of a
+language model can be: it is wrong in F1, accuracy, WAR and UAR, and left out of AUROC and
+calibration error, for which it has no probability; :class:`TaskMetrics` takes it as 0, the middle
+of the scale, for valence and arousal. Values are float64 on the CPU.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from faceaffect.schema import TASKS, VA_NAMES, LabelSchema
+from faceaffect.scores.counts import (
+    AUConfusion,
+    ClassConfusion,
+    Curves,
+    Moments,
+    au_confusion,
+    ccc_of,
+    class_confusion,
+    f1,
+    icc31_of,
+    moments,
+    ratio,
+    recall,
+    rmse_of,
+)
+
+SCORE = {"au": "au_f1", "expression": "expression_uar", "va": "va_ccc"}
+"""The metric of each task that enters the model's score."""
+
+
+def au_f1(prob: Tensor, target: Tensor, threshold: float = 0.5) -> Tensor:
+    """Binary F1 of each AU.
+
+    Args:
+        prob: (N, A) probabilities.
+        target: (N, A) in {0, 1}, NaN unknown.
+        threshold: a probability above it is positive.
+
+    Returns:
+        (A,), NaN where an AU has no positive in the truth.
+
+    >>> au_f1(torch.tensor([[0.9, 0.2], [0.8, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    tensor([0.6667,    nan], dtype=torch.float64)
+    """
+    return f1(au_confusion(prob, target, threshold))
+
+
+def war(pred: Tensor, target: Tensor) -> Tensor:
+    """Weighted average recall, which is the accuracy.
+
+    Args:
+        pred: (N,) class indices, -1 unreadable.
+        target: (N,) class indices, -1 unknown.
+
+    Returns:
+        Scalar, NaN if no label is known.
+
+    >>> war(torch.tensor([0, 1, 1, -1]), torch.tensor([0, 1, 0, 1]))
+    tensor(0.5000, dtype=torch.float64)
+    """
+    known = target != -1
+    return ratio(((pred == target) & known).sum(), known.sum())
+
+
+def uar(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Unweighted average recall: the mean recall over the classes that occur in the truth.
+
+    Args:
+        pred: (N,) class indices, -1 unreadable.
+        target: (N,) class indices, -1 unknown.
+        num_classes: K of the label schema.
+
+    Returns:
+        Scalar, NaN if no label is known.
+
+    Raises:
+        ValueError: an index of the truth is out of range.
+
+    >>> uar(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]), num_classes=3)
+    tensor(0.5000, dtype=torch.float64)
+    """
+    return recall(class_confusion(pred, target, num_classes)).nanmean()
+
+
+def ccc(pred: Tensor, target: Tensor) -> Tensor:
+    """Concordance correlation coefficient with ddof 0; a constant prediction scores 0.
+
+    Args:
+        pred: (N,) or (N, D).
+        target: the same shape, NaN unknown.
+
+    Returns:
+        Scalar, or (D,) for two dimensions; NaN where no label is known.
+
+    >>> ccc(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 4.0]))
+    tensor(0.8571, dtype=torch.float64)
+    """
+    return ccc_of(moments(pred.cpu().double(), target)).reshape(pred.shape[1:])
+
+
+def icc31(pred: Tensor, target: Tensor) -> Tensor:
+    """Intraclass correlation ICC(3,1), consistency of single raters, of prediction and truth.
+
+    Args:
+        pred: (N,) or (N, D).
+        target: the same shape, NaN unknown.
+
+    Returns:
+        Scalar, or (D,) for two dimensions; NaN where neither prediction nor truth varies.
+
+    >>> icc31(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 4.0]))
+    tensor(0.9000, dtype=torch.float64)
+    """
+    return icc31_of(moments(pred.cpu().double(), target)).reshape(pred.shape[1:])
+
+
+class AUF1(AUConfusion):
+    """Accumulating :func:`au_f1` (``num_aus``, ``threshold=0.5``), (A,)."""
+
+    def compute(self) -> Tensor:
+        """Return F1 of each AU, NaN where it has no positive in the truth."""
+        return f1(self.counts)
+
+
+class WAR(Metric):
+    """Accumulating :func:`war`, a scalar."""
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, *, sync: bool = True) -> None:
+        super().__init__(sync_on_compute=sync)
+        self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Add a batch of class indices, (B,) each; -1 is unreadable, in the truth unknown."""
+        known = target != -1
+        self.counts = self.counts + torch.stack([(pred == target) & known, known]).sum(1)
+
+    def compute(self) -> Tensor:
+        """Return the share of correct predictions."""
+        return ratio(*self.counts)
+
+
+class UAR(ClassConfusion):
+    """Accumulating :func:`uar` (``num_classes``), a scalar."""
+
+    def compute(self) -> Tensor:
+        """Return the mean recall over the classes that occur in the truth."""
+        return recall(self.counts).nanmean()
+
+
+class CCC(Moments):
+    """Accumulating :func:`ccc` (``num_columns=1``), (D,) or a scalar for one column."""
+
+    def compute(self) -> Tensor:
+        """Return the concordance of each column."""
+        return ccc_of(self.moments)
+
+
+class ICC31(Moments):
+    """Accumulating :func:`icc31` (``num_columns=1``), (D,) or a scalar for one column."""
+
+    def compute(self) -> Tensor:
+        """Return ICC(3,1) of each column."""
+        return icc31_of(self.moments)
+
+
+class TaskMetrics(nn.Module):
+    """All metrics of a schema's tasks, pooled over batches and processes.
+
+    Names: ``au_f1``, ``au_accuracy``, ``au_auroc``, ``au_ece``, each the mean over the AUs and, as
+    ``au_f1/AU12``, of one AU; ``expression_war``, ``expression_uar``, ``expression_ece`` and
+    ``expression_recall/<class>``; ``va_ccc``, ``va_rmse``, each the mean of both and, as
+    ``va_ccc/valence``, of one. The names depend on the schema alone; what the truth leaves
+    undefined is NaN, and left out of the mean. ECE has 15 bins, for AUs over the probability of
+    presence, for expressions over that of the predicted class.
+
+    Args:
+        schema: labels and predictions come in its order.
+        sync: whether ``compute`` pools over the processes; all of them must then call it.
+    """
+
+    def __init__(self, schema: LabelSchema, *, sync: bool = True) -> None:
+        super().__init__()
+        self.schema = schema
+        self.au_f1_undefined: list[str] = []
+        """Names of the AUs without a positive in the truth, at the last ``compute``."""
+        self.confusion_matrix = torch.zeros(0, 0, dtype=torch.long)
+        """(K, K) counts of the last ``compute``, truth in rows; unreadable answers in no column."""
+        if "au" in schema.tasks:
+            self.au_confusion = AUConfusion(len(schema.aus), sync=sync)
+            self.au_curves = Curves(len(schema.aus), sync=sync)
+        if "expression" in schema.tasks:
+            self.class_confusion = ClassConfusion(len(schema.expressions), sync=sync)
+            self.class_curve = Curves(1, sync=sync)
+        if "va" in schema.tasks:
+            self.va_moments = Moments(len(VA_NAMES), sync=sync)
+
+    def update(self, prediction: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: ``au`` (B, A) and ``expression`` (B, K) probabilities, ``va`` (B, 2); NaN
+                unreadable.
+            batch: ``au`` (B, A) and ``va`` (B, 2), NaN unknown; ``expression`` (B,), -1 unknown; an
+                absent task is unknown.
+
+        Raises:
+            ValueError: prediction and truth differ in shape, or a class index is out of range.
+        """
+        add = {"au": self._add_au, "expression": self._add_expression, "va": self._add_va}
+        for task in self.schema.tasks:
+            if task in batch:
+                add[task](prediction[task].detach().float(), batch[task])
+
+    def compute(self) -> dict[str, float]:
+        """Return all metrics by name, as plain numbers."""
+        of = {"au": self._of_au, "expression": self._of_expression, "va": self._of_va}
+        with warnings.catch_warnings():
+            # Labels of a task may be absent throughout: that is no mistake here.
+            warnings.filterwarnings("ignore", "The ``compute`` method")
+            return {name: v for task in self.schema.tasks for name, v in of[task]().items()}
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in self.children():
+            if isinstance(metric, Metric):
+                metric.reset()
+
+    def _add_au(self, prob: Tensor, target: Tensor) -> None:
+        self.au_confusion.update(prob, target)
+        self.au_curves.update(prob, target)
+
+    def _add_expression(self, prob: Tensor, target: Tensor) -> None:
+        if prob.shape != (len(target), len(self.schema.expressions)):
+            raise ValueError(
+                f"expression probabilities {tuple(prob.shape)} for {len(target)} samples and "
+                f"{len(self.schema.expressions)} classes"
+            )
+        confidence, pred = prob.max(1)  # NaN where any class is NaN
+        pred = pred.where(~confidence.isnan(), -1)
+        self.class_confusion.update(pred, target)
+        correct = (pred == target).float().where(target != -1, torch.nan)
+        self.class_curve.update(confidence[:, None], correct[:, None])
+
+    def _add_va(self, pred: Tensor, target: Tensor) -> None:
+        self.va_moments.update(pred.where(~pred.isnan(), 0), target)
+
+    def _of_au(self) -> dict[str, float]:
+        confusion = self.au_confusion.compute()
+        auroc, ece = self.au_curves.compute()
+        accuracy = ratio(confusion[0] + confusion[3], confusion.sum(0))
+        columns = {
+            "au_f1": f1(confusion),
+            "au_accuracy": accuracy,
+            "au_auroc": auroc,
+            "au_ece": ece,
+        }
+        values = _named(columns, self.schema.au_names)
+        self.au_f1_undefined = [n for n in self.schema.au_names if math.isnan(values[f"au_f1/{n}"])]
+        return values
+
+    def _of_expression(self) -> dict[str, float]:
+        confusion = self.class_confusion.compute().cpu()
+        _, ece = self.class_curve.compute()
+        self.confusion_matrix = confusion[:, :-1]
+        recalls = recall(confusion)
+        return {
+            "expression_war": ratio(confusion.diagonal().sum(), confusion.sum()).item(),
+            "expression_uar": recalls.nanmean().item(),
+            "expression_ece": ece.item(),
+        } | {
+            f"expression_recall/{name}": value
+            for name, value in zip(self.schema.expressions, recalls.tolist(), strict=True)
+        }
+
+    def _of_va(self) -> dict[str, float]:
+        values = self.va_moments.compute()
+        return _named({"va_ccc": ccc_of(values), "va_rmse": rmse_of(values)}, VA_NAMES)
+
+
+def _named(columns: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, float]:
+    """Mean over the defined values under the column's name, and each value under its own."""
+    values = {}
+    for key, column in columns.items():
+        values[key] = column.nanmean().item()
+        values |= {f"{key}/{n}": v for n, v in zip(names, column.tolist(), strict=True)}
+    return values
+
+
+def score(
+    metrics: Mapping[str, float],
+    schema: LabelSchema,
+    task_weights: Mapping[str, float] | None = None,
+) -> float:
+    """Weighted mean of au_f1, expression_uar and va_ccc over the schema's tasks.
+
+    A task whose metric is undefined (NaN: nothing known) is left out.
+
+    Args:
+        metrics: what :meth:`TaskMetrics.compute` returned.
+        schema: names the tasks.
+        task_weights: weight >= 0 of each task, 1 where not named.
+
+    Returns:
+        NaN if no weighted task is defined.
+
+    Raises:
+        ValueError: a weight of an unknown task, or a negative one.
+
+    >>> score({"au_f1": 0.5, "va_ccc": 0.25}, LabelSchema((1,), (), True), {"au": 3})
+    0.4375
+    """
+    weights = dict.fromkeys(TASKS, 1.0) | dict(task_weights or {})
+    wrong = [task for task, weight in weights.items() if task not in TASKS or not weight >= 0]
+    if wrong:
+        raise ValueError(f"task_weights.{wrong[0]}: need a number >= 0 for one of {TASKS}")
+    parts = [(metrics[SCORE[task]], weights[task]) for task in schema.tasks if weights[task]]
+    parts = [(value, weight) for value, weight in parts if not math.isnan(value)]
+    whole = sum(weight for _, weight in parts)
+    return sum(value * weight for value, weight in parts) / whole if parts else math.nan
+
+
+def trivial_baselines(
+    schema: LabelSchema, statistics: Mapping[str, Any], target: Mapping[str, Any]
+) -> dict[str, float]:
+    """Metrics of answers that look at no face, under the names of :class:`TaskMetrics`.
+
+    Every AU is present with probability 1; an expression's probability is its share of the training
+    part, so that the majority class is predicted; valence and arousal are the training part's mean.
+
+    Args:
+        schema: names of the labels.
+        statistics: ``expression_count`` by class name and ``va_mean``, of the training part.
+        target: truth of all samples as in a batch: ``au``, ``expression``, ``va``.
+    """
+    metrics = TaskMetrics(schema, sync=False)
+    known = {task: torch.as_tensor(target[task]) for task in schema.tasks if task in target}
+    answers = {}
+    if "au" in known:
+        answers["au"] = torch.ones_like(known["au"])
+    if "expression" in known:
+        counts = statistics["expression_count"]
+        prior = torch.tensor([float(counts.get(name, 0)) for name in schema.expressions])
+        prior = prior / prior.sum() if prior.any() else torch.ones_like(prior) / len(prior)
+        answers["expression"] = prior.expand(len(known["expression"]), -1)
+    if "va" in known:
+        mean = torch.tensor([float(value) for value in statistics["va_mean"]])
+        answers["va"] = mean.expand(len(known["va"]), -1)
+    metrics.update(answers, known)
+    return metrics.compute()

@@ -1,0 +1,158 @@
+"""The pooled predictions of a test: every sample once, in one table, with its truth."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from faceaffect.errors import DataError
+from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.scores.answers import generated_metrics
+from faceaffect.scores.metrics import TaskMetrics
+
+
+class Predictions:
+    """Predictions and truth of many samples; a sample that comes twice counts once.
+
+    Args:
+        schema: names of the columns.
+    """
+
+    def __init__(self, schema: LabelSchema) -> None:
+        self.schema = schema
+        self._seen: set[str] = set()
+        self.id: list[str] = []
+        self.subject: list[str] = []
+        self.text: list[str] = []
+        self._target: dict[str, list[Tensor]] = {task: [] for task in schema.tasks}
+        self._answer: dict[str, list[Tensor]] = {task: [] for task in schema.tasks}
+        self._attributes: dict[str, list[Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def add(self, batch: Mapping[str, Any], prediction: Mapping[str, Any]) -> None:
+        """Add the samples of a batch that are not in the table yet.
+
+        Args:
+            batch: truth and names, labels in the order of the schema; an absent task is unknown.
+            prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), optionally ``text``.
+        """
+        new = []
+        for row, name in enumerate(batch["id"]):
+            if name not in self._seen:
+                self._seen.add(name)
+                new.append(row)
+        self.id += [batch["id"][row] for row in new]
+        self.subject += [batch["subject"][row] for row in new]
+        if "text" in prediction:
+            self.text += [prediction["text"][row] for row in new]
+        for task in self.schema.tasks:
+            answer = prediction[task].detach().float().cpu()[new]
+            self._answer[task].append(answer)
+            self._target[task].append(_truth(batch, task, answer, new))
+        for name, value in batch.get("attributes", {}).items():
+            self._attributes.setdefault(name, []).append(value.cpu()[new])
+
+    def gather(self) -> None:
+        """Pool the tables of all processes; without several processes nothing changes."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        tables: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(tables, (self.batch(), self.answers(), self.text))
+        self.__init__(self.schema)  # type: ignore[misc]
+        for batch, answers, text in tables:
+            if batch["id"]:
+                self.add(batch, answers | ({"text": text} if text else {}))
+
+    def batch(self) -> dict[str, Any]:
+        """Return names and truth of all samples as one batch without images."""
+        batch: dict[str, Any] = {"id": self.id, "subject": self.subject}
+        for task in self.schema.tasks:
+            if self._target[task]:
+                batch[task] = torch.cat(self._target[task])
+        if self._attributes:
+            batch["attributes"] = {name: torch.cat(v) for name, v in self._attributes.items()}
+        return batch
+
+    def answers(self) -> dict[str, Tensor]:
+        """Return the predictions of all samples, as a model's ``predict`` gives them."""
+        return {task: torch.cat(value) for task, value in self._answer.items() if value}
+
+    def metrics(self) -> dict[str, float]:
+        """Return the pooled metrics, see :class:`~faceaffect.scores.metrics.TaskMetrics`.
+
+        Of a model that answers in words also those of its texts, under ``generated/``.
+        """
+        metrics = TaskMetrics(self.schema, sync=False)  # the table is pooled already
+        if self.id:
+            metrics.update(self.answers(), self.batch())
+        said = generated_metrics(self.text, self.batch(), self.schema) if self.text else {}
+        return metrics.compute() | said
+
+    def table(self, attribute_names: dict[str, tuple[str, ...]] | None = None) -> pd.DataFrame:
+        """Return one row a sample, sorted by id; an unknown truth is an empty cell.
+
+        Args:
+            attribute_names: class names of the attributes; absent, their indices stand.
+        """
+        batch, answers = self.batch(), self.answers()
+        columns: dict[str, Any] = {"id": self.id, "subject": self.subject}
+        schema = self.schema
+        if "expression" in schema.tasks:
+            columns["target/expression"] = _names(batch["expression"], schema.expressions)
+            for k, name in enumerate(schema.expressions):
+                columns[f"prob/{name}"] = answers["expression"][:, k].numpy()
+        for a, name in enumerate(schema.au_names):
+            columns[f"target/{name}"] = pd.array(batch["au"][:, a].numpy(), dtype="Int64")
+            columns[f"prob/{name}"] = answers["au"][:, a].numpy()
+        if schema.valence_arousal:
+            for c, name in enumerate(VA_NAMES):
+                columns[f"target/{name}"] = batch["va"][:, c].numpy()
+                columns[f"pred/{name}"] = answers["va"][:, c].numpy()
+        for name, value in batch.get("attributes", {}).items():
+            names = (attribute_names or {}).get(name)
+            columns[f"attribute/{name}"] = _names(value, names) if names else value.tolist()
+        if self.text:
+            columns["text"] = self.text
+        return pd.DataFrame(columns).sort_values("id", ignore_index=True)
+
+    def write(self, path: Path, attribute_names: dict[str, tuple[str, ...]] | None = None) -> None:
+        """Write the table as CSV, atomically."""
+        part = path.with_suffix(".part")
+        self.table(attribute_names).to_csv(part, index=False, float_format="%.6g")
+        part.replace(path)
+
+
+def _truth(batch: Mapping[str, Any], task: str, answer: Tensor, rows: list[int]) -> Tensor:
+    if task in batch:
+        return batch[task].cpu()[rows]  # type: ignore[no-any-return]
+    if task == "expression":
+        return torch.full((len(answer),), -1)
+    return torch.full_like(answer, torch.nan)
+
+
+def _names(index: Tensor, names: tuple[str, ...]) -> list[str | None]:
+    return [names[i] if i >= 0 else None for i in index.tolist()]
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Return a ``predictions.csv``, sorted by id; unknown truths and unreadable answers are NaN.
+
+    Raises:
+        DataError: it is missing or no such table.
+    """
+    texts = {"id": str, "subject": str, "target/expression": object}
+    try:
+        table = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as predictions: {error}") from None
+    if not {"id", "subject"} <= set(table):
+        raise DataError(f"{file}: no predictions, the columns id and subject are missing")
+    if "text" in table:
+        table["text"] = table["text"].fillna("")
+    return table.sort_values("id", ignore_index=True)

@@ -1,0 +1,77 @@
+"""The shipped sources of facial priors."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from face_alignment.models import FAN
+from torch import nn
+
+from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.models.emo_llama.fan_prior import _peaks
+from faceaffect.models.emo_llama.mining import FaceInfoMining
+from faceaffect.models.emo_llama.priors import FacePriorNet, create_prior
+from faceaffect.models.face_analysis import load_face_analysis
+from faceaffect.networks.weights import frozen_keys
+
+
+def faces(n: int = 2, size: int = 112) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+
+
+def test_the_face_network_of_the_package_as_a_prior() -> None:
+    net = create_prior("face_analysis")
+    assert isinstance(net, FacePriorNet)
+    assert isinstance(net, nn.Module)
+    image = faces()
+    image[1] = 7
+    prior = net(image)
+    plain = load_face_analysis()(image)
+    assert prior.ok.tolist() == [True, False]
+    assert prior.map.shape[:2] == (2, net.map_width)
+    assert prior.tokens.shape[2] == net.token_width
+    assert {name: len(names) for name, names in net.group_names.items()} == {
+        name: logits.shape[1] for name, logits in prior.groups.items()
+    }
+    # Pixel centres at 0 and 111 lie half a pixel within the edges at -1 and 1.
+    pixels = ((prior.landmarks + 1) * 112 - 1) / 2
+    torch.testing.assert_close(pixels, plain.landmarks, atol=1e-3, rtol=0)
+    assert not any(p.requires_grad for p in net.parameters())
+    assert frozen_keys(net) == set(net.state_dict())
+    assert not net.train().net.training
+
+
+def test_fan_as_a_prior(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(FAN(4).state_dict(), tmp_path / "fan.pth")
+    net = create_prior("fan", weights=str(tmp_path / "fan.pth"), confidence=-9.0)
+    prior = net(faces(1))
+    assert prior.map.shape == (1, 256, 64, 64)
+    assert prior.tokens.shape == (1, 68, 256)
+    assert prior.landmarks.shape == (1, 68, 2)
+    assert prior.ok.all()
+    assert FaceInfoMining(16, 256, 256)(torch.randn(1, 4, 16), prior).shape == (1, 4, 16)
+    assert frozen_keys(net) == set(net.state_dict())  # type: ignore[arg-type]
+    surer = create_prior("fan", weights=str(tmp_path / "fan.pth"), confidence=9.0)
+    assert not surer(faces(1)).ok.any()
+    assert surer.fingerprint != net.fingerprint  # a cache must not mix them up
+    assert surer.source == net.source  # type: ignore[attr-defined]
+
+
+def test_peaks_of_heat_maps() -> None:
+    heat = torch.zeros(1, 68, 64, 64)
+    heat[0, :, 63, 0] = 1
+    torch.testing.assert_close(_peaks(heat)[0, 0], torch.tensor([-1 + 1 / 64, 1 - 1 / 64]))
+
+
+def test_missing_and_damaged_weights_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"prior\.download: true"):
+        create_prior("fan")
+    (tmp_path / "fan.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="not readable"):
+        create_prior("fan", weights=str(tmp_path / "fan.pth"))
+    with pytest.raises(RecipeError, match="unknown name"):
+        create_prior("face_analysis", weights="asset:nothing")

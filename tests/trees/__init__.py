@@ -1,0 +1,1 @@
+"""Small trees in the layouts of official datasets."""
