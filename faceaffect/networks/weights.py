@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from faceaffect.errors import CheckpointError, RecipeError, unknown
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 """The folder of the weights that the package ships."""
 
 _HEADER = "faceaffect"
