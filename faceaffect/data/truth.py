@@ -8,7 +8,7 @@ import pandas as pd
 
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
-from faceaffect.schema import VA_NAMES
+from faceaffect.scores.predictions import truth_columns
 
 LABELS = "labels of the {} part"
 """What the hash of a side is called in the file that says what a run is made of."""
@@ -17,16 +17,16 @@ LABELS = "labels of the {} part"
 def truth_table(data: FaceDataModule, side: str = "test") -> pd.DataFrame:
     """Return subject and labels of a side of the split, as in a ``predictions.csv``, by id."""
     part = data.dataset.samples.take(getattr(data.split, side))
+    name = truth_columns(data.schema)
     columns: dict[str, Any] = {"subject": part.subject}
     if part.expression is not None:
-        names = np.array([*data.schema.expressions, None], object)
-        columns["target/expression"] = names[part.expression]
+        classes = np.array([*data.schema.expressions, None], object)
+        columns[name["expression"][0]] = classes[part.expression]
     if part.au is not None:
         for a in np.argsort(data.schema.aus).tolist():
-            columns[f"target/{data.schema.au_names[a]}"] = part.au[:, a].astype(float)
+            columns[name["au"][a]] = part.au[:, a].astype(float)
     if part.va is not None:
-        for c, name in enumerate(VA_NAMES):
-            columns[f"target/{name}"] = part.va[:, c].astype(float)
+        columns |= dict(zip(name["va"], part.va.T.astype(float), strict=True))
     return pd.DataFrame(columns, index=part.id.tolist()).sort_index()
 
 

@@ -12,7 +12,8 @@ from faceaffect import registry
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import LABELS, labels_of
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import LabelSchema
+from faceaffect.scores.predictions import answer_columns
 
 HOW_IT_IS_READ = tuple(
     key
@@ -127,8 +128,7 @@ def table_problems(
     extra = sorted(known - set(truth.index))
     if extra:
         found.append(f"answers {len(extra)} samples outside the test part: {_some(extra)}")
-    answers = [f"prob/{name}" for name in (*schema.au_names, *schema.expressions)]
-    answers += [f"pred/{name}" for name in VA_NAMES if schema.valence_arousal]
+    answers = [column for columns in answer_columns(schema).values() for column in columns]
     absent = [name for name in (*answers, *truth.columns) if name not in table]
     if absent:
         found.append(f"lacks columns in its predictions: {_some(absent)}")

@@ -13,14 +13,13 @@ from faceaffect.data.base import create_data
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.evaluation.published import not_comparable, published
-from faceaffect.evaluation.sheets import Sheet
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.runs.folder import new_folder
 from faceaffect.runs.result import plain, read_result, write_atomically
 from faceaffect.runs.train import matching_runs, train
 from faceaffect.schema import LabelSchema
-from faceaffect.scores.predictions import Predictions, read_table
+from faceaffect.scores.predictions import Outcome, Predictions, read_table
 
 
 def crossval(recipe: Recipe, folds: Sequence[int] | None = None) -> Path:
@@ -108,10 +107,10 @@ def pooled(runs: Sequence[Path], schema: LabelSchema) -> dict[str, float]:
     """
     table = Predictions(schema)
     for run in runs:
-        sheet = Sheet.read(read_table(run / "predictions.csv"), schema)
-        subject = [sheet.people[number] for number in sheet.subject.tolist()]
-        batch = FaceBatch(id=sheet.ids, subject=subject, **sheet.truth)  # type: ignore[typeddict-item]
-        table.add(batch, sheet.answers | ({"text": sheet.texts} if sheet.texts else {}))
+        outcome = Outcome.read(read_table(run / "predictions.csv"), schema)
+        subject = [outcome.people[number] for number in outcome.subject.tolist()]
+        batch = FaceBatch(id=outcome.ids, subject=subject, **outcome.truth)  # type: ignore[typeddict-item]
+        table.add(batch, outcome.answers | ({"text": outcome.texts} if outcome.texts else {}))
     return table.metrics()
 
 

@@ -13,6 +13,7 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.data.loader import BatchReader
 from faceaffect.errors import DataError
 from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.scores.predictions import answer_columns, truth_columns
 
 FACES = 12
 _SIDE = 112
@@ -108,35 +109,32 @@ def disagreement(tables: list[pd.DataFrame], schema: LabelSchema) -> NDArray[np.
     Returns:
         (N,)
     """
-    total = np.zeros(len(tables[0]))
+    total, columns = np.zeros(len(tables[0])), answer_columns(schema)
     if schema.aus:
-        columns = [f"prob/{name}" for name in schema.au_names]
-        share = np.mean([table[columns].to_numpy(float) > 0.5 for table in tables], 0)
+        share = np.mean([table[columns["au"]].to_numpy(float) > 0.5 for table in tables], 0)
         total += (4 * share * (1 - share)).mean(1)
     if schema.expressions and len(tables) > 1:
         named = np.stack([_class(table, schema) for table in tables])
         votes = np.stack([(named == k).sum(0) for k in range(-1, len(schema.expressions))])
         total += (1 - votes.max(0) / len(tables)) / (1 - 1 / len(tables))
     if schema.valence_arousal:
-        values = np.stack(
-            [table[[f"pred/{name}" for name in VA_NAMES]].to_numpy(float) for table in tables]
-        )
+        values = np.stack([table[columns["va"]].to_numpy(float) for table in tables])
         total += np.nan_to_num((values.max(0) - values.min(0)) / 2).mean(1)
     return total
 
 
 def _class(table: pd.DataFrame, schema: LabelSchema) -> NDArray[np.int64]:
     """Return (N,) class indices, -1 where the answer is unreadable."""
-    prob = table[[f"prob/{name}" for name in schema.expressions]].to_numpy(float)
+    prob = table[answer_columns(schema)["expression"]].to_numpy(float)
     return np.where(np.isnan(prob).any(1), -1, np.nan_to_num(prob).argmax(1))
 
 
 def _truth(row: "pd.Series[Any]", schema: LabelSchema) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    columns, found = truth_columns(schema), {}
     if schema.expressions:
-        name = row["target/expression"]
+        name = row[columns["expression"][0]]
         found["expression"] = None if pd.isna(name) else name
-    return found | _present(row, "target", schema) | _values(row, "target", schema)
+    return found | _labels(row, columns, schema)
 
 
 def _answer(row: "pd.Series[Any]", schema: LabelSchema) -> dict[str, Any]:
@@ -144,20 +142,19 @@ def _answer(row: "pd.Series[Any]", schema: LabelSchema) -> dict[str, Any]:
     if schema.expressions:
         index = int(_class(row.to_frame().T, schema)[0])
         found["expression"] = schema.expressions[index] if index >= 0 else None
-    return found | _present(row, "prob", schema) | _values(row, "pred", schema)
+    return found | _labels(row, answer_columns(schema), schema)
 
 
-def _present(row: "pd.Series[Any]", kind: str, schema: LabelSchema) -> dict[str, Any]:
-    if not schema.aus:
-        return {}
-    values = {name: row[f"{kind}/{name}"] for name in schema.au_names}
-    if all(pd.isna(value) for value in values.values()):
-        return {"au": None}
-    return {"au": [name for name, value in values.items() if value > 0.5]}
-
-
-def _values(row: "pd.Series[Any]", kind: str, schema: LabelSchema) -> dict[str, Any]:
-    if not schema.valence_arousal:
-        return {}
-    cells = {name: row[f"{kind}/{name}"] for name in VA_NAMES}
-    return {name: None if pd.isna(cell) else float(cell) for name, cell in cells.items()}
+def _labels(
+    row: "pd.Series[Any]", columns: Mapping[str, list[str]], schema: LabelSchema
+) -> dict[str, Any]:
+    """Return the AUs that are present, None if all are unknown, and valence and arousal."""
+    found: dict[str, Any] = {}
+    if schema.aus:
+        cells = dict(zip(schema.au_names, row[columns["au"]], strict=True))
+        unknown = all(pd.isna(cell) for cell in cells.values())
+        found["au"] = None if unknown else [name for name, cell in cells.items() if cell > 0.5]
+    if schema.valence_arousal:
+        for name, cell in zip(VA_NAMES, row[columns["va"]], strict=True):
+            found[name] = None if pd.isna(cell) else float(cell)
+    return found

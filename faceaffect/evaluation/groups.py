@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from faceaffect.evaluation.headlines import headlines, headlines_of, sample_counts
 from faceaffect.evaluation.resampling import chunks, mean_intervals
-from faceaffect.evaluation.sheets import HEADLINE, Sheet, headlines_of, sample_counts
 from faceaffect.schema import LabelSchema
+from faceaffect.scores.predictions import Outcome
 
 Counts = list[dict[str, Tensor]]
 """Of each seed, by task, a table (S, C)."""
 
 
 def by_group(
-    sheets: list[Sheet],
-    trivial: Sheet | None,
+    outcomes: list[Outcome],
+    trivial: Outcome | None,
     schema: LabelSchema,
     resamples: int,
     seed: int,
@@ -32,18 +33,18 @@ def by_group(
     (uncorrected), NaN where a person has several values or none.
 
     Args:
-        sheets: one per seed.
+        outcomes: one per seed.
         trivial: answers that look at no face, for ``baselines`` of each group; may be absent.
         schema: the labels to score.
         resamples: of the bootstrap.
         seed: of bootstrap and permutations.
         attribute_names: the order of each attribute's values, which may be one of size or age.
     """
-    cells = [sample_counts(sheet, schema) for sheet in sheets]
+    cells = [sample_counts(outcome, schema) for outcome in outcomes]
     trivial_cells = [sample_counts(trivial, schema)] if trivial else []
-    subject, people = sheets[0].subject, len(sheets[0].people)
+    subject, people = outcomes[0].subject, len(outcomes[0].people)
     result: dict[str, Any] = {}
-    for attribute, values in sheets[0].attributes.items():
+    for attribute, values in outcomes[0].attributes.items():
         code, names = coded(values, attribute_names.get(attribute, ()))
         if len(names) < 2:
             continue
@@ -109,7 +110,7 @@ def _headlines(counts: Counts) -> dict[str, float]:
     for task, table in counts[0].items():
         everyone = torch.ones(1, len(table), dtype=torch.float64)
         mean = _mean(counts, task, everyone)[0]
-        values |= dict(zip(HEADLINE[task], mean.tolist(), strict=True))
+        values |= dict(zip(headlines(task), mean.tolist(), strict=True))
     return values
 
 
@@ -117,7 +118,7 @@ def _intervals(counts: Counts, resamples: int, seed: int) -> dict[str, list[floa
     intervals: dict[str, list[float]] = {}
     for task in counts[0]:
         of, score = [table[task] for table in counts], partial(headlines_of, task)
-        intervals |= mean_intervals(of, score, HEADLINE[task], resamples=resamples, seed=seed)
+        intervals |= mean_intervals(of, score, headlines(task), resamples=resamples, seed=seed)
     return intervals
 
 
@@ -155,7 +156,7 @@ def _gap_p(
             scores = torch.stack([_mean(counts, task, group) for group in groups])
             highest = scores.nan_to_num(-math.inf).amax(0)
             gaps = highest - scores.nan_to_num(math.inf).amin(0)
-            for i, name in enumerate(HEADLINE[task]):
+            for i, name in enumerate(headlines(task)):
                 extreme[name] += int((gaps[:, i] >= observed[name] - 1e-12).sum())
     return {
         name: math.nan if math.isnan(observed[name]) else count / (permutations + 1)

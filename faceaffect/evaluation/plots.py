@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from faceaffect.evaluation.report_tables import SHORT, TITLES, form_of, headlines
-from faceaffect.evaluation.tables import MINUS, lookup
+from faceaffect.evaluation.headlines import HEADLINES, Headline
+from faceaffect.evaluation.report_tables import form_of, headlines_in, parts_in
+from faceaffect.evaluation.tables import MINUS, capital, lookup
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
@@ -60,13 +61,13 @@ def plots(report: Mapping[str, Any]) -> list[Plot]:
     """Draw all plots that the report has numbers for."""
     drawn = []
     with matplotlib.rc_context(_STYLE):
-        for metric in headlines(report):
+        for metric in headlines_in(report):
             drawn.append(_models(report, metric))
             if any(p["metric"] == metric and _known(p["interval"]) for p in report["pairs"]):
                 drawn.append(_pairs(report, metric))
-        for metric in ("au_f1", "expression_recall"):
-            drawn += _parts(report, metric)
-        for metric in headlines(report):
+        for headline in HEADLINES.values():
+            drawn += _parts(report, headline)
+        for metric in headlines_in(report):
             drawn += [_cost(report, metric, key) for key in COSTS if _costs(report, key, metric)]
         drawn += [
             _reliability(report, task) for task in ("au", "expression") if _bins(report, task)
@@ -83,11 +84,19 @@ def _scale(metric: str) -> float:
 
 
 def _unit(metric: str) -> str:
-    return f"{TITLES[metric]}, points" if form_of(metric) == "points" else TITLES[metric]
+    return (
+        f"{HEADLINES[metric].title}, points"
+        if form_of(metric) == "points"
+        else HEADLINES[metric].title
+    )
 
 
 def _short(metric: str) -> str:
-    return f"{SHORT[metric]}, points" if form_of(metric) == "points" else SHORT[metric]
+    return (
+        f"{HEADLINES[metric].short}, points"
+        if form_of(metric) == "points"
+        else HEADLINES[metric].short
+    )
 
 
 def _look(i: int) -> dict[str, Any]:
@@ -129,7 +138,9 @@ def _models(report: Mapping[str, Any], metric: str) -> Plot:
     ax.set_title("; ".join(notes), color=GREY, fontsize=8, loc="left")
     _rows(ax, names)
     ax.set_xlabel(_unit(metric))
-    alt = f"{TITLES[metric]} of each model with its 95 % interval and the trivial baseline."
+    alt = (
+        f"{HEADLINES[metric].title} of each model with its 95 % interval and the trivial baseline."
+    )
     return _plot(figure, f"models-{metric}", "result", alt)
 
 
@@ -155,14 +166,13 @@ def _pairs(report: Mapping[str, Any], metric: str) -> Plot:
     ax.set_title("filled: p (Holm) below 0.05", color=GREY, fontsize=8, loc="left")
     _rows(ax, [f"{pair['a']}\n{MINUS} {pair['b']}" for pair in pairs])
     ax.set_xlabel(f"difference in {_short(metric)}")
-    alt = f"Difference of each pair of models in {TITLES[metric]} with its 95 % interval."
+    alt = f"Difference of each pair of models in {HEADLINES[metric].title} with its 95 % interval."
     return _plot(figure, f"pairs-{metric}", "pairs", alt)
 
 
-def _parts(report: Mapping[str, Any], metric: str) -> list[Plot]:
-    models = report["models"]
-    names = [n for n in next(iter(models.values()))["metrics"] if n.startswith(f"{metric}/")]
-    if not names:
+def _parts(report: Mapping[str, Any], headline: Headline) -> list[Plot]:
+    models, names = report["models"], parts_in(report, headline)
+    if headline.parts is None or headline.form != "points" or not names:
         return []
     figure, ax = _figure(1.3 + 0.2 * len(names) + 0.1 * len(models))
     for i, (name, model) in enumerate(models.items()):
@@ -172,12 +182,10 @@ def _parts(report: Mapping[str, Any], metric: str) -> list[Plot]:
     ax.plot(x, y, "|", color=GREY, markersize=9, label="trivial")
     _rows(ax, [n.partition("/")[2] for n in names])
     ax.grid(axis="y", visible=True)
-    what = "F1 of each AU" if metric == "au_f1" else "recall of each class"
-    ax.set_xlabel(f"{what}, points")
+    ax.set_xlabel(f"{headline.parts.title}, points")
     _legend(figure)
-    section = "action-units" if metric == "au_f1" else "expressions"
-    alt = f"{what[0].upper()}{what[1:]}, by model, with the trivial baseline."
-    return [_plot(figure, f"parts-{metric}", section, alt)]
+    alt = f"{capital(headline.parts.title)}, by model, with the trivial baseline."
+    return [_plot(figure, f"parts-{headline.parts.prefix}", headline.task, alt)]
 
 
 def _points(metrics: Mapping[str, Any], names: list[str]) -> tuple[list[float], list[int]]:
@@ -215,7 +223,7 @@ def _cost(report: Mapping[str, Any], metric: str, key: str) -> Plot:
     ax.set_xlabel(f"{COSTS[key]} (logarithmic)")
     ax.set_ylabel(_short(metric))
     _legend(figure)
-    alt = f"{TITLES[metric]} of each model against its {COSTS[key]}."
+    alt = f"{HEADLINES[metric].title} of each model against its {COSTS[key]}."
     return _plot(figure, f"cost-{key}-{metric}", "cost", alt)
 
 

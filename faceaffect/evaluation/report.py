@@ -13,10 +13,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from faceaffect.evaluation.headlines import HEADLINES
 from faceaffect.evaluation.plots import plots
-from faceaffect.evaluation.report_tables import TITLES, checkpoints, form_of, headlines, tables
-from faceaffect.evaluation.tables import At, Value, latex, lookup, markdown, plain_text, show
+from faceaffect.evaluation.report_tables import checkpoints, form_of, headlines_in, tables
+from faceaffect.evaluation.tables import At, Table, Value, latex, lookup, markdown, plain_text, show
 from faceaffect.runs.result import plain
+from faceaffect.schema import TASKS
 
 SURE = 0.05
 """A difference is called one if its p after Holm's correction is below this."""
@@ -62,7 +64,7 @@ def complete(report: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("a report needs at least one model that was tested")
     for key, empty in (("pairs", []), ("failed", {}), ("warnings", []), ("disagreements", [])):
         full[key] = full.get(key) or empty
-    metrics = headlines(full)
+    metrics = headlines_in(full)
     for model in full["models"].values():
         model.setdefault("margin", {name: _margin(model, name) for name in metrics})
     full["words"] = full.get("words") or words(full)
@@ -84,7 +86,7 @@ def words(report: Mapping[str, Any]) -> list[str]:
         report: the report, of which ``words`` need not be there.
     """
     full = plain(dict(report))
-    found = [_lead(full, metric) for metric in headlines(full)]
+    found = [_lead(full, metric) for metric in headlines_in(full)]
     found += [_above_trivial(full), _price(full)]
     found += [f"{name} failed and is left out: {why}" for name, why in full["failed"].items()]
     return [sentence for sentence in found if sentence]
@@ -97,7 +99,7 @@ def _lead(report: Mapping[str, Any], metric: str) -> str:
     if not ranked:
         return ""
     first, form = ranked[0], form_of(metric)
-    reached = f"{first} reaches {_amount(values[first], metric)} {TITLES[metric]}"
+    reached = f"{first} reaches {_amount(values[first], metric)} {HEADLINES[metric].title}"
     if len(ranked) < 2:
         return f"{reached}{_within(report['models'][first], metric)}."
     second = ranked[1]
@@ -113,9 +115,9 @@ def _lead(report: Mapping[str, Any], metric: str) -> str:
         evidence.append(f"p {p} after Holm's correction")
     behind = "".join(f", {', '.join(evidence)}" if evidence else "")
     if pair and pair["p_holm"] is not None and pair["p_holm"] < SURE:
-        return f"{first} leads by {ahead} {TITLES[metric]} over {second}{behind}."
+        return f"{first} leads by {ahead} {HEADLINES[metric].title} over {second}{behind}."
     return (
-        f"In {TITLES[metric]} no model leads for sure: {first} is ahead of {second} by "
+        f"In {HEADLINES[metric].title} no model leads for sure: {first} is ahead of {second} by "
         f"{ahead.removesuffix(' of')}{behind}."
     )
 
@@ -149,10 +151,10 @@ def _above_trivial(report: Mapping[str, Any]) -> str:
     margins = {
         (name, metric): _margin(model, metric)
         for name, model in report["models"].items()
-        for metric in headlines(report)
+        for metric in headlines_in(report)
     }
     known = {key: value for key, value in margins.items() if value is not None}
-    poor = [f"{name} in {TITLES[metric]}" for (name, metric), v in known.items() if v <= 0]
+    poor = [f"{name} in {HEADLINES[metric].title}" for (name, metric), v in known.items() if v <= 0]
     if poor:
         return f"No better than the trivial baseline, which looks at no face: {', '.join(poor)}."
     points = [v for (_, metric), v in known.items() if form_of(metric) == "points"]
@@ -215,6 +217,7 @@ def html(report: Mapping[str, Any]) -> str:
         report=report,
         tables=found,
         groups=[key for key in found if key.startswith("groups-")],
+        parts_of=_parts_of(found),
         plots=drawn,
         at=at,
         parts=parts,
@@ -225,6 +228,15 @@ def html(report: Mapping[str, Any]) -> str:
         protocol=_flat(report.get("protocol") or {}),
         versions=_flat(report.get("environment") or {}),
     )
+
+
+def _parts_of(found: Mapping[str, Table]) -> dict[str, list[str]]:
+    """Return, by task, the keys of the tables of parts."""
+    keys: dict[str, list[str]] = {task: [] for task in TASKS}
+    for headline in HEADLINES.values():
+        if headline.parts and headline.parts.prefix in found:
+            keys[headline.task].append(headline.parts.prefix)
+    return keys
 
 
 def _breakable(text: str) -> Markup:

@@ -4,34 +4,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from faceaffect.evaluation.sheets import HEADLINE
-from faceaffect.evaluation.tables import MINUS, NONE, At, Cell, Part, Table, Value, lookup
+from faceaffect.evaluation.headlines import HEADLINES, Headline, headline_of, headlines
+from faceaffect.evaluation.tables import (
+    MINUS,
+    NONE,
+    At,
+    Cell,
+    Part,
+    Table,
+    Value,
+    capital,
+    lookup,
+)
 from faceaffect.schema import LabelSchema
-
-TITLES = {
-    "au_f1": "mean AU F1",
-    "expression_war": "expression accuracy (WAR)",
-    "expression_uar": "expression recall (UAR)",
-    "va_ccc": "valence-arousal CCC",
-}
-SHORT = {
-    "au_f1": "AU F1",
-    "expression_war": "WAR",
-    "expression_uar": "UAR",
-    "va_ccc": "VA CCC",
-}
 
 
 def form_of(metric: str, *, signed: bool = False) -> str:
-    """Return how a metric is written: points of 100, but concordance and RMSE as they are."""
-    kind = "fraction" if metric.split("/")[0].startswith("va_") else "points"
+    """Return how a metric is written: as its headline, else in points of 100."""
+    headline = headline_of(metric)
+    kind = headline.form if headline else "points"
     return f"signed {kind}" if signed else kind
 
 
-def headlines(report: Mapping[str, Any]) -> list[str]:
+def headlines_in(report: Mapping[str, Any]) -> list[str]:
     """Return the names of the headline metrics of the report's tasks."""
     schema = LabelSchema.from_dict(report["schema"])
-    return [name for task in schema.tasks for name in HEADLINE[task]]
+    return [name for task in schema.tasks for name in headlines(task)]
 
 
 def tables(report: Mapping[str, Any]) -> dict[str, Table]:
@@ -39,25 +37,7 @@ def tables(report: Mapping[str, Any]) -> dict[str, Table]:
     found = [
         _overview(report),
         _pairs(report),
-        _parts(
-            report,
-            "au_f1",
-            "F1 of each AU",
-            "In points. The mean leaves out AUs "
-            "without a positive in the truth. Trivial: always present.",
-        ),
-        _parts(
-            report,
-            "expression_recall",
-            "Recall of each class",
-            "In points. Trivial: always the most frequent class of the training part.",
-        ),
-        _parts(
-            report,
-            "va_ccc",
-            "Concordance",
-            "CCC, from -1 to 1. Trivial: always the training part's mean.",
-        ),
+        *(_parts(report, headline) for headline in HEADLINES.values()),
         _calibration(report),
         _generated(report),
         _seeds(report),
@@ -101,14 +81,14 @@ def _trivial(report: Mapping[str, Any], metric: str) -> Cell:
 
 
 def _overview(report: Mapping[str, Any]) -> Table:
-    metrics, models = headlines(report), report["models"]
+    metrics, models = headlines_in(report), report["models"]
     table = Table(
         "overview",
         "All models",
         "Points of 100; CCC from -1 to 1. Below each number: 95 % interval over people; standard "
         "deviation over several seeds; distance from the trivial baseline. Bold: highest; which "
         "differences are more than chance, the table of pairs says.",
-        ["model", *(SHORT[m] for m in metrics), "ms per face"],
+        ["model", *(HEADLINES[m].short for m in metrics), "ms per face"],
     )
     best = {m: _best(report, [("models", n, "metrics", m) for n in models]) for m in metrics}
     for name in models:
@@ -144,7 +124,7 @@ def _pairs(report: Mapping[str, Any]) -> Table:
         table.add(
             [
                 f"{pair['a']} {MINUS} {pair['b']}",
-                SHORT.get(pair["metric"], pair["metric"]),
+                HEADLINES[pair["metric"]].short,
                 Cell((Value(("pairs", i, "difference"), form),), small if known else (), sure),
                 Cell((Value(("pairs", i, "p"), "p"),)),
                 Cell((Value(("pairs", i, "p_holm"), "p"),), (), sure),
@@ -154,16 +134,26 @@ def _pairs(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _parts(report: Mapping[str, Any], metric: str, title: str, note: str) -> Table | None:
-    """One row for each part of a mean: AUs, classes or dimensions."""
-    models = report["models"]
-    names = [n for n in next(iter(models.values()))["metrics"] if n.startswith(f"{metric}/")]
-    if not names:
+def parts_in(report: Mapping[str, Any], headline: Headline) -> list[str]:
+    """Return the names of the parts of a mean that the report has: AUs, classes or dimensions."""
+    if headline.parts is None:
+        return []
+    first = next(iter(report["models"].values()))
+    return [name for name in first["metrics"] if name.startswith(f"{headline.parts.prefix}/")]
+
+
+def _parts(report: Mapping[str, Any], headline: Headline) -> Table | None:
+    """One row for each part of a mean, and one for the mean."""
+    models, names = report["models"], parts_in(report, headline)
+    if headline.parts is None or not names:
         return None
-    note = f"{note} Below: 95 % interval over people, ± over seeds. Bold: highest of the row."
-    table = Table(metric, title, note, ["", *models, "trivial"])
-    whole = {"au_f1": ["au_f1"], "expression_recall": ["expression_uar"], "va_ccc": ["va_ccc"]}
-    for name in [*names, *whole[metric]]:
+    note = (
+        f"{headline.parts.note} Below: 95 % interval over people, ± over seeds. "
+        "Bold: highest of the row."
+    )
+    columns = ["", *models, "trivial"]
+    table = Table(headline.parts.prefix, capital(headline.parts.title), note, columns)
+    for name in [*names, headline.name]:
         best = _best(report, [("models", model, "metrics", name) for model in models])
         label = name.partition("/")[2] or "mean"
         cells = [_metric(report, model, name, best) for model in models]
@@ -210,7 +200,7 @@ def _calibration(report: Mapping[str, Any]) -> Table | None:
 
 def _generated(report: Mapping[str, Any]) -> Table | None:
     """What models that write say in words, where that is scored beside their probabilities."""
-    metrics = [*headlines(report), "unreadable"]
+    metrics = [*headlines_in(report), "unreadable"]
     writers = [n for n, m in report["models"].items() if "generated/unreadable" in m["metrics"]]
     if not writers:
         return None
@@ -219,7 +209,7 @@ def _generated(report: Mapping[str, Any]) -> Table | None:
         "Answers in words",
         "The same metrics of the written answers, read by a grammar; elsewhere the probabilities "
         "of the answers count. Unreadable answers (share in points) count as wrong.",
-        ["model", *(SHORT.get(m, m) for m in metrics)],
+        ["model", *(HEADLINES[m].short if m in HEADLINES else m for m in metrics)],
     )
     for name in writers:
         cells = [
@@ -233,7 +223,7 @@ def _generated(report: Mapping[str, Any]) -> Table | None:
 
 
 def _seeds(report: Mapping[str, Any]) -> Table | None:
-    seeds, metrics = report["seeds"], headlines(report)
+    seeds, metrics = report["seeds"], headlines_in(report)
     if len(seeds) < 2:
         return None
     table = Table(
@@ -251,7 +241,7 @@ def _seeds(report: Mapping[str, Any]) -> Table | None:
                 else NONE
                 for seed in seeds
             ]
-            table.add([name, SHORT[metric], *cells, _trivial(report, metric)])
+            table.add([name, HEADLINES[metric].short, *cells, _trivial(report, metric)])
     return table
 
 
@@ -312,7 +302,7 @@ def _groups(report: Mapping[str, Any]) -> list[Table]:
             "large does when people are assigned to the groups at random (uncorrected).",
             ["group", "people", *report["models"], "trivial"],
         )
-        for metric in headlines(report):
+        for metric in headlines_in(report):
             for value in section["groups"]:
                 table.add(_group_row(report, attribute, value, metric))
             gaps = []
@@ -321,7 +311,7 @@ def _groups(report: Mapping[str, Any]) -> list[Table]:
                 p = Value((*at, "gap_p", metric), "p")
                 small: tuple[Part, ...] = ("p ", p) if lookup(report, p.at) is not None else ()
                 gaps.append(Cell((Value((*at, "gap", metric), form_of(metric)),), small))
-            table.add([f"{SHORT[metric]} gap", "", *gaps, NONE], quiet=True)
+            table.add([f"{HEADLINES[metric].short} gap", "", *gaps, NONE], quiet=True)
         found.append(table)
     return found
 
@@ -344,4 +334,4 @@ def _group_row(
     start: At = ("models", first, "groups", attribute, "groups", value)
     people = Cell((Value((*start, "subjects"), "count"),))
     trivial = Cell((Value((*start, "baselines", metric), form),))
-    return [f"{SHORT[metric]}, {value}", people, *cells, trivial]
+    return [f"{HEADLINES[metric].short}, {value}", people, *cells, trivial]

@@ -1,7 +1,8 @@
 """Resampling of people: studentised bootstrap and sign-flip permutation; McNemar and Holm.
 
-All of it works on tables (S, C) of counts of S people, see :mod:`faceaffect.evaluation.sheets`, and
-on any function of pooled counts that their scale leaves alone.
+All of it works on tables (S, C) of counts of S people, see
+:mod:`faceaffect.evaluation.headlines`, and on any function of pooled counts that their scale
+leaves alone.
 """
 
 import math
@@ -13,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
-from faceaffect.evaluation.sheets import bounds
+from faceaffect.evaluation.headlines import bounds
 
 LEVEL = 0.95
 PERMUTATIONS = 9999

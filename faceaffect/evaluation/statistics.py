@@ -29,6 +29,15 @@ import torch
 from torch import Tensor
 
 from faceaffect.evaluation.groups import by_group, coded
+from faceaffect.evaluation.headlines import (
+    bounds,
+    headlines,
+    headlines_of,
+    metric_names,
+    metrics_of,
+    subject_counts,
+    trivial_answers,
+)
 from faceaffect.evaluation.resampling import (
     LEVEL,
     bootstrap,
@@ -37,20 +46,11 @@ from faceaffect.evaluation.resampling import (
     mean_intervals,
     sign_flip,
 )
-from faceaffect.evaluation.sheets import (
-    HEADLINE,
-    Sheet,
-    bounds,
-    headlines_of,
-    metric_names,
-    metrics_of,
-    subject_counts,
-    trivial_answers,
-)
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.answers import generated_metrics
 from faceaffect.scores.counts import ECE_BINS
 from faceaffect.scores.metrics import TaskMetrics
+from faceaffect.scores.predictions import Outcome
 
 FEW_SUBJECTS = 20
 FEW_IN_GROUP = 5
@@ -83,18 +83,18 @@ def analyse(
     Raises:
         ValueError: the tables are not about the same samples with the same truth.
     """
-    sheets = {name: [Sheet.read(table, schema) for table in of] for name, of in tables.items()}
-    first = next(iter(sheets.values()))[0]
-    for name, of in sheets.items():
-        for sheet in of:
-            _same_samples(first, sheet, name)
+    outcomes = {name: [Outcome.read(table, schema) for table in of] for name, of in tables.items()}
+    first = next(iter(outcomes.values()))[0]
+    for name, of in outcomes.items():
+        for outcome in of:
+            _same_samples(first, outcome, name)
     order = attribute_names or {}
     counts = {name: [_labelled(subject_counts(s, schema)) for s in of]
-              for name, of in sheets.items()}  # fmt: skip
+              for name, of in outcomes.items()}  # fmt: skip
     trivial = trivial_answers(first, schema, baselines) if baselines else None
     models = {}
-    for name, of in sheets.items():
-        models[name] = _seeds([_metrics(sheet, schema) for sheet in of]) | {
+    for name, of in outcomes.items():
+        models[name] = _seeds([_metrics(outcome, schema) for outcome in of]) | {
             "intervals": _intervals(counts[name], schema, resamples, seed),
             "confusion": _confusion(counts[name], schema),
             "calibration": _calibration(of, schema),
@@ -102,8 +102,8 @@ def analyse(
         }
     return {
         "models": models,
-        "pairs": _pairs(sheets, counts, schema, resamples, seed),
-        "warnings": _warnings(sheets, counts, schema, order),
+        "pairs": _pairs(outcomes, counts, schema, resamples, seed),
+        "warnings": _warnings(outcomes, counts, schema, order),
     }
 
 
@@ -112,7 +112,7 @@ def _labelled(counts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {task: table[(table != 0).any(1)] for task, table in counts.items()}
 
 
-def _same_samples(one: Sheet, other: Sheet, name: str) -> None:
+def _same_samples(one: Outcome, other: Outcome, name: str) -> None:
     if one.ids != other.ids or one.people != other.people or not one.subject.equal(other.subject):
         raise ValueError(f"{name}: not tested on the same samples of the same people")
     for task, truth in one.truth.items():
@@ -120,10 +120,10 @@ def _same_samples(one: Sheet, other: Sheet, name: str) -> None:
             raise ValueError(f"{name}: another truth of task '{task}' than the first model has")
 
 
-def _metrics(sheet: Sheet, schema: LabelSchema) -> dict[str, float]:
+def _metrics(outcome: Outcome, schema: LabelSchema) -> dict[str, float]:
     metrics = TaskMetrics(schema, sync=False)
-    metrics.update(sheet.answers, sheet.truth)
-    said = generated_metrics(sheet.texts, sheet.truth, schema) if sheet.texts else {}
+    metrics.update(outcome.answers, outcome.truth)
+    said = generated_metrics(outcome.texts, outcome.truth, schema) if outcome.texts else {}
     return metrics.compute() | said
 
 
@@ -150,7 +150,7 @@ def _intervals(
 
 
 def _pairs(
-    sheets: Mapping[str, list[Sheet]],
+    outcomes: Mapping[str, list[Outcome]],
     counts: Mapping[str, list[dict[str, Tensor]]],
     schema: LabelSchema,
     resamples: int,
@@ -160,13 +160,13 @@ def _pairs(
     rows: list[dict[str, Any]] = []
     for task in schema.tasks:
         of_task = []
-        for a, b in combinations(sheets, 2):
+        for a, b in combinations(outcomes, 2):
             of_a, of_b = ([table[task] for table in counts[name]] for name in (a, b))
             found = _differences(task, of_a, of_b, resamples, seed)
             if task == "expression":
-                found["expression_war"] |= _mcnemar(sheets[a], sheets[b])
+                found["expression_war"] |= _mcnemar(outcomes[a], outcomes[b])
             of_task += [{"a": a, "b": b, "metric": name} | row for name, row in found.items()]
-        for name in HEADLINE[task]:
+        for name in headlines(task):
             of_metric = [row for row in of_task if row["metric"] == name]
             corrected = holm([row["p"] for row in of_metric])
             rows += [row | {"p_holm": p} for row, p in zip(of_metric, corrected, strict=True)]
@@ -182,7 +182,7 @@ def _differences(
     ends = bootstrap([*of_a, *of_b], factors, score, resamples=resamples, seed=seed)
     columns = [*ends, sign_flip(of_a, of_b, score, seed=seed)]
     found = {}
-    for i, metric in enumerate(HEADLINE[task]):
+    for i, metric in enumerate(headlines(task)):
         value, low, high, p = (column[i].item() for column in columns)
         smallest, largest = bounds(metric)
         found[metric] = {
@@ -194,7 +194,7 @@ def _differences(
     return found
 
 
-def _mcnemar(a: list[Sheet], b: list[Sheet]) -> dict[str, Any]:
+def _mcnemar(a: list[Outcome], b: list[Outcome]) -> dict[str, Any]:
     """Test of the accuracy where people are independent samples and each model has one seed."""
     if len(a) > 1 or len(b) > 1 or len(a[0].people) < len(a[0].ids):
         return {}
@@ -204,8 +204,8 @@ def _mcnemar(a: list[Sheet], b: list[Sheet]) -> dict[str, Any]:
     return {"p": mcnemar_p(right_a, right_b), "test": "McNemar"}
 
 
-def _chosen(sheet: Sheet) -> Tensor:
-    confidence, chosen = sheet.answers["expression"].max(1)
+def _chosen(outcome: Outcome) -> Tensor:
+    confidence, chosen = outcome.answers["expression"].max(1)
     return chosen.where(~confidence.isnan(), -1)
 
 
@@ -226,7 +226,7 @@ def _confusion(counts: list[dict[str, Tensor]], schema: LabelSchema) -> dict[str
     }
 
 
-def _calibration(sheets: list[Sheet], schema: LabelSchema) -> dict[str, Any]:
+def _calibration(outcomes: list[Outcome], schema: LabelSchema) -> dict[str, Any]:
     """Reliability of the AUs' probabilities (all AUs together) and of the chosen class's.
 
     The bins hold all seeds; the error is the mean over the seeds.
@@ -235,7 +235,7 @@ def _calibration(sheets: list[Sheet], schema: LabelSchema) -> dict[str, Any]:
     for task in ("au", "expression"):
         if task not in schema.tasks:
             continue
-        pairs = [_confidence(sheet, task) for sheet in sheets]
+        pairs = [_confidence(outcome, task) for outcome in outcomes]
         confidence, true = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         result[task] = {
             "ece": float(np.mean([calibration_error(reliability(*pair)) for pair in pairs])),
@@ -244,9 +244,9 @@ def _calibration(sheets: list[Sheet], schema: LabelSchema) -> dict[str, Any]:
     return result
 
 
-def _confidence(sheet: Sheet, task: str) -> tuple[Tensor, Tensor]:
+def _confidence(outcome: Outcome, task: str) -> tuple[Tensor, Tensor]:
     """Probabilities (L,) of the readable answers with known truth, and whether they came true."""
-    answer, truth = sheet.answers[task], sheet.truth[task]
+    answer, truth = outcome.answers[task], outcome.truth[task]
     if task == "au":
         confidence, true = answer.flatten(), truth.flatten()
     else:
@@ -287,13 +287,13 @@ def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _warnings(
-    sheets: Mapping[str, list[Sheet]],
+    outcomes: Mapping[str, list[Outcome]],
     counts: Mapping[str, list[dict[str, Tensor]]],
     schema: LabelSchema,
     order: Mapping[str, Sequence[str]],
 ) -> list[str]:
     """What a reader has to know before trusting the numbers."""
-    first = next(iter(sheets.values()))[0]
+    first = next(iter(outcomes.values()))[0]
     tasks: dict[int, list[str]] = {}
     for task, table in next(iter(counts.values()))[0].items():
         tasks.setdefault(len(table), []).append(task)
@@ -310,22 +310,24 @@ def _warnings(
                 f"With {people} people a sign-flip test cannot give a p below "
                 f"{min(2.0 ** (1 - people), 1):g}: no difference can be significant."
             )
-    if any(len(of) == 1 for of in sheets.values()):
+    if any(len(of) == 1 for of in outcomes.values()):
         found.append(
             "Trained with one seed only: intervals speak of other people, not of other trainings, "
             "whose spread is unknown. Several seeds would show it."
         )
-    return found + _rare(first, schema) + _unreadable(sheets, schema) + _small_groups(first, order)
+    return (
+        found + _rare(first, schema) + _unreadable(outcomes, schema) + _small_groups(first, order)
+    )
 
 
-def _rare(sheet: Sheet, schema: LabelSchema) -> list[str]:
+def _rare(outcome: Outcome, schema: LabelSchema) -> list[str]:
     """Labels that are absent from the truth, or there in few people."""
     present: dict[str, Tensor] = {}
     if "au" in schema.tasks:
-        present |= {n: sheet.truth["au"][:, i] == 1 for i, n in enumerate(schema.au_names)}
+        present |= {n: outcome.truth["au"][:, i] == 1 for i, n in enumerate(schema.au_names)}
     if "expression" in schema.tasks:
-        present |= {n: sheet.truth["expression"] == i for i, n in enumerate(schema.expressions)}
-    people = {name: len(torch.unique(sheet.subject[rows])) for name, rows in present.items()}
+        present |= {n: outcome.truth["expression"] == i for i, n in enumerate(schema.expressions)}
+    people = {name: len(torch.unique(outcome.subject[rows])) for name, rows in present.items()}
     absent = [name for name, number in people.items() if number == 0]
     rare = [f"{name} ({number})" for name, number in people.items() if 0 < number < FEW_IN_GROUP]
     found = []
@@ -339,12 +341,12 @@ def _rare(sheet: Sheet, schema: LabelSchema) -> list[str]:
     return found
 
 
-def _unreadable(sheets: Mapping[str, list[Sheet]], schema: LabelSchema) -> list[str]:
+def _unreadable(outcomes: Mapping[str, list[Outcome]], schema: LabelSchema) -> list[str]:
     found = []
-    for name, of in sheets.items():
-        total = sum(len(sheet.ids) for sheet in of)
+    for name, of in outcomes.items():
+        total = sum(len(outcome.ids) for outcome in of)
         for task in schema.tasks:
-            count = sum(int(sheet.answers[task].isnan().any(1).sum()) for sheet in of)
+            count = sum(int(outcome.answers[task].isnan().any(1).sum()) for outcome in of)
             if count:
                 found.append(
                     f"{name}: {count} of {total} answers to task '{task}' are unreadable and count "
@@ -353,11 +355,11 @@ def _unreadable(sheets: Mapping[str, list[Sheet]], schema: LabelSchema) -> list[
     return found
 
 
-def _small_groups(sheet: Sheet, order: Mapping[str, Sequence[str]]) -> list[str]:
+def _small_groups(outcome: Outcome, order: Mapping[str, Sequence[str]]) -> list[str]:
     found = []
-    for attribute, values in sheet.attributes.items():
+    for attribute, values in outcome.attributes.items():
         code, names = coded(values, order.get(attribute, ()))
-        people = [len(torch.unique(sheet.subject[code == i])) for i in range(len(names))]
+        people = [len(torch.unique(outcome.subject[code == i])) for i in range(len(names))]
         small = [name for name, n in zip(names, people, strict=True) if n < FEW_IN_GROUP]
         if small and len(names) > 1:
             found.append(

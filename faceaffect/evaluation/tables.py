@@ -148,6 +148,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def capital(text: str) -> str:
+    """Return a text with a capital at its beginning.
+
+    >>> capital("mean AU F1")
+    'Mean AU F1'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def plain_text(report: Mapping[str, Any], parts: Sequence[Part]) -> str:
     """Write parts of a cell as one text."""
     return "".join(

@@ -1,9 +1,14 @@
-"""The pooled predictions of a test: every sample once, in one table, with its truth."""
+"""The pooled predictions of a test: every sample once, in one table, with its truth.
+
+All that knows the columns of ``predictions.csv`` stands here.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
@@ -13,6 +18,36 @@ from faceaffect.errors import DataError
 from faceaffect.schema import VA_NAMES, LabelSchema
 from faceaffect.scores.answers import generated_metrics
 from faceaffect.scores.metrics import TaskMetrics
+
+_ATTRIBUTE = "attribute/"
+
+
+def answer_columns(schema: LabelSchema) -> dict[str, list[str]]:
+    """Return, by task, the columns of a ``predictions.csv`` that hold a model's answers.
+
+    >>> answer_columns(LabelSchema((12,), ("calm", "angry")))
+    {'au': ['prob/AU12'], 'expression': ['prob/calm', 'prob/angry']}
+    """
+    columns = {
+        "au": [f"prob/{name}" for name in schema.au_names],
+        "expression": [f"prob/{name}" for name in schema.expressions],
+        "va": [f"pred/{name}" for name in VA_NAMES],
+    }
+    return {task: columns[task] for task in schema.tasks}
+
+
+def truth_columns(schema: LabelSchema) -> dict[str, list[str]]:
+    """Return, by task, the columns of a ``predictions.csv`` that hold the truth.
+
+    >>> truth_columns(LabelSchema((12,), ("calm", "angry")))
+    {'au': ['target/AU12'], 'expression': ['target/expression']}
+    """
+    columns = {
+        "au": [f"target/{name}" for name in schema.au_names],
+        "expression": ["target/expression"],
+        "va": [f"target/{name}" for name in VA_NAMES],
+    }
+    return {task: columns[task] for task in schema.tasks}
 
 
 class Predictions:
@@ -102,21 +137,18 @@ class Predictions:
         """
         batch, answers = self.batch(), self.answers()
         columns: dict[str, Any] = {"id": self.id, "subject": self.subject}
-        schema = self.schema
-        if "expression" in schema.tasks:
-            columns["target/expression"] = _names(batch["expression"], schema.expressions)
-            for k, name in enumerate(schema.expressions):
-                columns[f"prob/{name}"] = answers["expression"][:, k].numpy()
-        for a, name in enumerate(schema.au_names):
-            columns[f"target/{name}"] = pd.array(batch["au"][:, a].numpy(), dtype="Int64")
-            columns[f"prob/{name}"] = answers["au"][:, a].numpy()
-        if schema.valence_arousal:
-            for c, name in enumerate(VA_NAMES):
-                columns[f"target/{name}"] = batch["va"][:, c].numpy()
-                columns[f"pred/{name}"] = answers["va"][:, c].numpy()
+        said, true = answer_columns(self.schema), truth_columns(self.schema)
+        if "expression" in said:
+            columns[true["expression"][0]] = _names(batch["expression"], self.schema.expressions)
+            columns |= dict(zip(said["expression"], answers["expression"].T.numpy(), strict=True))
+        for task in [task for task in said if task != "expression"]:
+            for c, (truth, answer) in enumerate(zip(true[task], said[task], strict=True)):
+                value = batch[task][:, c].numpy()
+                columns[truth] = pd.array(value, dtype="Int64") if task == "au" else value
+                columns[answer] = answers[task][:, c].numpy()
         for name, value in batch.get("attributes", {}).items():
             names = (attribute_names or {}).get(name)
-            columns[f"attribute/{name}"] = _names(value, names) if names else value.tolist()
+            columns[f"{_ATTRIBUTE}{name}"] = _names(value, names) if names else value.tolist()
         if self.text:
             columns["text"] = self.text
         return pd.DataFrame(columns).sort_values("id", ignore_index=True)
@@ -156,3 +188,60 @@ def read_table(file: Path) -> pd.DataFrame:
     if "text" in table:
         table["text"] = table["text"].fillna("")
     return table.sort_values("id", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model answered about samples, and what is true, as tensors in the order of the ids.
+
+    Args:
+        ids: of the samples.
+        people: names of the S subjects, sorted.
+        subject: (N,) index of each sample's subject.
+        answers: by task, as of a model's ``predict``; NaN unreadable.
+        truth: by task, as in a batch; NaN unknown, for classes -1.
+        attributes: by name, the value of each sample; None unknown.
+        texts: what the model wrote; empty if it does not write.
+    """
+
+    ids: list[str]
+    people: list[str]
+    subject: Tensor
+    answers: dict[str, Tensor]
+    truth: dict[str, Any]
+    attributes: dict[str, list[Any]]
+    texts: list[str]
+
+    @classmethod
+    def read(cls, table: pd.DataFrame, schema: LabelSchema) -> "Outcome":
+        """Read a table with the columns of ``predictions.csv``."""
+        table = table.assign(id=table["id"].astype(str)).sort_values("id", ignore_index=True)
+        people, subject = np.unique(table["subject"].astype(str), return_inverse=True)
+        answers = {task: _values(table, of) for task, of in answer_columns(schema).items()}
+        truth = {}
+        for task, columns in truth_columns(schema).items():
+            if task == "expression":
+                index = pd.Index(schema.expressions).get_indexer(pd.Index(table[columns[0]]))
+                truth[task] = torch.as_tensor(index, dtype=torch.long)
+            else:
+                truth[task] = _values(table, columns)
+        attributes = {
+            column.removeprefix(_ATTRIBUTE): [None if pd.isna(v) else v for v in table[column]]
+            for column in map(str, table.columns)
+            if column.startswith(_ATTRIBUTE)
+        }
+        texts = table["text"].fillna("").astype(str).tolist() if "text" in table else []
+        return cls(
+            table["id"].tolist(),
+            [str(name) for name in people],
+            torch.as_tensor(subject),
+            answers,
+            truth,
+            attributes,
+            texts,
+        )
+
+
+def _values(table: pd.DataFrame, names: list[str]) -> Tensor:
+    values = [table[name].to_numpy(dtype=float, na_value=np.nan) for name in names]
+    return torch.as_tensor(np.stack(values, 1))

@@ -10,18 +10,19 @@ from torch import Tensor
 
 from compared import SCHEMA, answer, truth_table
 from faceaffect.evaluation import resampling
+from faceaffect.evaluation.headlines import metric_names, metrics_of, subject_counts
 from faceaffect.evaluation.resampling import bootstrap, holm, mcnemar_p, sign_flip
-from faceaffect.evaluation.sheets import Sheet, metric_names, metrics_of, subject_counts
 from faceaffect.evaluation.statistics import analyse, calibration_error, reliability
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.answers import join_answers
 from faceaffect.scores.metrics import TaskMetrics
+from faceaffect.scores.predictions import Outcome
 
 TASKS = SCHEMA.tasks
 
 
 def counts_of(table: pd.DataFrame, task: str) -> Tensor:
-    return subject_counts(Sheet.read(table, SCHEMA), SCHEMA)[task]
+    return subject_counts(Outcome.read(table, SCHEMA), SCHEMA)[task]
 
 
 # Counts and metrics.
@@ -42,11 +43,11 @@ def with_gaps(table: pd.DataFrame) -> pd.DataFrame:
 
 def test_metrics_of_counts_are_the_metrics() -> None:
     table = with_gaps(answer(truth_table(12, 5), 1.0, 1))
-    sheet = Sheet.read(table, SCHEMA)
+    outcome = Outcome.read(table, SCHEMA)
     reference = TaskMetrics(SCHEMA)
-    reference.update(sheet.answers, sheet.truth)
+    reference.update(outcome.answers, outcome.truth)
     expected = reference.compute()
-    for task, counts in subject_counts(sheet, SCHEMA).items():
+    for task, counts in subject_counts(outcome, SCHEMA).items():
         values = metrics_of(task, counts.sum(0)).tolist()
         for name, value in zip(metric_names(task, SCHEMA), values, strict=True):
             assert value == pytest.approx(expected[name], abs=1e-7), name
@@ -62,9 +63,9 @@ def test_weighted_counts_are_the_resampled_table(task: str) -> None:
     again = pd.concat(
         [part.assign(id=part["id"] + f"-{k}", subject=str(k)) for k, part in enumerate(parts)]
     )
-    sheet = Sheet.read(again, SCHEMA)
+    outcome = Outcome.read(again, SCHEMA)
     reference = TaskMetrics(SCHEMA)
-    reference.update(sheet.answers, sheet.truth)
+    reference.update(outcome.answers, outcome.truth)
     expected = reference.compute()
     assert values == pytest.approx([expected[n] for n in metric_names(task, SCHEMA)], abs=1e-7)
 
@@ -72,7 +73,7 @@ def test_weighted_counts_are_the_resampled_table(task: str) -> None:
 def test_a_constant_prediction_has_no_concordance() -> None:
     table = truth_table(5, 4).assign(**{"pred/valence": 0.1, "pred/arousal": -0.7})
     schema = LabelSchema((), (), True)
-    counts = subject_counts(Sheet.read(table, schema), schema)["va"]
+    counts = subject_counts(Outcome.read(table, schema), schema)["va"]
     assert metrics_of("va", counts.sum(0)).tolist() == [0, 0, 0]
 
 
@@ -178,7 +179,7 @@ def population(people: int, rng: torch.Generator, shift: float = 0.0) -> list[di
         logits[torch.arange(n), expression] += (1.2 + extra + 0.5 * normal(people))[person]
         said = 0.6 * va + 0.15 * normal(people, 2)[person] + 0.2 * normal(n, 2)
         answers = {"au": prob, "expression": logits.softmax(1), "va": said}
-        models.append(subject_counts(Sheet(ids, names, person, answers, truth, {}, []), SCHEMA))
+        models.append(subject_counts(Outcome(ids, names, person, answers, truth, {}, []), SCHEMA))
     return models
 
 
@@ -466,9 +467,9 @@ def test_groups_have_metrics_intervals_baselines_and_gap(analysed: dict) -> None
     assert sum(of["n"] for of in both.values()) == 96
     assert sum(of["subjects"] for of in both.values()) == 24
     table = analysed["tables"]["single"][0]
-    sheet = Sheet.read(table[table["attribute/skin_tone"] == "II"], SCHEMA)
+    outcome = Outcome.read(table[table["attribute/skin_tone"] == "II"], SCHEMA)
     reference = TaskMetrics(SCHEMA)
-    reference.update(sheet.answers, sheet.truth)
+    reference.update(outcome.answers, outcome.truth)
     single = analysed["report"]["models"]["single"]["groups"]["skin_tone"]["groups"]["II"]
     for name, value in single["metrics"].items():
         assert value == pytest.approx(reference.compute()[name])
