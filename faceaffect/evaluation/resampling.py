@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
+from scipy import stats
 from torch import Tensor
 
 from faceaffect.evaluation.headlines import bounds
@@ -207,21 +206,18 @@ def mcnemar_p(right_a: Tensor, right_b: Tensor) -> float:
     >>> round(mcnemar_p(torch.tensor([True] * 8 + [False]), torch.tensor([False] * 8 + [True])), 4)
     0.0391
     """
-    table = [
-        [int((right_a & right_b).sum()), int((right_a & ~right_b).sum())],
-        [int((~right_a & right_b).sum()), int((~right_a & ~right_b).sum())],
-    ]
-    return float(mcnemar(table, exact=True).pvalue)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    return min(1.0, 2 * float(stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's correction; an undefined p stays NaN and counts as no test.
+    """Holm's correction (1979); an undefined p stays NaN and counts as no test.
 
     >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
-    values = np.asarray(p, dtype=float)
-    defined = ~np.isnan(values)
-    if defined.any():
-        values[defined] = multipletests(values[defined], method="holm")[1]
+    values = np.array(p, dtype=float)
+    rising = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN is sorted last
+    stepped = values[rising] * np.arange(len(rising), 0, -1)
+    values[rising] = np.minimum(np.maximum.accumulate(stepped), 1)
     return [float(value) for value in values]
