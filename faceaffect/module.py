@@ -99,6 +99,17 @@ class AffectModule(L.LightningModule, ABC):
         """
         self.statistics = statistics
 
+    def frozen_features(self, batch: FaceBatch) -> dict[str, Tensor] | None:
+        """Return what frozen networks make of images before anything that is trained sees them.
+
+        Where nothing before them is random this is computed once, and :meth:`loss` and
+        :meth:`predict` find it in the batch as ``features``.
+
+        Returns:
+            Name to (B, ...), or None if nothing frozen stands in front.
+        """
+        return None
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what is trained; weights of fewer than two dimensions do not decay."""
         return decay_groups(self.parameters())

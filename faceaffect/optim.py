@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import muon as timm_muon
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from faceaffect.errors import RecipeError, unknown
+from faceaffect.hardware import best_dtype
 
 SCHEDULES = {
     "constant": "constant_with_warmup",
@@ -67,7 +71,7 @@ class Optim:
     def optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
         """Return the optimiser over parameter groups; a group's own ``lr`` and decay win."""
         betas: dict[str, Any] = {} if self.betas is None else {"betas": tuple(self.betas)}
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             groups,
             opt=self.name,
             lr=self.lr,
@@ -76,6 +80,9 @@ class Optim:
             filter_bias_and_bn=False,
             **betas,
         )
+        if isinstance(optimizer, timm_muon.Muon):
+            _iterate_as_the_machine_can(optimizer)
+        return optimizer
 
     def scheduler(self, optimizer: Optimizer, steps: int, steps_per_epoch: float) -> LRScheduler:
         """Return the schedule over ``steps`` optimiser steps."""
@@ -93,6 +100,31 @@ class Optim:
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def muon_dtype(device: torch.device) -> torch.dtype:
+    """Return the float type of Muon's iterations on a device: bfloat16 only if in hardware."""
+    found = best_dtype(device)[0]
+    return found if found == torch.bfloat16 else torch.float32
+
+
+def _iterate_as_the_machine_can(optimizer: Optimizer) -> None:
+    """Have Muon's Newton-Schulz iterations run in the float type that the machine computes.
+
+    timm has no argument for it and always takes bfloat16, so its function is replaced for the time
+    of a step.
+    """
+    iterate = timm_muon.zeropower_via_newtonschulz
+
+    def before(optimizer: Optimizer, *_: Any) -> None:
+        device = optimizer.param_groups[0]["params"][0].device
+        timm_muon.zeropower_via_newtonschulz = partial(iterate, dtype=muon_dtype(device))
+
+    def after(*_: Any) -> None:
+        timm_muon.zeropower_via_newtonschulz = iterate
+
+    optimizer.register_step_pre_hook(before)  # type: ignore[arg-type]
+    optimizer.register_step_post_hook(after)
 
 
 def steps_per_epoch(trainer: L.Trainer) -> int:

@@ -126,6 +126,10 @@ class FaceDataModule(L.LightningDataModule):
         """Return batches of the test part, in order."""
         return self._loader(self.split.test)
 
+    def in_order(self, side: Literal["train", "val", "test"]) -> FaceLoader:
+        """Return batches of a part in the order of the data, without augmentation."""
+        return self._loader(getattr(self.split, side))
+
     def teardown(self, stage: str) -> None:
         """Stop the processes that read; Lightning calls this after training and testing."""
         for loader in list(self._loaders):

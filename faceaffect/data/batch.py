@@ -25,6 +25,8 @@ class FaceBatch(TypedDict, total=False):
         id: unique name of each sample: path relative to the root, or seed/index.
         subject: the person of each sample.
         turns: questions and answers of each sample, from an instruction file.
+        features: what frozen networks see of each face, name to (B, ...), see
+            ``AffectModule.frozen_features``; only where nothing before them is random.
         skipped: (id, reason) of samples that could not be read and are not in this batch.
     """
 
@@ -41,6 +43,7 @@ class FaceBatch(TypedDict, total=False):
     id: list[str]
     subject: list[str]
     turns: list[list[tuple[str, str]]]
+    features: dict[str, Tensor]
     skipped: list[tuple[str, str]]
 
 

@@ -59,6 +59,7 @@ class TimmClassifier(AffectModule):
             )
         if lora is not None and mode != "lora":
             raise RecipeError(f"model.lora: needs mode 'lora', not '{mode}'")
+        self.mode = mode
         self.backbone = create_backbone(**node)
         if mode == "lora":
             LoRA(**(lora or {})).put_into(self.backbone)
@@ -82,20 +83,31 @@ class TimmClassifier(AffectModule):
         super().prepare(statistics)
         self.losses.prepare(statistics)
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the logits of each task from uint8 faces (B, 3, H, W)."""
+    def features(self, image: Tensor) -> Tensor:
+        """Return what the heads see, (B, width), of uint8 faces (B, 3, H, W)."""
         x = self.backbone.normalise(image)
         if self.side is None:
-            features = self.backbone.pooled(x)
-        else:
-            patches = self.backbone.tokens(x)[:, self.backbone.num_prefix_tokens :]
-            features = pool_grid(patches, self.grid, self.side).flatten(1)
-        return self.heads(self.norm(features))  # type: ignore[no-any-return]
+            return self.backbone.pooled(x)
+        patches = self.backbone.tokens(x)[:, self.backbone.num_prefix_tokens :]
+        return pool_grid(patches, self.grid, self.side).flatten(1)
+
+    def frozen_features(self, batch: FaceBatch) -> dict[str, Tensor] | None:
+        """Return the features of a linear probe."""
+        return {"pooled": self.features(batch["image"])} if self.mode == "linear" else None
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the logits of each task from uint8 faces (B, 3, H, W)."""
+        return self.heads(self.norm(self.features(image)))  # type: ignore[no-any-return]
+
+    def _logits(self, batch: FaceBatch) -> dict[str, Tensor]:
+        if "features" in batch:
+            return self.heads(self.norm(batch["features"]["pooled"]))  # type: ignore[no-any-return]
+        return self(batch["image"])  # type: ignore[no-any-return]
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return the sum of the tasks' losses."""
-        return self.losses(self(batch["image"]), batch)  # type: ignore[no-any-return]
+        return self.losses(self._logits(batch), batch)  # type: ignore[no-any-return]
 
     def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
         """Return probabilities for AUs and expressions, tanh for valence and arousal."""
-        return answers(self(batch["image"]))
+        return answers(self._logits(batch))

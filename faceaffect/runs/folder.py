@@ -14,12 +14,14 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 import faceaffect
+from faceaffect import hardware
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import labels_of
 from faceaffect.errors import RecipeError
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
+from faceaffect.recipe import Recipe
 from faceaffect.runs.result import write_atomically
 
 if sys.platform != "win32":
@@ -69,7 +71,7 @@ def hold(folder: Path) -> IO[str] | None:
 # What a run is made of.
 
 
-def made_of(data: FaceDataModule, model: L.LightningModule, section: Any) -> dict[str, Any]:
+def made_of(data: FaceDataModule, model: L.LightningModule, recipe: Recipe) -> dict[str, Any]:
     """Return, under readable names, what a run is made of besides its recipe.
 
     A run goes on, and its result is taken over, only where all of this is as it was. Weights and
@@ -79,13 +81,15 @@ def made_of(data: FaceDataModule, model: L.LightningModule, section: Any) -> dic
     Args:
         data: the data of the run.
         model: before training; the weights that its parts started from name themselves.
-        section: the ``model`` section of the recipe, where files may be named.
+        recipe: of the run; its ``model`` section may name files.
 
     Returns:
         Plain values: the package's version, samples and labels of each side of the split, what the
         dataset notes, weights, files, and the source of a model that is not the package's own.
     """
     made: dict[str, Any] = {"version of faceaffect": faceaffect.__version__}
+    made["precision"] = hardware.precision_for(recipe["trainer"]).name
+    made["float types of weights"] = sorted({str(p.dtype)[6:] for p in model.parameters()})
     made |= {f"samples of the {side} part": data.split.info["sha256"][side] for side in SIDES}
     made |= labels_of(data)
     made["attributes, intensities and weights of samples"] = _beside_labels(data)
@@ -93,7 +97,7 @@ def made_of(data: FaceDataModule, model: L.LightningModule, section: Any) -> dic
     for prefix, module in model.named_modules():
         if isinstance(module, Freezable) and module.source is not None:
             made[f"weights of {prefix or 'the model'}"] = module.source["fingerprint"]
-    made |= {f"file {name}": _digest(Path(name)) for name in sorted(set(_files(section)))}
+    made |= {f"file {name}": _digest(Path(name)) for name in sorted(set(_files(recipe["model"])))}
     made |= {f"source {file}": _digest(file) for file in _own_sources(model)}
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain

@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 import torch.distributed as dist
 
 import faceaffect
+from faceaffect import hardware
 from faceaffect.data.base import FaceDataModule
 from faceaffect.errors import DataError
 from faceaffect.module import AffectModule
+from faceaffect.optim import muon_dtype
 from faceaffect.progress import console, result_table
 from faceaffect.recipe import Recipe
 from faceaffect.runs import cost
@@ -56,6 +59,7 @@ def write_result(
         "data": recipe["data"],
         "schema": data.schema.to_dict(),
         "protocol": data.split.info,
+        "precision": _precision(recipe, model),
         **(extra or {}),
     }
     if isinstance(model, AffectModule):
@@ -95,6 +99,15 @@ def write_result(
     if skipped:
         console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
     console.print(f"written to {folder}")
+
+
+def _precision(recipe: Recipe, model: L.LightningModule) -> dict[str, Any]:
+    """Return in which precision was computed, why, and how many weights have which float type."""
+    weights = Counter(str(p.dtype).removeprefix("torch.") for p in model.parameters())
+    found = hardware.precision_for(recipe["trainer"]).to_dict() | {"weights": dict(weights)}
+    if "muon" in recipe["optim"].get("name", ""):
+        found["iterations of Muon"] = str(muon_dtype(model.device)).removeprefix("torch.")
+    return found
 
 
 def read_result(folder: Path) -> dict[str, Any]:

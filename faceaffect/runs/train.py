@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
 
-from faceaffect import registry
+from faceaffect import hardware, registry
 from faceaffect.components import arguments, create
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
@@ -34,6 +34,7 @@ from faceaffect.runs.folder import (
     new_folder,
     write_made_of,
 )
+from faceaffect.runs.frozen import FrozenFeatures
 from faceaffect.runs.result import RESULT, write_atomically, write_result
 
 _RUN = "FACEAFFECT_RUN"
@@ -63,7 +64,7 @@ def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
         FaceAffectError: something in the recipe or the data is wrong.
     """
     data, model = build(recipe)
-    run = _open_run(recipe, made_of(data, model, recipe["model"]), resume, brief)
+    run = _open_run(recipe, made_of(data, model, recipe), resume, brief)
     try:
         _fit_and_test(recipe, run.folder, run.last, data, model, brief)
     finally:
@@ -83,7 +84,8 @@ def _fit_and_test(
 ) -> None:
     timer = Timer()
     try:
-        trainer = _trainer(recipe, folder, [timer, *_checkpoints(recipe, folder)])
+        callbacks = [timer, FrozenFeatures(), *_checkpoints(recipe, folder)]
+        trainer = _trainer(recipe, folder, callbacks)
     except RecipeError:
         if last is None:
             shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
@@ -151,7 +153,8 @@ def reopen(
     """
     recipe = _stored_recipe(source, overrides)
     data = create_data(run_seed=recipe["seed"], **recipe["data"])
-    return load_model(source), data
+    with hardware.building_for(hardware.device_for(recipe["trainer"])):
+        return load_model(source), data
 
 
 def _stored_recipe(source: str | Path, overrides: Sequence[str]) -> Recipe:
@@ -172,7 +175,8 @@ def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
     optim = check_sections(recipe)
     data = create_data(run_seed=recipe["seed"], **recipe["data"])
-    model = create_model(schema=data.schema, **recipe["model"])
+    with hardware.building_for(hardware.device_for(recipe["trainer"])):
+        model = create_model(schema=data.schema, **recipe["model"])
     model.optim, model.seed = optim, recipe["seed"]
     model.task_weights = _task_weights(recipe, data)
     model.recipe = {"name": recipe.name, "sections": recipe.sections}
@@ -189,7 +193,7 @@ def check_sections(recipe: Recipe) -> Optim:
         RecipeError: a key or a value is wrong.
     """
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
-    arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
+    _trainer_arguments(recipe)
     _checkpoint_section(recipe)
     for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):
         for index, value in enumerate(recipe[section]):
@@ -200,6 +204,12 @@ def check_sections(recipe: Recipe) -> Optim:
     node = registry.as_node(recipe["model"])
     arguments(registry.get("models", node.pop("name")), node, "model", given={"schema": None})
     return optim
+
+
+def _trainer_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Return the arguments of the trainer, checked, with the precision that is taken here."""
+    node = recipe["trainer"] | {"precision": hardware.precision_for(recipe["trainer"]).name}
+    return arguments(L.Trainer, node, "trainer", given=_GIVEN_TO_TRAINER)
 
 
 def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:
@@ -218,7 +228,7 @@ def _trainer(
     recipe: Recipe, folder: Path, callbacks: list[Callback], logger: Literal[False] | None = None
 ) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the headline says it all
-    kwargs = arguments(L.Trainer, recipe["trainer"], "trainer", given=_GIVEN_TO_TRAINER)
+    kwargs = _trainer_arguments(recipe)
     own = [create("callbacks", n, f"callbacks[{i}]") for i, n in enumerate(recipe["callbacks"])]
     try:
         return L.Trainer(
@@ -356,7 +366,7 @@ def matching_runs(
         if (file.parent / RESULT).exists() == finished and file.read_text() == recipe.yaml()
     ]
     if found and made is None:
-        made = made_of(*build(recipe), recipe["model"])
+        made = made_of(*build(recipe), recipe)
     others = {run: changed(run, made or {}) for run in found}
     same = [run for run in found if not others[run]]
     if found and not same:
@@ -381,9 +391,11 @@ def _headline(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     device = cost.device_name(trainer.strategy.root_device)
+    precision = hardware.precision_for(recipe["trainer"])
     return (
         f"{recipe.name}: {recipe['model']['name']}, {trained:,} of {total:,} parameters trained, "
-        f"on {device}; data: {recipe['data']['name']}, schema: {', '.join(data.schema.tasks)}"
+        f"on {device} in {precision.name} ({precision.why}); data: {recipe['data']['name']}, "
+        f"schema: {', '.join(data.schema.tasks)}"
     )
 
 

@@ -106,11 +106,18 @@ class FrozenFaces(nn.Module):
     def forward(self, batch: FaceBatch) -> Faces:
         """Return what the networks see in the known frames of a batch of clips."""
         owner, frame = batch["frame_mask"].nonzero(as_tuple=True)
-        image = batch["video"][owner, frame]
         count = batch["frame_mask"].sum(1).tolist()
+        if "features" in batch:
+            return Faces(*_unflat(batch["features"]), owner, count)
+        image = batch["video"][owner, frame]
         with torch.no_grad():
             tokens, prior = self._see(image) if self.cache is None else self._recall(image)
         return Faces(tokens, prior, owner, count)
+
+    def features(self, batch: FaceBatch) -> dict[str, Tensor]:
+        """Return what the networks see in a batch of images, name to (B, ...)."""
+        with torch.no_grad():
+            return _flat(*self._see(batch["image"]), self.grid)
 
     @property
     def cache(self) -> FeatureCache | None:

@@ -3,18 +3,22 @@
 import inspect
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from faceaffect.components import Options
 from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.hardware import choose_dtype
 from faceaffect.models.emo_llama.checkpoint import (
     find_checkpoint,
     make_config,
@@ -110,6 +114,9 @@ class LanguageModel(Freezable):
         if lora is not None:
             self.net = _adapted(net, lora.config())
             net.register_forward_pre_hook(_cast_once)
+            for module in net.modules():
+                if isinstance(module, LoraLinear) and _pays_composed(module):
+                    module.forward = partial(_composed, module)
         self.train(self.training)
 
     @property
@@ -221,7 +228,7 @@ def create_llm(
     config: dict[str, Any] | None = None,
     tokenizer: str | None = None,
     lora: Annotated[dict[str, Any] | None, Options(LanguageLoRA)] = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     attention: Literal["sdpa", "eager"] = "sdpa",
     grad_checkpointing: bool = False,
 ) -> LanguageModel:
@@ -236,7 +243,7 @@ def create_llm(
         config: in place of a name: ``model_type`` and settings, with random weights.
         tokenizer: a folder, asset or hub name; by default the model's own.
         lora: settings of the adapters; None freezes the whole model.
-        dtype: of the frozen weights.
+        dtype: of the frozen weights; ``auto`` takes what the machine computes in hardware.
         attention: PyTorch's fused attention, or plain matrix products (``eager``), which train
             short prompts faster on a CPU.
         grad_checkpointing: spend time to save memory in training.
@@ -249,17 +256,19 @@ def create_llm(
         raise RecipeError("model.llm: give either a name or a config")
     where = "model.llm.name"
     adapters = None if lora is None else LanguageLoRA(**lora)
+    kind = choose_dtype(dtype, "model.llm.dtype")
     if name is None:
         settings = make_config(config or {}, "model.llm.config")
         if tokenizer is None:
             raise RecipeError("model.llm.tokenizer: a config needs a tokenizer beside it")
-        net = _from_config(settings, dtype, attention)
+        net = _from_config(settings, kind, attention)
         source = None
     else:
         found = find_checkpoint(name, pretrained=pretrained, revision=revision, where=where)
         settings = read_config(found)
-        net = _load(found.location, found.revision, dtype, attention, settings)
-        known = fingerprint(net.state_dict())
+        net = _load(found.location, found.revision, attention, settings)
+        known = fingerprint(net.state_dict())  # as stored: the same on every machine
+        net = net.to(kind)
         source = {"kind": found.kind, "name": found.name, "fingerprint": known}
     place = tokenizer or name
     assert place is not None
@@ -276,21 +285,21 @@ def create_llm(
     return model
 
 
-def _from_config(config: Any, dtype: str, attention: str) -> Any:
+def _from_config(config: Any, dtype: torch.dtype, attention: str) -> Any:
     auto: Any = AutoModelForCausalLM
     try:
-        return auto.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+        return auto.from_config(config, dtype=dtype, attn_implementation=attention)
     except ValueError as error:
         raise RecipeError(f"model.llm.config: {_reason(error, config)}") from None
 
 
-def _load(location: str, revision: str | None, dtype: str, attention: str, config: Any) -> Any:
+def _load(location: str, revision: str | None, attention: str, config: Any) -> Any:
     auto: Any = AutoModelForCausalLM
     try:
         net = auto.from_pretrained(
             location,
             revision=revision,
-            dtype=getattr(torch, dtype),
+            dtype="auto",
             attn_implementation=attention,
             trust_remote_code=False,
         )
@@ -345,6 +354,40 @@ def _cast_once(net: Any, inputs: Any) -> None:
     for module in net.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = cast_inputs
+
+
+def _pays_composed(layer: LoraLinear) -> bool:
+    """Whether a layer and its adapter are cheaper as one matrix than one beside the other.
+
+    In training a token costs three products with the composed matrix, else two with the frozen one
+    and three with each factor of the adapter.
+    """
+    size, factors = layer.in_features * layer.out_features, layer.in_features + layer.out_features
+    return all(size < 3 * rank * factors for rank in layer.r.values())
+
+
+def _composed(layer: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return ``(W + s B A) x`` where peft computes ``W x + s B (A x)``, which is the same.
+
+    In full precision only: in half precision the sum of the matrices would lose what the adapter
+    adds to large weights.
+    """
+    active = layer.active_adapters
+    weight = layer.get_base_layer().weight
+    plain = (
+        not (args or kwargs or layer.disable_adapters or layer.merged)
+        and len(active) == 1
+        and active[0] in layer.lora_A
+        and isinstance(layer.lora_dropout[active[0]], nn.Identity)
+        and weight.dtype == x.dtype == torch.float32
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+    if not plain:
+        return cast(Tensor, type(layer).forward(layer, x, *args, **kwargs))
+    name = active[0]
+    change = layer.lora_B[name].weight @ layer.lora_A[name].weight
+    whole = torch.add(weight, change, alpha=layer.scaling[name])
+    return F.linear(x, whole, layer.get_base_layer().bias)
 
 
 def _adapted(net: Any, config: LoraConfig) -> Any:

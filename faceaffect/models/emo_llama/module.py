@@ -243,6 +243,10 @@ class EmoLlama(AffectModule):
 
     # Seeing
 
+    def frozen_features(self, batch: FaceBatch) -> dict[str, Tensor] | None:
+        """Return what tower and face-analysis network see, unless that is kept on disk."""
+        return None if self.faces.cache_folder else self.faces.features(batch)
+
     def look(self, batch: FaceBatch) -> Faces:
         """Return what the frozen networks see, the patches enriched by Face Info Mining."""
         faces: Faces = self.faces(as_clips(batch))

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.hardware import choose_dtype
 from faceaffect.models.emo_llama.checkpoint import (
     Checkpoint,
     fill_part,
@@ -118,7 +119,7 @@ def create_tower(
     image_size: int | None = None,
     config: dict[str, Any] | None = None,
     layer: int = -1,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
 ) -> TimmTower | HuggingFaceTower:
     """Build a frozen vision tower.
 
@@ -133,7 +134,8 @@ def create_tower(
         config: in place of a name: ``model_type`` and settings of a vision model of transformers,
             with random weights.
         layer: whose outputs, counted from the end; of Hugging Face models.
-        dtype: of the frozen weights of a Hugging Face model.
+        dtype: of the frozen weights of a Hugging Face model; ``auto`` takes what the machine
+            computes in hardware.
 
     Raises:
         RecipeError: settings that contradict each other.
@@ -141,15 +143,16 @@ def create_tower(
     """
     if (name is None) == (config is None):
         raise RecipeError("model.tower: give either a name or a config")
+    kind = choose_dtype(dtype, "model.tower.dtype")
     if config is not None:
-        return _frozen(_build(make_config(config, "model.tower.config"), dtype), layer)
+        return _frozen(_build(make_config(config, "model.tower.config")).to(kind), layer)
     assert name is not None
     if name.startswith("hf:"):
         place = name.removeprefix("hf:")
         found = find_checkpoint(
             place, pretrained=pretrained, revision=revision, where="model.tower.name"
         )
-        return _from_checkpoint(found, layer, dtype)
+        return _from_checkpoint(found, layer, kind)
     if layer != -1:
         raise RecipeError("model.tower.layer: is about Hugging Face models, named hf:...")
     return TimmTower(
@@ -159,17 +162,17 @@ def create_tower(
     )
 
 
-def _from_checkpoint(found: Checkpoint, layer: int, dtype: str) -> HuggingFaceTower:
+def _from_checkpoint(found: Checkpoint, layer: int, dtype: torch.dtype) -> HuggingFaceTower:
     whole: Any = read_config(found)
-    net = _build(getattr(whole, "vision_config", whole), dtype)
+    net = _build(getattr(whole, "vision_config", whole))
     fill_part(net, found)
-    tower = _frozen(net, layer, **_pixels(found))
-    name = fingerprint(net.state_dict())
+    name = fingerprint(net.state_dict())  # in full precision: the same on every machine
+    tower = _frozen(net.to(dtype), layer, **_pixels(found))
     tower.source = {"kind": found.kind, "name": found.name, "fingerprint": name}
     return tower
 
 
-def _build(config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
     for key in ("image_size", "patch_size", "hidden_size"):
         if not isinstance(getattr(config, key, None), int):
             raise RecipeError(f"model.tower: {config.model_type} is no vision transformer")
@@ -182,7 +185,7 @@ def _build(config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
         net = kind._from_config(config) if kind else auto.from_config(config)
     except ValueError as error:
         raise RecipeError(f"model.tower: no vision model: {str(error).splitlines()[0]}") from None
-    return cast(PreTrainedModel, net.eval().to(getattr(torch, dtype)))
+    return cast(PreTrainedModel, net.eval().float())
 
 
 def _frozen(net: PreTrainedModel, layer: int, **pixels: Any) -> HuggingFaceTower:

@@ -1,0 +1,69 @@
+"""What frozen networks see of a face, computed once where nothing before them is random."""
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from faceaffect.data.base import FaceDataModule
+from faceaffect.data.loader import Features
+from faceaffect.module import AffectModule
+from faceaffect.progress import console
+
+LIMIT = 2**30
+"""Bytes of features that are kept in memory at most; of more than that, none are."""
+
+
+class FrozenFeatures(Callback):
+    """Has what the frozen networks make of the faces computed once, before the first step.
+
+    Face by face in the order of the data, so that a run that was killed finds the same numbers
+    again; from then on the data serves features in place of images. Does nothing where images are
+    augmented, since no face is then seen twice, where samples are clips, and where a model has
+    nothing frozen in front.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Send the faces of training and validation through the frozen networks."""
+        data = getattr(trainer, "datamodule", None)
+        if (
+            not isinstance(pl_module, AffectModule)
+            or not isinstance(data, FaceDataModule)
+            or data.augment is not None
+        ):
+            return
+        training = pl_module.training
+        pl_module.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            features = _look(pl_module, data)
+        pl_module.train(training)
+        if features is None:
+            return
+        data.keep(features)
+        if trainer.is_global_zero:
+            size = _bytes(features.table) / 2**20
+            faces = len(features.row)
+            console.print(f"the frozen networks have seen {faces:,} faces once ({size:.0f} MB)")
+
+
+def _look(model: AffectModule, data: FaceDataModule) -> Features | None:
+    """Return the features of the training and validation faces; None if they are not to be kept."""
+    parts: list[dict[str, Tensor]] = []
+    ids: list[str] = []
+    count = len(data.split.train) + len(data.split.val)
+    for side in ("train", "val"):
+        loader = data.in_order(side)
+        for batch in loader:
+            batch = data.transfer_batch_to_device(batch, model.device, 0)
+            seen = None if "video" in batch else model.frozen_features(batch)
+            if seen is None or count * _bytes(seen) > LIMIT * len(batch["id"]):
+                loader.close()
+                return None
+            parts.append({name: value.cpu() for name, value in seen.items()})
+            ids += batch["id"]
+        loader.close()
+    return Features({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, ids)
+
+
+def _bytes(table: dict[str, Tensor]) -> int:
+    return sum(column.numel() * column.element_size() for column in table.values())
