@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -92,11 +93,25 @@ def _cpu_bfloat16() -> str:
     """Return the instructions by which this CPU computes bfloat16 and PyTorch uses them, or ''."""
     # oneDNN does the products; it can be told to leave instructions alone (ONEDNN_MAX_CPU_ISA),
     # and takes bfloat16 for supported from AVX512 on, where it emulates.
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not _onednn_takes_bfloat16():
         return ""
     known = torch.cpu.get_capabilities()
     names = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
     return next((name for key, name in names.items() if known.get(key)), "")
+
+
+def _onednn_takes_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def warn_emulated(where: str, asked: str, why: str, better: str) -> None:
+    """Say once in a process that a float type is emulated here, and what ``auto`` would take."""
+    warnings.warn(
+        f"{where}: {asked} is emulated on this machine ({why}) and may be a hundred times slower; "
+        f"{where}=auto would take {better}",
+        stacklevel=3,
+    )
 
 
 def precision_for(trainer: Mapping[str, Any]) -> Precision:
@@ -116,11 +131,7 @@ def precision_for(trainer: Mapping[str, Any]) -> Precision:
         return Precision(PRECISIONS[dtype], f"auto: {why}")
     name = "32-true" if asked is None else str(asked)
     if name.startswith("bf16") and dtype != torch.bfloat16 and device.type != "mps":
-        warnings.warn(
-            f"trainer.precision: {name} is emulated on this machine ({why}) and may be a hundred "
-            f"times slower; trainer.precision=auto would take {PRECISIONS[dtype]}",
-            stacklevel=2,
-        )
+        warn_emulated("trainer.precision", name, why, PRECISIONS[dtype])
     return Precision(name, "as the recipe says" if asked is not None else "Lightning's default")
 
 
@@ -137,9 +148,5 @@ def choose_dtype(asked: str, where: str) -> torch.dtype:
         return best
     dtype: torch.dtype = getattr(torch, asked)
     if dtype == torch.bfloat16 and best == torch.float32:
-        warnings.warn(
-            f"{where}: bfloat16 is emulated on this machine ({why}) and may be a hundred times "
-            "slower; auto would take float32",
-            stacklevel=2,
-        )
+        warn_emulated(where, "bfloat16", why, "float32")
     return dtype

@@ -16,7 +16,7 @@ from faceaffect.components import Component, arguments, create
 from faceaffect.data.dataset import FaceDataset as FaceDataset
 from faceaffect.data.dataset import Loaded as Loaded
 from faceaffect.data.dataset import Samples as Samples
-from faceaffect.data.loader import BatchReader, FaceLoader
+from faceaffect.data.loader import BatchReader, FaceLoader, Features
 from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
 from faceaffect.data.transforms import build
@@ -129,6 +129,11 @@ class FaceDataModule(L.LightningDataModule):
     def in_order(self, side: Literal["train", "val", "test"]) -> FaceLoader:
         """Return batches of a part in the order of the data, without augmentation."""
         return self._loader(getattr(self.split, side))
+
+    def keep(self, features: Features) -> None:
+        """Serve features in place of images in the loaders that there are."""
+        for loader in list(self._loaders):
+            loader.keep(features)
 
     def teardown(self, stage: str) -> None:
         """Stop the processes that read; Lightning calls this after training and testing."""

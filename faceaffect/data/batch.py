@@ -140,9 +140,12 @@ def as_clips(batch: FaceBatch) -> FaceBatch:
     if "video" in batch:
         return batch
     clips = batch.copy()
-    image = clips.pop("image")
-    clips["video"] = image[:, None]
-    clips["frame_mask"] = torch.ones(len(image), 1, dtype=torch.bool, device=image.device)
+    if "image" in batch:
+        seen = clips.pop("image")
+        clips["video"] = seen[:, None]
+    else:
+        seen = next(iter(batch["features"].values()))
+    clips["frame_mask"] = torch.ones(len(seen), 1, dtype=torch.bool, device=seen.device)
     if "landmarks" in batch:
         clips["landmarks"] = batch["landmarks"][:, None]
     return clips

@@ -32,6 +32,9 @@ class BatchReader(Dataset[FaceBatch]):
         seed: the first part of that seed.
         spare: indices to read instead where no sample of a batch is readable, so that a training
             batch is not empty; None leaves it empty.
+
+    Attributes:
+        features: served in place of images once they are known, see :meth:`FaceLoader.keep`.
     """
 
     def __init__(
@@ -48,9 +51,12 @@ class BatchReader(Dataset[FaceBatch]):
         self.augment = augment
         self.seed = seed
         self.spare = spare
+        self.features: Features | None = None
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> FaceBatch:
         """Return the batch of some (epoch, index) pairs, less the samples that are unreadable."""
+        if self.features is not None:
+            return self.features.batch(self.dataset.samples, [*keys, *self._spare(keys)], len(keys))
         rows: list[int] = []
         faces: list[Loaded] = []
         skipped: list[tuple[str, str]] = []
@@ -90,6 +96,40 @@ class BatchReader(Dataset[FaceBatch]):
         return [(epoch, other) for other in drawn.tolist()]
 
 
+class Features:
+    """What frozen networks see of the faces of a dataset, in memory.
+
+    Args:
+        table: name to (N, ...).
+        ids: whose features the N rows are.
+    """
+
+    def __init__(self, table: dict[str, Tensor], ids: Sequence[str]) -> None:
+        self.table = table
+        self.row = {name: row for row, name in enumerate(ids)}
+
+    def batch(self, samples: Samples, keys: Sequence[tuple[int, int]], size: int) -> FaceBatch:
+        """Return labels and features of the first ``size`` of (epoch, index) that have any."""
+        known = [index for _, index in keys if str(samples.id[index]) in self.row][:size]
+        rows = [self.row[str(samples.id[index])] for index in known]
+        batch = label_rows(samples, known)
+        batch["features"] = {name: column[rows] for name, column in self.table.items()}
+        return batch
+
+
+def label_rows(samples: Samples, rows: Sequence[int]) -> FaceBatch:
+    """Return names and labels of some rows of the label table."""
+    index = np.asarray(rows, np.int64)
+    batch = FaceBatch(id=samples.id[index].tolist(), subject=samples.subject[index].tolist())
+    for name in ("au", "au_intensity", "expression", "va"):
+        column = getattr(samples, name)
+        if column is not None:
+            batch[name] = torch.from_numpy(column[index])
+    if samples.attributes:
+        batch["attributes"] = {n: torch.from_numpy(c[index]) for n, c in samples.attributes.items()}
+    return batch
+
+
 def collate(
     samples: Samples, rows: Sequence[int], faces: Sequence[Loaded], image_size: int
 ) -> FaceBatch:
@@ -97,8 +137,7 @@ def collate(
 
     If any of them is a clip, all become clips; shorter ones are filled up and masked.
     """
-    index = np.asarray(rows, np.int64)
-    batch = FaceBatch(id=samples.id[index].tolist(), subject=samples.subject[index].tolist())
+    batch = label_rows(samples, rows)
     if any(face.image.ndim == 4 for face in faces):
         frames = [face.image.reshape(-1, *face.image.shape[-3:]) for face in faces]
         length = max(len(clip) for clip in frames)
@@ -114,12 +153,6 @@ def collate(
         for planes, face in zip(image, faces, strict=True):
             cv2.split(face.image, list(planes))  # several times faster than transposing
         batch["image"] = torch.from_numpy(image)
-    for name in ("au", "au_intensity", "expression", "va"):
-        column = getattr(samples, name)
-        if column is not None:
-            batch[name] = torch.from_numpy(column[index])
-    if samples.attributes:
-        batch["attributes"] = {n: torch.from_numpy(c[index]) for n, c in samples.attributes.items()}
     return _add_geometry(batch, faces)
 
 
@@ -173,17 +206,27 @@ class FaceLoader:
         self.batch_sampler = None  # Lightning asks for both and gives the epoch to either
         self.on_error = on_error
         self.skipped = {} if skipped is None else skipped
-        self.loader: DataLoader[FaceBatch] = DataLoader(
-            reader,
-            batch_sampler=batches,
+        self.reader = reader
+        self.loader = self._loader(workers)
+        self._done = (0, 0)
+        self._resume = (0, 0)
+
+    def _loader(self, workers: int) -> DataLoader[FaceBatch]:
+        return DataLoader(
+            self.reader,
+            batch_sampler=self.sampler,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
         )
-        self._done = (0, 0)
-        self._resume = (0, 0)
+
+    def keep(self, features: Features) -> None:
+        """Serve features in place of images from now on, without processes that read."""
+        self.close()
+        self.reader.features = features
+        self.loader = self._loader(0)
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch."""

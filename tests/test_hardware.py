@@ -1,0 +1,123 @@
+"""Precision is the machine's: what ``auto`` takes, what is obeyed, what is said."""
+
+import os
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from timm.optim import muon as timm_muon
+from torch import nn
+
+from faceaffect import hardware
+from faceaffect.errors import RecipeError
+from faceaffect.optim import Optim
+
+CPU = {"accelerator": "cpu"}
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, mkldnn: bool, **known: bool) -> None:
+    """Let the processor have these instructions, and oneDNN use bfloat16 or not."""
+    monkeypatch.setattr(hardware, "_onednn_takes_bfloat16", lambda: mkldnn)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+
+
+@pytest.mark.parametrize(
+    ("mkldnn", "known", "taken"),
+    [
+        (True, {"avx512_bf16": True}, "bf16-mixed"),
+        (True, {"amx_bf16": True}, "bf16-mixed"),
+        (True, {"avx512_bf16": False, "avx512_f": True}, "32-true"),  # oneDNN emulates here
+        (False, {"avx512_bf16": True}, "32-true"),  # there, but oneDNN is told not to
+        (False, {}, "32-true"),
+    ],
+)
+def test_auto_takes_bfloat16_only_where_a_cpu_computes_it(
+    monkeypatch: pytest.MonkeyPatch, mkldnn: bool, known: dict[str, bool], taken: str
+) -> None:
+    machine(monkeypatch, mkldnn, **known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = hardware.precision_for(CPU | {"precision": "auto"})
+    assert found.name == taken
+    assert found.why.startswith("auto: ")
+    with hardware.building_for(torch.device("cpu")):
+        dtype = hardware.choose_dtype("auto", "model.llm.dtype")
+    assert hardware.PRECISIONS[dtype] == taken
+
+
+@pytest.mark.parametrize(
+    ("capability", "taken"), [((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed"), ((7, 5), "16-mixed")]
+)
+def test_auto_on_a_gpu_goes_by_its_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], taken: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert hardware.precision_for({"precision": "auto"}).name == taken
+    assert hardware.precision_for({"precision": "auto", "accelerator": "cuda"}).name == taken
+
+
+def test_a_named_precision_is_obeyed_and_an_emulated_one_earns_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, False)
+    hardware.warn_emulated.cache_clear()
+    with pytest.warns(UserWarning, match="bf16-mixed is emulated.*would take 32-true") as caught:
+        found = [hardware.precision_for(CPU | {"precision": "bf16-mixed"}) for _ in range(3)]
+    assert len(caught) == 1
+    assert found[0].name == "bf16-mixed"
+    assert hardware.precision_for(CPU | {"precision": "64-true"}).name == "64-true"
+    assert hardware.precision_for(CPU).name == "32-true"
+
+
+def test_an_unknown_precision_is_one_error() -> None:
+    with pytest.raises(RecipeError, match=r"trainer.precision: .*'bf16-mixd'.*'bf16-mixed'"):
+        hardware.precision_for({"precision": "bf16-mixd"})
+
+
+def test_this_machine_is_asked_through_private_names_that_are_still_there() -> None:
+    """PyTorch has no public way to ask; this fails when the private one goes."""
+    assert isinstance(hardware._onednn_takes_bfloat16(), bool)
+    command = (
+        "from faceaffect.hardware import precision_for;"
+        "print(precision_for({'precision': 'auto', 'accelerator': 'cpu'}).name)"
+    )
+    limits = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    answer = subprocess.run(
+        [sys.executable, "-c", command],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | limits,
+    )
+    assert answer.stdout.strip() == "32-true"
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_muon_iterates_in_what_the_machine_computes(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool
+) -> None:
+    machine(monkeypatch, has_bfloat16, avx512_bf16=True)
+    seen: list[Any] = []
+    iterate = timm_muon.zeropower_via_newtonschulz
+
+    def watch(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["dtype"])
+        return iterate(*args, **kwargs)
+
+    monkeypatch.setattr(timm_muon, "zeropower_via_newtonschulz", watch)
+    layer = nn.Linear(4, 6)
+    optimizer = Optim(name="muon", lr=0.1).optimizer([{"params": list(layer.parameters())}])
+    layer(torch.ones(2, 4)).sum().backward()
+    before = layer.weight.detach().clone()
+    optimizer.step()
+    assert seen == [torch.bfloat16 if has_bfloat16 else torch.float32]
+    assert timm_muon.zeropower_via_newtonschulz is watch  # nothing is left behind
+    change = (before - layer.weight.detach()).float()
+    # Newton-Schulz brings all singular values near one: a gradient of rank one has one of them.
+    values = torch.linalg.svdvals(change)
+    assert values[0] > 0.02
+    assert values[1] < 0.02 * values[0]
