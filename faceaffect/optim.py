@@ -123,7 +123,7 @@ def _iterate_as_the_machine_can(optimizer: Optimizer) -> None:
     def after(*_: Any) -> None:
         timm_muon.zeropower_via_newtonschulz = iterate
 
-    optimizer.register_step_pre_hook(before)  # type: ignore[arg-type]
+    optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
 
 

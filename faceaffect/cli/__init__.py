@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error in what the user gave is one line, and the exit code is 2."""
     args = _parse(argv)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network on import
+    # Threads that wait for others sleep; spinning, they take the core from who they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         for module in getattr(args, "imports", None) or ():
             _import(module)

@@ -1,24 +1,19 @@
 """The language model: any causal one of transformers, frozen, with LoRA through peft."""
 
 import inspect
-import warnings
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from faceaffect.components import Options
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.hardware import choose_dtype
+from faceaffect.models.emo_llama.adapters import LanguageLoRA, put_adapters
 from faceaffect.models.emo_llama.checkpoint import (
     find_checkpoint,
     make_config,
@@ -26,34 +21,6 @@ from faceaffect.models.emo_llama.checkpoint import (
     read_tokenizer,
 )
 from faceaffect.networks.weights import Freezable, fingerprint
-
-
-@dataclass(frozen=True)
-class LanguageLoRA:
-    """Low-rank adapters in the language model; the defaults are LLaMA-VID's.
-
-    Args:
-        r: rank.
-        alpha: the adapters' output is scaled by alpha / r.
-        dropout: rate on the adapters' input, in [0, 1).
-        targets: last parts of the names of the layers that get an adapter, such as
-            ``[q_proj, v_proj]``; by default every linear layer but the output head.
-    """
-
-    r: int = 64
-    alpha: float = 16.0
-    dropout: float = 0.05
-    targets: list[str] | None = None
-
-    def config(self) -> LoraConfig:
-        """Return peft's form of the settings."""
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it, a float is fine
-            lora_dropout=self.dropout,
-            target_modules=self.targets or "all-linear",
-            task_type=TaskType.CAUSAL_LM,
-        )
 
 
 class LanguageModel(Freezable):
@@ -112,11 +79,7 @@ class LanguageModel(Freezable):
         if frozen:
             self.freeze()
         if lora is not None:
-            self.net = _adapted(net, lora.config())
-            net.register_forward_pre_hook(_cast_once)
-            for module in net.modules():
-                if isinstance(module, LoraLinear) and _pays_composed(module):
-                    module.forward = partial(_composed, module)
+            self.net = put_adapters(net, lora)
         self.train(self.training)
 
     @property
@@ -346,55 +309,3 @@ def _window(config: Any) -> int | None:
         if kinds is None or any(kind in name for name in kinds)
     ]
     return min((span for span in spans if span), default=None)
-
-
-def _cast_once(net: Any, inputs: Any) -> None:
-    """Keep peft from casting inputs to the adapters' float32 where autocast turns it back."""
-    cast_inputs = not torch.is_autocast_enabled(net.device.type)
-    for module in net.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = cast_inputs
-
-
-def _pays_composed(layer: LoraLinear) -> bool:
-    """Whether a layer and its adapter are cheaper as one matrix than one beside the other.
-
-    In training a token costs three products with the composed matrix, else two with the frozen one
-    and three with each factor of the adapter.
-    """
-    size, factors = layer.in_features * layer.out_features, layer.in_features + layer.out_features
-    return all(size < 3 * rank * factors for rank in layer.r.values())
-
-
-def _composed(layer: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Return ``(W + s B A) x`` where peft computes ``W x + s B (A x)``, which is the same.
-
-    In full precision only: in half precision the sum of the matrices would lose what the adapter
-    adds to large weights.
-    """
-    active = layer.active_adapters
-    weight = layer.get_base_layer().weight
-    plain = (
-        not (args or kwargs or layer.disable_adapters or layer.merged)
-        and len(active) == 1
-        and active[0] in layer.lora_A
-        and isinstance(layer.lora_dropout[active[0]], nn.Identity)
-        and weight.dtype == x.dtype == torch.float32
-        and not torch.is_autocast_enabled(x.device.type)
-    )
-    if not plain:
-        return cast(Tensor, type(layer).forward(layer, x, *args, **kwargs))
-    name = active[0]
-    change = layer.lora_B[name].weight @ layer.lora_A[name].weight
-    whole = torch.add(weight, change, alpha=layer.scaling[name])
-    return F.linear(x, whole, layer.get_base_layer().bias)
-
-
-def _adapted(net: Any, config: LoraConfig) -> Any:
-    with warnings.catch_warnings():
-        # peft asks for a property that transformers has renamed.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        try:
-            return get_peft_model(net, config)
-        except ValueError as error:
-            raise RecipeError(f"model.llm.lora: {str(error).splitlines()[0]}") from None

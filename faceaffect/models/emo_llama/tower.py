@@ -1,7 +1,7 @@
 """The frozen vision tower: any backbone of timm, or the vision part of a Hugging Face model."""
 
 import json
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -172,7 +172,7 @@ def _from_checkpoint(found: Checkpoint, layer: int, dtype: torch.dtype) -> Huggi
     return tower
 
 
-def _build(config: PreTrainedConfig) -> PreTrainedModel:
+def _build(config: PreTrainedConfig) -> Any:
     for key in ("image_size", "patch_size", "hidden_size"):
         if not isinstance(getattr(config, key, None), int):
             raise RecipeError(f"model.tower: {config.model_type} is no vision transformer")
@@ -185,7 +185,7 @@ def _build(config: PreTrainedConfig) -> PreTrainedModel:
         net = kind._from_config(config) if kind else auto.from_config(config)
     except ValueError as error:
         raise RecipeError(f"model.tower: no vision model: {str(error).splitlines()[0]}") from None
-    return cast(PreTrainedModel, net.eval().float())
+    return net.eval().float()
 
 
 def _frozen(net: PreTrainedModel, layer: int, **pixels: Any) -> HuggingFaceTower:

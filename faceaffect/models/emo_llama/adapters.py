@@ -1,0 +1,104 @@
+"""Low-rank adapters in the language model, through peft, and how they are computed cheaply."""
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, TaskType, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from faceaffect.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class LanguageLoRA:
+    """Low-rank adapters in the language model; the defaults are LLaMA-VID's.
+
+    Args:
+        r: rank.
+        alpha: the adapters' output is scaled by alpha / r.
+        dropout: rate on the adapters' input, in [0, 1).
+        targets: last parts of the names of the layers that get an adapter, such as
+            ``[q_proj, v_proj]``; by default every linear layer but the output head.
+    """
+
+    r: int = 64
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: list[str] | None = None
+
+    def config(self) -> LoraConfig:
+        """Return peft's form of the settings."""
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it, a float is fine
+            lora_dropout=self.dropout,
+            target_modules=self.targets or "all-linear",
+            task_type=TaskType.CAUSAL_LM,
+        )
+
+
+def put_adapters(net: Any, lora: LanguageLoRA) -> Any:
+    """Return the language model with adapters in it, a ``PeftModel``.
+
+    Raises:
+        RecipeError: the adapters do not fit the model.
+    """
+    with warnings.catch_warnings():
+        # peft asks for a property that transformers has renamed.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        try:
+            adapted = get_peft_model(net, lora.config())
+        except ValueError as error:
+            raise RecipeError(f"model.llm.lora: {str(error).splitlines()[0]}") from None
+    net.register_forward_pre_hook(_cast_once)
+    for module in net.modules():
+        if isinstance(module, LoraLinear) and _pays_composed(module):
+            setattr(module, "forward", partial(_composed, module))  # noqa: B010
+    return adapted
+
+
+def _cast_once(net: Any, inputs: Any) -> None:
+    """Keep peft from casting inputs to the adapters' float32 where autocast turns it back."""
+    cast_inputs = not torch.is_autocast_enabled(net.device.type)
+    for module in net.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = cast_inputs
+
+
+def _pays_composed(layer: Any) -> bool:
+    """Whether a layer and its adapter are cheaper as one matrix than one beside the other.
+
+    In training a token costs three products with the composed matrix, else two with the frozen one
+    and three with each factor of the adapter.
+    """
+    size, factors = layer.in_features * layer.out_features, layer.in_features + layer.out_features
+    return all(size < 3 * rank * factors for rank in layer.r.values())
+
+
+def _composed(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return ``(W + s B A) x`` where peft computes ``W x + s B (A x)``, which is the same.
+
+    In full precision only: in half precision the sum of the matrices would lose what the adapter
+    adds to large weights.
+    """
+    active, base = layer.active_adapters, layer.get_base_layer()
+    composable = (
+        not (args or kwargs or layer.disable_adapters or layer.merged)
+        and len(active) == 1
+        and active[0] in layer.lora_A
+        and isinstance(layer.lora_dropout[active[0]], nn.Identity)
+        and base.weight.dtype == x.dtype == torch.float32
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+    if not composable:
+        plain: Tensor = LoraLinear.forward(layer, x, *args, **kwargs)
+        return plain
+    name = active[0]
+    change = layer.lora_B[name].weight @ layer.lora_A[name].weight
+    return F.linear(x, torch.add(base.weight, change, alpha=layer.scaling[name]), base.bias)
