@@ -1,7 +1,6 @@
 """The one datamodule: any dataset under any protocol, as batches for training and evaluation."""
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from weakref import WeakSet
@@ -20,6 +19,7 @@ from faceaffect.data.loader import BatchReader, FaceLoader, Features
 from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
 from faceaffect.data.transforms import build
+from faceaffect.data.workers import cores
 from faceaffect.errors import DataError, RecipeError, suggest
 
 _BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
@@ -212,11 +212,10 @@ class FaceDataModule(L.LightningDataModule):
 
 def _workers(batches: int) -> int:
     """Return how many processes should read so many batches."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = found or 1
+    free = cores()
     if not torch.cuda.is_available():
-        cores -= 1  # the model's own
-    return min(4, cores, batches // 4)
+        free -= 1  # the model's own
+    return min(4, free, batches // 4)
 
 
 def create_data(name: str, *, run_seed: int = 0, **args: Any) -> FaceDataModule:

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +15,7 @@ from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.image import resize, scale_landmarks
 from faceaffect.data.sampler import EpochBatches
 from faceaffect.data.transforms import Augment
+from faceaffect.data.workers import one_thread
 from faceaffect.errors import DataError
 
 MAX_UNREADABLE = 10
@@ -218,7 +218,7 @@ class FaceLoader:
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -284,9 +284,3 @@ class FaceLoader:
 
 def _as_it_is(batch: FaceBatch) -> FaceBatch:
     return batch
-
-
-def _one_thread(worker: int) -> None:
-    # There is a process for each core already; threads of small matrix products only wait there.
-    cv2.setNumThreads(0)
-    threadpool_limits(1)

@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_info
 
 from faceaffect.data.base import FaceDataModule, FaceDataset, Loaded, Samples, create_data
 from faceaffect.data.image import read_image, resize, scale_landmarks
-from faceaffect.data.loader import _one_thread, collate
+from faceaffect.data.loader import collate
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights, systematic
+from faceaffect.data.workers import one_thread
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 from faces import face, write_csv, write_image
@@ -449,7 +450,7 @@ def test_an_empty_table_is_refused() -> None:
 
 
 def threads_of_a_loading_process() -> list[int]:
-    _one_thread(0)
+    one_thread(0)
     return [cv2.getNumThreads(), *(pool["num_threads"] for pool in threadpool_info())]
 
 

@@ -4,12 +4,14 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from rich.progress import track
 
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.synthetic import facs
@@ -18,7 +20,9 @@ from faceaffect.data.synthetic.identity import ATTRIBUTES, Identity, attribute_t
 from faceaffect.data.synthetic.render import Picture, render
 from faceaffect.data.synthetic.sampling import LabelSampler
 from faceaffect.data.synthetic.scene import Scene, draw_scene
+from faceaffect.data.workers import cores, one_thread
 from faceaffect.errors import DataError
+from faceaffect.progress import console
 from faceaffect.schema import LabelSchema
 
 VERSION: Final = 3
@@ -26,6 +30,9 @@ VERSION: Final = 3
 
 POSITIVE_FROM: Final = 2
 """An AU is positive from this intensity on."""
+
+_WORTH_PROCESSES: Final = 500
+"""So many faces take longer to draw than it takes to start processes."""
 
 _DAMAGED: Final = (BadZipFile, EOFError, KeyError, ValueError)
 """What reading a cut or overwritten cache file raises."""
@@ -171,6 +178,22 @@ class SyntheticFaces(FaceDataset):
             sample = self.render(index)
             _write(file, sample)
             return sample
+
+    def prepare(self) -> None:
+        """Draw what the cache lacks, on all cores at once, if that is enough to be worth it."""
+        if self._cache is None:
+            return
+        there = {file.name for file in self._cache.glob("*.npz")}
+        missing = [i for i in range(len(self.samples)) if f"{i:06d}.npz" not in there]
+        if len(missing) < _WORTH_PROCESSES:
+            return
+        with ProcessPoolExecutor(cores(), initializer=one_thread) as pool:
+            drawn = pool.map(self._draw, missing, chunksize=16)
+            for _ in track(drawn, "drawing faces", len(missing), console=console, transient=True):
+                pass
+
+    def _draw(self, index: int) -> None:
+        self.load(index)
 
     def path(self, index: int) -> Path | None:
         """None: samples are generated."""
