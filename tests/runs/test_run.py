@@ -15,10 +15,12 @@ import pandas as pd
 import pytest
 import torch
 
+from faceaffect import hardware
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
 from faceaffect.networks import origins, weights
 from faceaffect.networks.weights import read_weights
+from faceaffect.recipe import Recipe
 from faceaffect.runs.folder import changed, made_of, write_made_of
 from faceaffect.runs.result import environment
 from faceaffect.runs.train import reopen
@@ -270,11 +272,12 @@ def test_what_a_run_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "turns.jsonl").write_text("{}")
     monkeypatch.syspath_prepend(str(tmp_path))
     section = {"instructions": [str(tmp_path / "turns.jsonl"), "no file"]}
+    recipe = Recipe("own", {"model": section, "trainer": {"precision": "auto"}})
     own = importlib.import_module("own_model").Own
 
     def made() -> dict[str, Any]:
         data = create_data("csv", table=str(table))
-        return made_of(data, own(data.schema), section)
+        return made_of(data, own(data.schema), recipe)
 
     def differ() -> list[str]:
         return changed(tmp_path, made())
@@ -292,6 +295,11 @@ def test_what_a_run_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(weights, "_SAMPLES", 63)  # as if the asset held other weights
         patch.setattr(origins, "load_asset", lambda path: (read_weights(path), {}))
         assert differ() == ["weights of backbone"]
+    with monkeypatch.context() as patch:  # as if the run went on on another machine
+        other = (torch.float64, "a machine of dreams")
+        patch.setattr(hardware, "best_dtype", lambda device: other)
+        patch.setitem(hardware.PRECISIONS, torch.float64, "64-true")
+        assert differ() == ["precision"]
     frame = pd.read_csv(table)
     frame.assign(**{"attribute/group": "a"}).to_csv(table, index=False)
     assert differ() == ["attributes, intensities and weights of samples"]
