@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from faceaffect.data.base import FaceDataModule as FaceDataModule
     from faceaffect.data.base import FaceDataset as FaceDataset
     from faceaffect.data.base import create_data as create_data
+    from faceaffect.models.loading import create_model as create_model
+    from faceaffect.models.loading import load_model as load_model
     from faceaffect.module import AffectModule as AffectModule
-    from faceaffect.module import create_model as create_model
-    from faceaffect.module import load_model as load_model
     from faceaffect.schema import LabelSchema as LabelSchema
 
 __version__ = "0.2.0"
@@ -23,8 +23,8 @@ _PUBLIC = {
     "FaceDataset": "faceaffect.data.base",
     "LabelSchema": "faceaffect.schema",
     "create_data": "faceaffect.data.base",
-    "create_model": "faceaffect.module",
-    "load_model": "faceaffect.module",
+    "create_model": "faceaffect.models.loading",
+    "load_model": "faceaffect.models.loading",
 }
 __all__ = [*_PUBLIC, "list_data", "list_models"]
 

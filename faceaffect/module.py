@@ -1,7 +1,6 @@
-"""The one base class of models: steps, metrics, optimiser, checkpoints, statistics."""
+"""The base classes of what is trained: steps, metrics, optimiser, checkpoints, statistics."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,7 +10,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from faceaffect import registry
-from faceaffect.components import create
 from faceaffect.data.batch import FaceBatch, as_clips, frames, move_labels, move_predictions
 from faceaffect.errors import CheckpointError, FaceAffectError, SchemaError
 from faceaffect.networks import backbones
@@ -21,10 +19,70 @@ from faceaffect.scores.metrics import TaskMetrics, score
 from faceaffect.scores.predictions import Predictions
 
 FORMAT = 1
-"""Version of what :class:`AffectModule` writes into a checkpoint besides Lightning's own keys."""
+"""Version of what :class:`FaceModule` writes into a checkpoint besides Lightning's own keys."""
 
 
-class AffectModule(L.LightningModule, ABC):
+class FaceModule(L.LightningModule, ABC):
+    """Base of all that a recipe trains: models (:class:`AffectModule`) and pre-training.
+
+    Args:
+        schema: label names and their order, as :class:`LabelSchema` or as its plain dict.
+
+    Attributes:
+        schema: the module's own label names and their order.
+        optim: optimiser and schedule.
+        task_weights: weights of the tasks in ``val/score``; an absent task weighs 1.
+        seed: random numbers of a training step come from (seed, epoch, step), so that a resumed
+            run repeats them; None leaves torch's generator alone.
+        recipe: the recipe that trains the module, stored in its checkpoints.
+    """
+
+    def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:
+        super().__init__()
+        if not isinstance(schema, LabelSchema):
+            schema = LabelSchema.from_dict(schema)
+        self.save_hyperparameters(ignore=["schema"])
+        self.save_hyperparameters({"schema": schema.to_dict()})
+        self.schema = schema
+        self.optim = Optim()
+        self.task_weights: dict[str, float] = {}
+        self.seed: int | None = None
+        self.recipe: dict[str, Any] | None = None
+
+    @abstractmethod
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return the training loss, a scalar with a graph, also where every label is unknown.
+
+        Args:
+            batch: labels in the order of ``self.schema``.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained; weights of fewer than two dimensions do not decay."""
+        return decay_groups(self.parameters())
+
+    def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Seed this step."""
+        if self.seed is not None:
+            seed_step(self.seed, self.current_epoch, batch_idx, self.global_rank)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimiser and schedule from ``self.optim``."""
+        return self.optim.configure(self.trainer, self.parameter_groups())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what loading by the module's registered name needs."""
+        checkpoint["faceaffect"] = {
+            "format": FORMAT,
+            "model": registry.name_of("models", type(self)),
+            "schema": self.schema.to_dict(),
+            "statistics": None,
+            "frozen": {},
+            "recipe": self.recipe,
+        }
+
+
+class AffectModule(FaceModule):
     """Base of every affect model; a model writes :meth:`loss` and :meth:`predict`.
 
     A subclass passes the schema on first (``super().__init__(schema)``) and takes explicit keyword
@@ -36,48 +94,25 @@ class AffectModule(L.LightningModule, ABC):
         schema: what the model answers, as :class:`LabelSchema` or as its plain dict.
 
     Attributes:
-        schema: the model's own label names and their order.
         statistics: of the training part, see :meth:`prepare`; None before training.
-        optim: optimiser and schedule.
-        task_weights: weights of the tasks in ``val/score``; an absent task weighs 1.
-        seed: random numbers of a training step come from (seed, epoch, step), so that a resumed
-            run repeats them; None leaves torch's generator alone.
-        recipe: the recipe that trains the model, stored in its checkpoints.
         predictions: the pooled predictions of the last test.
     """
 
     clips = False
 
     def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:
-        super().__init__()
-        if not isinstance(schema, LabelSchema):
-            schema = LabelSchema.from_dict(schema)
-        if not schema.tasks:
+        super().__init__(schema)
+        if not self.schema.tasks:
             raise SchemaError(
                 "schema: a model needs at least one task: aus, expressions or valence_arousal"
             )
-        self.save_hyperparameters(ignore=["schema"])
-        self.save_hyperparameters({"schema": schema.to_dict()})
-        self.schema = schema
         self.statistics: dict[str, Any] | None = None
-        self.optim = Optim()
-        self.task_weights: dict[str, float] = {}
-        self.seed: int | None = None
-        self.recipe: dict[str, Any] | None = None
         self.predictions: Predictions | None = None
-        self._data_schema = schema
-        self._scored = schema
+        self._data_schema = self.schema
+        self._scored = self.schema
         self._finite: tuple[Tensor, list[str]] | None = None
 
     # What a model writes
-
-    @abstractmethod
-    def loss(self, batch: FaceBatch) -> Tensor:
-        """Return the training loss, a scalar with a graph, also where every label is unknown.
-
-        Args:
-            batch: labels in the order of ``self.schema``.
-        """
 
     @abstractmethod
     def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
@@ -110,10 +145,6 @@ class AffectModule(L.LightningModule, ABC):
         """
         return None
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what is trained; weights of fewer than two dimensions do not decay."""
-        return decay_groups(self.parameters())
-
     # Steps
 
     def setup(self, stage: str) -> None:
@@ -137,8 +168,7 @@ class AffectModule(L.LightningModule, ABC):
     def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
         """Seed this step and report the step before it if its loss was not finite."""
         self._raise_if_not_finite()
-        if self.seed is not None:
-            seed_step(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        super().on_train_batch_start(batch, batch_idx)
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of a batch; a batch without a readable sample is passed over."""
@@ -224,12 +254,6 @@ class AffectModule(L.LightningModule, ABC):
                 "(trainer.gradient_clip_val=1) or look at these samples"
             )
 
-    # Optimiser
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimiser and schedule from ``self.optim``."""
-        return self.optim.configure(self.trainer, self.parameter_groups())
-
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -237,13 +261,10 @@ class AffectModule(L.LightningModule, ABC):
         left_out = backbones.frozen_keys(self)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in left_out}
-        checkpoint["faceaffect"] = {
-            "format": FORMAT,
-            "model": registry.name_of("models", type(self)),
-            "schema": self.schema.to_dict(),
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["faceaffect"] |= {
             "statistics": self.statistics,
             "frozen": backbones.frozen_sources(self),
-            "recipe": self.recipe,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -298,64 +319,3 @@ def _mean_over_frames(prediction: dict[str, Any], clip: Tensor, clips: int) -> d
             total = value.new_zeros(clips, value.shape[1]).index_add_(0, clip, value)
             means[task] = total / count
     return means
-
-
-def create_model(name: str, schema: LabelSchema | dict[str, Any], **args: Any) -> AffectModule:
-    """Build a model by its registered name.
-
-    Args:
-        name: a name of ``list_models()``.
-        schema: what it shall answer.
-        args: arguments of its constructor, checked as those of a recipe.
-
-    Raises:
-        RecipeError: the name, a key or a value is wrong.
-    """
-    model = create("models", {"name": name, **args}, "model", schema=schema)
-    assert isinstance(model, L.LightningModule)
-    return model  # type: ignore[return-value]
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, or the best one of a run folder, without running any code of it.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or faceaffect did not write it.
-    """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "checkpoints" / "best.ckpt"
-    if not file.is_file():
-        raise CheckpointError(f"no checkpoint at {file}")
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{file}: not readable as a checkpoint: {error}") from None
-    if not isinstance(checkpoint, dict) or "faceaffect" not in checkpoint:
-        raise CheckpointError(f"{file}: not a checkpoint of faceaffect")
-    return checkpoint
-
-
-def load_model(path: str | Path) -> AffectModule:
-    """Build the model of a checkpoint, or of a run folder's best one, and load its weights.
-
-    Raises:
-        CheckpointError: the checkpoint is missing, damaged, or names a model that is not
-            registered (an own model has to be imported first).
-    """
-    checkpoint = read_checkpoint(path)
-    name = checkpoint["faceaffect"]["model"]
-    if name not in registry.TABLES["models"]:
-        raise CheckpointError(
-            f"{path}: its model is {name}, which no name of the model table points to; "
-            "import its module first (--import on the command line)"
-        )
-    hparams = dict(checkpoint["hyper_parameters"])
-    with backbones.restoring():
-        model = create_model(name, hparams.pop("schema"), **hparams)
-    model.on_load_checkpoint(checkpoint)
-    try:
-        model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the model: {error}") from None
-    return model.eval()

@@ -21,11 +21,12 @@ def run(args: argparse.Namespace) -> int:
     """Explain and print the files."""
     folder = folder_for(args, "explain")
     from faceaffect.evaluation.explain import explain
-    from faceaffect.module import load_model, read_checkpoint
+    from faceaffect.models.loading import answering, read_checkpoint, restore
 
-    recipe = read_checkpoint(args.source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
+    checkpoint = read_checkpoint(args.source)
+    recipe = checkpoint["faceaffect"]["recipe"] or {"sections": {"data": {}}}
     size = recipe["sections"]["data"].get("image_size", 112)
-    model = load_model(args.source)
+    model = answering(restore(checkpoint, args.source))
     for path in explain(model, args.images, folder, image_size=size, targets=args.target):
         print(path)
     return 0

@@ -10,7 +10,8 @@ from faceaffect.data.csv import CLIPS
 from faceaffect.data.image import read_image, resize
 from faceaffect.data.video import read_frames
 from faceaffect.errors import DataError, RecipeError
-from faceaffect.module import AffectModule, load_model, read_checkpoint
+from faceaffect.models.loading import answering, read_checkpoint, restore
+from faceaffect.module import AffectModule
 
 FRAMES = 8
 """Frames of a clip that are looked at where a model's own data says nothing."""
@@ -49,13 +50,14 @@ def open_model(source: Path, device: str = "auto") -> tuple[AffectModule, int, i
         CheckpointError: the checkpoint is missing or damaged.
         RecipeError: there is no such device.
     """
-    recipe = read_checkpoint(source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
+    checkpoint = read_checkpoint(source)
+    recipe = checkpoint["faceaffect"]["recipe"] or {"sections": {"data": {}}}
     data = recipe["sections"]["data"]
     nodes = [data, *(node for node in data.get("sources", []) if isinstance(node, dict))]
     frames = next((int(node["frames"]) for node in nodes if "frames" in node), FRAMES)
     # No bar of reading the weights: only the answer is wanted.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = load_model(source)
+    model = answering(restore(checkpoint, source))
     return model.to(find_device(device)), int(data.get("image_size", 112)), frames
 
 

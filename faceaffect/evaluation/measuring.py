@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from faceaffect import registry
-from faceaffect.module import AffectModule, load_model
+from faceaffect.models.loading import answering, load_model
+from faceaffect.module import AffectModule
 from faceaffect.runs import cost
 
 BATCHES = (1, 4, 16, 64)
@@ -100,7 +101,7 @@ def _measure(
 ) -> dict[str, Any]:
     sys.path[:] = path
     registry.TABLES["models"].update(models)
-    model = load_model(checkpoint).to(device).eval()
+    model = answering(load_model(checkpoint)).to(device).eval()
     model.answer(cost.random_batch(1, image_size, model.device))
     peak = cost.peak_memory(model.device)  # before larger batches: how large depends on the speed
     found = throughput(model, image_size)

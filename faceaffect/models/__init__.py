@@ -1,1 +1,1 @@
-"""The models: one file for each system."""
+"""The models: one file or folder for each system, and how one is made from its name."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import lightning as L
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
@@ -19,6 +18,7 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import labels_of
 from faceaffect.errors import RecipeError
+from faceaffect.module import FaceModule
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
@@ -71,7 +71,7 @@ def hold(folder: Path) -> IO[str] | None:
 # What a run is made of.
 
 
-def made_of(data: FaceDataModule, model: L.LightningModule, recipe: Recipe) -> dict[str, Any]:
+def made_of(data: FaceDataModule, model: FaceModule, recipe: Recipe) -> dict[str, Any]:
     """Return, under readable names, what a run is made of besides its recipe.
 
     A run goes on, and its result is taken over, only where all of this is as it was. Weights and
@@ -129,7 +129,7 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
-def _own_sources(model: L.LightningModule) -> list[Path]:
+def _own_sources(model: FaceModule) -> list[Path]:
     """Return the files of a model's class and parts that lie beside or below that of the class.
 
     The package's own are told by its version.

@@ -16,7 +16,7 @@ import faceaffect
 from faceaffect import hardware
 from faceaffect.data.base import FaceDataModule
 from faceaffect.errors import DataError
-from faceaffect.module import AffectModule
+from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import muon_dtype
 from faceaffect.progress import console, result_table
 from faceaffect.recipe import Recipe
@@ -31,7 +31,7 @@ def write_result(
     folder: Path,
     recipe: Recipe,
     data: FaceDataModule,
-    model: L.LightningModule,
+    model: FaceModule,
     trainer: L.Trainer,
     spent: dict[str, float],
     extra: dict[str, Any] | None = None,
@@ -101,7 +101,7 @@ def write_result(
     console.print(f"written to {folder}")
 
 
-def _precision(recipe: Recipe, model: L.LightningModule) -> dict[str, Any]:
+def _precision(recipe: Recipe, model: FaceModule) -> dict[str, Any]:
     """Return in which precision was computed, why, and how many weights have which float type."""
     weights = Counter(str(p.dtype).removeprefix("torch.") for p in model.parameters())
     found = hardware.precision_for(recipe["trainer"]).to_dict() | {"weights": dict(weights)}

@@ -19,7 +19,8 @@ from faceaffect import hardware, registry
 from faceaffect.components import arguments, create
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
-from faceaffect.module import AffectModule, create_model, load_model, read_checkpoint
+from faceaffect.models.loading import answering, create_model, read_checkpoint, restore
+from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import Optim
 from faceaffect.progress import console, progress
 from faceaffect.recipe import Recipe, resolve
@@ -79,7 +80,7 @@ def _fit_and_test(
     folder: Path,
     last: Path | None,
     data: FaceDataModule,
-    model: L.LightningModule,
+    model: FaceModule,
     brief: bool,
 ) -> None:
     timer = Timer()
@@ -121,8 +122,7 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
     Raises:
         FaceAffectError: the checkpoint, an override or the data is wrong.
     """
-    recipe = _stored_recipe(source, overrides)
-    model, data = reopen(source, overrides)
+    model, data, recipe = _reopen(source, overrides)
     folder = _test_folder(Path(source), recipe)
     try:
         trainer = _trainer(recipe, folder, [], logger=False)
@@ -151,15 +151,26 @@ def reopen(
     Raises:
         FaceAffectError: the checkpoint, an override or the data is wrong.
     """
-    recipe = _stored_recipe(source, overrides)
+    model, data, _ = _reopen(source, overrides)
+    return answering(model), data
+
+
+def _reopen(
+    source: str | Path, overrides: Sequence[str]
+) -> tuple[FaceModule, FaceDataModule, Recipe]:
+    """Return a trained model, the data to test it on, and the recipe that says so."""
+    checkpoint = read_checkpoint(source)
+    recipe = _stored_recipe(checkpoint, source, overrides)
     data = create_data(run_seed=recipe["seed"], **recipe["data"])
     with hardware.building_for(hardware.device_for(recipe["trainer"])):
-        return load_model(source), data
+        return restore(checkpoint, source), data, recipe
 
 
-def _stored_recipe(source: str | Path, overrides: Sequence[str]) -> Recipe:
+def _stored_recipe(
+    checkpoint: dict[str, Any], source: str | Path, overrides: Sequence[str]
+) -> Recipe:
     """Return the recipe that a checkpoint was trained by, changed where a test may change it."""
-    stored = read_checkpoint(source)["faceaffect"]["recipe"]
+    stored = checkpoint["faceaffect"]["recipe"]
     if stored is None:
         raise CheckpointError(f"{source}: trained without a recipe; use it from Python instead")
     for item in overrides:
@@ -170,7 +181,7 @@ def _stored_recipe(source: str | Path, overrides: Sequence[str]) -> Recipe:
     return resolve(stored["name"], stored["sections"], overrides, str(source))
 
 
-def build(recipe: Recipe) -> tuple[FaceDataModule, L.LightningModule]:
+def build(recipe: Recipe) -> tuple[FaceDataModule, FaceModule]:
     """Return the recipe's data and its model with untrained weights, all arguments checked."""
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
     optim = check_sections(recipe)
@@ -385,9 +396,7 @@ def _test_folder(source: Path, recipe: Recipe) -> Path:
     return folder
 
 
-def _headline(
-    recipe: Recipe, data: FaceDataModule, model: L.LightningModule, trainer: L.Trainer
-) -> str:
+def _headline(recipe: Recipe, data: FaceDataModule, model: FaceModule, trainer: L.Trainer) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     device = cost.device_name(trainer.strategy.root_device)
