@@ -40,3 +40,13 @@ def unknown(where: str, word: str, choices: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its kind if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def printable(text: str, most: int = 2000) -> str:
+    r"""Return somebody else's text as one line that a terminal shows and does not obey.
+
+    >>> printable("red \x1b[31m\n\ud83d")
+    'red \\x1b[31m \\ud83d'
+    """
+    shown = " ".join(text[:most].split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)

@@ -1,9 +1,18 @@
 """Fixtures that several test files share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from servers import Reply, serving
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Reply], str]]:
+    """Return what starts a server of some behaviour; it ends with the test."""
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import faceaffect
 PACKAGE = Path(faceaffect.__file__).parent
 FLOORS = [
     "errors",
+    "files",
     "schema",
     "registry",
     "components",

@@ -13,10 +13,11 @@ from faceaffect.data.base import create_data
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
 from faceaffect.evaluation.published import not_comparable, published
+from faceaffect.files import write_atomically
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.runs.folder import new_folder
-from faceaffect.runs.result import plain, read_result, write_atomically
+from faceaffect.runs.result import plain, read_result
 from faceaffect.runs.train import matching_runs, train
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.predictions import Outcome, Predictions, read_table

@@ -1,17 +1,27 @@
 """Instruction data about a recipe's samples: by templates, or by a vision-language model."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from rich.progress import Progress
 
 from faceaffect.data.base import create_data
-from faceaffect.errors import RecipeError
-from faceaffect.instructions.endpoint import Endpoint, annotate, refusals_beside
-from faceaffect.instructions.formats import Format, write_conversations
-from faceaffect.instructions.items import KINDS, Kind, read_jsonl, write_items, write_jsonl
+from faceaffect.errors import DataError, RecipeError, printable
+from faceaffect.instructions.conversations import annotate, refusals_beside
+from faceaffect.instructions.endpoint import Endpoint
+from faceaffect.instructions.formats import Format, read_items, write_conversations
+from faceaffect.instructions.items import (
+    KINDS,
+    Item,
+    Kind,
+    read_jsonl,
+    write_items,
+    write_jsonl,
+)
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 
@@ -39,7 +49,8 @@ def annotate_recipe(
 
     Raises:
         RecipeError: an unknown kind, or a file name that does not fit the style.
-        DataError: the data is wrong, or the endpoint cannot be used.
+        DataError: the data is wrong, the endpoint cannot be used, another process writes the file,
+            or what the file holds would be lost.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -49,6 +60,9 @@ def annotate_recipe(
             f"{path}: style {style} is one JSON list, not lines, and the lines of an endpoint's "
             f"answers are kept in a .jsonl file beside it; name it {path.with_suffix('.json').name}"
         )
+    lines = path if style == "jsonl" else path.with_suffix(".jsonl")
+    if endpoint is not None and lines != path:
+        _check_nothing_is_lost(path, _read_if_there(lines))
     data = create_data(**recipe["data"])
     indices = getattr(data.split, part).tolist()
     source = recipe["data"]["name"]
@@ -56,8 +70,8 @@ def annotate_recipe(
         items = list(write_items(data.dataset, indices, kinds=kinds, part=part, source=source))
         counts = Counter(item.kind for item in items)
         console.print(", ".join(f"{kind}: {count}" for kind, count in counts.items()))
+        _check_nothing_is_lost(path, items)
     else:
-        lines = path.with_suffix(".jsonl")
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task("asking", total=len(indices))
             result = annotate(
@@ -72,16 +86,34 @@ def annotate_recipe(
         _tell(result.refused, f"refused; {again} keeps them from being asked for again")
         _tell(result.unanswered, "without an answer; the same command asks for them again")
         _tell(result.unreadable, "whose picture cannot be read")
-        items = read_jsonl(lines)
+        items = _read_if_there(lines)
     if style == "jsonl":
         return len(items) if endpoint is not None else write_jsonl(path, items)
     form: Format = style
     return write_conversations(path, items, form)
 
 
+def _read_if_there(path: Path) -> list[Item]:
+    return read_jsonl(path) if path.exists() else []
+
+
+def _check_nothing_is_lost(path: Path, items: Sequence[Item]) -> None:
+    """See that what a file holds is among the items that will replace it.
+
+    Raises:
+        DataError: it holds others, or is no instruction file; it is left as it is.
+    """
+    kept = {json.dumps(asdict(item)) for item in items}
+    if path.exists() and not kept.issuperset(json.dumps(asdict(i)) for i in read_items(path)):
+        raise DataError(
+            f"{path} is there already and holds items that would be lost; name another file, or "
+            "move it away"
+        )
+
+
 def _tell(items: dict[str, str], what: str) -> None:
     """Print how many items something happened to, and the first reasons."""
     if items:
-        console.print(f"{len(items)} {what}")
+        console.print(f"{len(items)} {what}", markup=False)
         for name, reason in list(items.items())[:5]:
-            console.print(f"  {name}: {reason}")
+            console.print(f"  {printable(name)}: {printable(reason)}", markup=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from faceaffect.errors import DataError
+from faceaffect.files import read_json, write_atomically
 from faceaffect.instructions.items import KINDS, Item, Turn, read_jsonl
 
 Format = Literal["llava", "llama_factory"]
@@ -26,7 +27,7 @@ def write_conversations(path: Path | str, items: Iterable[Item], style: Format) 
             and keep ``id``, ``kind``, ``source``, ``part`` and ``label``, which the tools ignore.
     """
     records = [(_llava if style == "llava" else _llama_factory)(item) for item in items]
-    Path(path).write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8")
+    write_atomically(Path(path), json.dumps(records, ensure_ascii=False, indent=1))
     return len(records)
 
 
@@ -63,7 +64,7 @@ def read_items(path: Path | str) -> list[Item]:
     if path.suffix == ".jsonl" or not path.is_file():
         return read_jsonl(path)
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = read_json(path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(records, list):

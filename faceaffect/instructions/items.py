@@ -16,6 +16,7 @@ from numpy.random import Generator
 from faceaffect.data.csv import CLIPS
 from faceaffect.data.dataset import FaceDataset
 from faceaffect.errors import DataError
+from faceaffect.files import read_json, write_atomically
 from faceaffect.instructions import phrases
 from faceaffect.schema import LabelSchema
 
@@ -61,6 +62,9 @@ class Item:
         source: name of the dataset.
         part: ``train``, ``val``, ``test`` or empty; the split that the item was written for.
         label: the expression that the turns were written for, empty if unknown.
+
+    Raises:
+        ValueError: a text holds lone surrogates, which no file and no tokenizer takes.
     """
 
     id: str
@@ -71,6 +75,13 @@ class Item:
     source: str = ""
     part: str = ""
     label: str = ""
+
+    def __post_init__(self) -> None:
+        words = [self.id, self.media, *(text for turn in self.turns for text in turn)]
+        try:
+            "".join(words).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half a character (a lone surrogate)") from None
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Item":
@@ -85,6 +96,11 @@ class Item:
         turns = [(str(q), str(a)) for q, a in plain["turns"]]
         if not turns:
             raise ValueError("no turns")
+        wrong = [key for key, value in plain.items() if key != "turns" and type(value) is not str]
+        if wrong:
+            raise ValueError(f"no text under {', '.join(wrong)}")
+        if plain.get("kind", KINDS[0]) not in KINDS:
+            raise ValueError(f"kind {plain['kind']}")
         return cls(**{"kind": "conversation", **plain, "turns": turns})
 
 
@@ -260,7 +276,7 @@ def write_items(
 def write_jsonl(path: Path | str, items: Iterable[Item]) -> int:
     """Write items, one a line; return how many."""
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_atomically(Path(path), "".join(lines))
     return len(lines)
 
 
@@ -274,10 +290,10 @@ def read_jsonl(path: Path | str) -> list[Item]:
     if not path.is_file():
         raise DataError(f"no instruction file at {path}")
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             try:
-                items.append(Item.from_dict(json.loads(line)))
+                items.append(Item.from_dict(read_json(line)))
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"{path}:{number}: no instruction item: {error}") from None
     return items

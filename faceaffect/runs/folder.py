@@ -18,11 +18,11 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import labels_of
 from faceaffect.errors import RecipeError
+from faceaffect.files import write_atomically
 from faceaffect.module import FaceModule
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
-from faceaffect.runs.result import write_atomically
 
 if sys.platform != "win32":
     import fcntl

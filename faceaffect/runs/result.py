@@ -16,6 +16,7 @@ import faceaffect
 from faceaffect import hardware
 from faceaffect.data.base import FaceDataModule
 from faceaffect.errors import DataError
+from faceaffect.files import write_atomically
 from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import muon_dtype
 from faceaffect.progress import console, result_table
@@ -176,10 +177,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

@@ -19,6 +19,7 @@ from faceaffect import hardware, registry
 from faceaffect.components import arguments, create
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
+from faceaffect.files import write_atomically
 from faceaffect.models.loading import answering, create_model, read_checkpoint, restore
 from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import Optim
@@ -36,7 +37,8 @@ from faceaffect.runs.folder import (
     write_made_of,
 )
 from faceaffect.runs.frozen import FrozenFeatures
-from faceaffect.runs.result import RESULT, write_atomically, write_result
+from faceaffect.runs.result import RESULT, write_result
+from faceaffect.runs.resuming import Resuming
 
 _RUN = "FACEAFFECT_RUN"
 """Environment variable in which the first process of a run tells those it starts the folder."""
@@ -244,7 +246,7 @@ def _trainer(
     try:
         return L.Trainer(
             **kwargs,
-            callbacks=[progress(), *callbacks, *own],
+            callbacks=[progress(), *callbacks, *own, Resuming()],
             logger=_loggers(recipe, folder) if logger is None else False,
             plugins=[WholeCheckpoints()],
             default_root_dir=folder,

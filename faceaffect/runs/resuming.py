@@ -1,0 +1,99 @@
+"""What lets a run that ended at any moment go on with the numbers of one that did not."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from faceaffect.errors import RecipeError
+
+_STARTED = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+"""Counters of a validation amid its first batch, for which Lightning runs all of it anew."""
+
+
+class Resuming(Callback):
+    """Makes up for a validation that was due when a run ended, and knows the run's processes.
+
+    A checkpoint may be written after the last step before a validation, or amid it. By itself
+    Lightning takes such a validation for done: its epoch would never be chosen, and a last epoch
+    would end a run that has nothing to test.
+    """
+
+    def __init__(self) -> None:
+        self._due = False
+        self._processes = 1
+        self._max_steps = -1
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note how many processes train."""
+        self._processes = trainer.world_size
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Note whether a validation follows this step."""
+        loop = trainer.fit_loop
+        assert loop._data_fetcher is not None
+        self._due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let training end where it should, after a validation that was made up for."""
+        if self._max_steps != -1:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, -1
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that nothing is due any more."""
+        self._due = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint says of this."""
+        return {"validation_due": self._due, "processes": self._processes}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Set Lightning's counters so that it runs the validation that was due.
+
+        Raises:
+            RecipeError: another number of processes wrote the checkpoint.
+        """
+        for other in checkpoint["callbacks"].values():
+            if "best_k_models" in other:
+                _move(other, Path(trainer.default_root_dir).resolve() / "checkpoints")
+        state = checkpoint["callbacks"].get(self.state_key, {})
+        self._check_processes(trainer, state.get("processes", trainer.world_size))
+        loops = checkpoint["loops"]["fit_loop"]
+        steps = loops["epoch_loop.batch_progress"]
+        written_at_step = steps["total"]["completed"] < steps["total"]["processed"]
+        self._due = state.get("validation_due", written_at_step and steps["is_last_batch"])
+        if not self._due:
+            return
+        for counter in (steps["total"], steps["current"]):
+            counter["completed"] = counter["processed"]
+        loops["epoch_loop.val_loop.batch_progress"] = {
+            "total": dict(_STARTED), "current": dict(_STARTED), "is_last_batch": False
+        }  # fmt: skip
+        loop = trainer.fit_loop.epoch_loop
+        if loop.max_steps != -1 and checkpoint["global_step"] >= loop.max_steps:
+            self._max_steps, loop.max_steps = loop.max_steps, -1  # else it would end at once
+
+    @staticmethod
+    def _check_processes(trainer: L.Trainer, before: int) -> None:
+        if before != trainer.world_size:
+            raise RecipeError(
+                f"{trainer.default_root_dir}: {before} processes trained this run, and now there "
+                f"are {trainer.world_size}; each step would see other samples, and the numbers "
+                f"would be others. Go on with {before} (trainer.devices), or remove the folder "
+                "to begin anew"
+            )
+
+
+def _move(state: dict[str, Any], folder: Path) -> None:
+    """Let the state of a ModelCheckpoint name its files in another folder.
+
+    Lightning forgets the best score so far of a run whose folder was moved.
+    """
+    moved = {name: str(folder / Path(name).name) for name in state["best_k_models"]}
+    state["best_k_models"] = {moved[name]: score for name, score in state["best_k_models"].items()}
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = state[key] and str(folder / Path(state[key]).name)
+    state["dirpath"] = str(folder)

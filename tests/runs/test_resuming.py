@@ -1,0 +1,149 @@
+"""A run that ends at any of its writes goes on and ends with the same numbers."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from faceaffect.cli import main
+from faceaffect.runs import cost
+from faces import write_csv
+
+RECIPE = """
+seed: 1
+model: {name: timm_classifier, backbone: test_vit, dropout: 0.3}
+data:
+  name: csv
+  table: %s
+  protocol: {name: subject_kfold, folds: 3, fold: 1, val_fraction: 0.34}
+  image_size: 48
+  batch_size: 4
+  augment: [light]
+  num_workers: 0
+optim: {lr: 1e-3, warmup_epochs: 0.5}
+trainer: {max_epochs: 2, accelerator: cpu}
+checkpoint: {every_n_steps: 1}
+output: %s
+"""
+
+Watch = dict[str, Any]
+_watch: Watch = {}
+
+
+def _on_event(event: str, args: tuple[Any, ...]) -> None:
+    """Keep a copy of the watched folder as it is before a file in it is written or moved."""
+    if not _watch or event not in ("open", "os.rename", "os.remove"):
+        return
+    path, mode = str(args[0]), args[1] if event == "open" else ""
+    reads = event == "open" and not (isinstance(mode, str) and set(mode) & set("wax+"))
+    if reads or not path.startswith(str(_watch["folder"])):
+        return
+    watch = dict(_watch)
+    _watch.clear()  # copying opens files too
+    keep(watch["folder"], watch["into"])
+    _watch.update(watch)
+
+
+sys.addaudithook(_on_event)
+
+
+def keep(folder: Path, into: Path) -> None:
+    """Copy a folder unless a copy of the same contents is there."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_dir() or "log" in file.parts or file.suffix == ".part":  # nobody reads them
+            continue
+        digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+    name = digest.hexdigest()[:12]
+    if not list(into.glob(f"*-{name}")):
+        shutil.copytree(folder, into / f"{len(list(into.iterdir())):03d}-{name}")
+
+
+@contextmanager
+def states(folder: Path, into: Path) -> Iterator[None]:
+    """Collect every state in which a kill can leave a folder."""
+    into.mkdir()
+    _watch.update(folder=folder, into=into)
+    try:
+        yield
+    finally:
+        _watch.clear()
+    keep(folder, into)
+
+
+def numbers(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the newest run's predictions, bit for bit, and which checkpoint was chosen."""
+    run = max(folder.glob("*/*/metrics.json")).parent
+    table = hashlib.sha256((run / "predictions.csv").read_bytes()).hexdigest()
+    result = json.loads((run / "metrics.json").read_text())
+    return table, {key: result[key] for key in ("metrics", "checkpoint", "n")}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the command of a training of two steps an epoch; its cost is not measured."""
+    monkeypatch.setattr(cost, "measure", lambda *_: {"device": "cpu"})
+    table = write_csv(tmp_path / "faces", people=6, each=3)
+    (tmp_path / "tiny.yaml").write_text(RECIPE % (table, tmp_path / "runs"))
+    return ["train", str(tmp_path / "tiny.yaml")]
+
+
+def check_every_state(command: list[str], tmp_path: Path) -> list[Path]:
+    """Go on from every state that a run passes through; return the states."""
+    runs = tmp_path / "runs"
+    with states(runs, tmp_path / "states"):
+        assert main(command) == 0
+    wanted = numbers(runs)
+    found = sorted((tmp_path / "states").iterdir())
+    for state in found:
+        shutil.rmtree(runs)
+        shutil.copytree(state, runs)
+        assert main([*command, "--resume"]) == 0, state
+        assert numbers(runs) == wanted, state
+    return found
+
+
+def written(state: Path) -> tuple[int, int] | None:
+    """Return epoch and step of the checkpoint from which a state goes on."""
+    found = list(state.rglob("last.ckpt"))
+    if not found:
+        return None
+    last = torch.load(found[0], weights_only=True)
+    return last["epoch"], last["global_step"]
+
+
+def test_a_run_killed_at_any_write_ends_with_the_same_numbers(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    found = check_every_state(tiny, tmp_path)
+    places = [written(state) for state in found]
+    assert list(dict.fromkeys(places)) == [None, (0, 1), (0, 2), (1, 3), (1, 4)]
+    assert len(found) >= 11  # three before training, eight checkpoints, the result's files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [
+    "trainer.val_check_interval=0.5 data.batch_size=2",
+    "trainer.val_check_interval=3 trainer.check_val_every_n_epoch=null data.batch_size=2",
+    "trainer.max_epochs=null trainer.max_steps=4",
+    "trainer.max_epochs=null trainer.max_steps=7 data.batch_size=2",
+    "trainer.accumulate_grad_batches=2 data.batch_size=2",
+    "trainer.check_val_every_n_epoch=2 trainer.max_epochs=4",
+    "checkpoint.choose=last",
+    "checkpoint={}",
+    "checkpoint.every_n_steps=3 data.batch_size=2",
+    "callbacks=[{name: early_stopping, monitor: val/score, mode: max, patience: 1}]"
+    " trainer.max_epochs=4",
+])  # fmt: skip
+def test_so_does_one_that_validates_and_ends_otherwise(
+    tiny: list[str], tmp_path: Path, changes: str
+) -> None:
+    words = changes.replace(", ", ",").replace(": ", ":").split()
+    check_every_state([*tiny, *(w.replace(",", ", ").replace(":", ": ") for w in words)], tmp_path)
