@@ -15,6 +15,7 @@ from faceaffect.components import Component, arguments, create
 from faceaffect.data.dataset import FaceDataset as FaceDataset
 from faceaffect.data.dataset import Loaded as Loaded
 from faceaffect.data.dataset import Samples as Samples
+from faceaffect.data.image import MAX_PIXELS, pixel_limit
 from faceaffect.data.loader import BatchReader, FaceLoader, Features
 from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
@@ -46,6 +47,9 @@ class FaceDataModule(L.LightningDataModule):
         balance_power: how far, from 0, not at all, to 1, all the way; the weights are raised to it.
         on_error: ``skip`` leaves unreadable samples out, counts them in ``skipped`` and stops only
             where there are many; ``raise`` stops at the first.
+        max_pixels: of the largest picture that is decoded; larger ones are left out as unreadable,
+            since a small file can hold a picture that fills the memory. Files may have 200 MB, or
+            0.8 bytes for each of so many pixels.
         seed: of order and augmentation; the split has a seed of its own.
 
     Attributes:
@@ -66,10 +70,12 @@ class FaceDataModule(L.LightningDataModule):
         balance: Literal["none", "expression", "au"] = "none",
         balance_power: float = 1.0,
         on_error: Literal["raise", "skip"] = "skip",
+        max_pixels: int = MAX_PIXELS,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("image_size", image_size), ("batch_size", batch_size)):
+        positive = {"image_size": image_size, "batch_size": batch_size, "max_pixels": max_pixels}
+        for name, value in positive.items():
             if value < 1:
                 raise RecipeError(f"data.{name}: {value} is not positive")
         if not 0 <= balance_power <= 1:
@@ -87,6 +93,7 @@ class FaceDataModule(L.LightningDataModule):
         self.augment = build(augment) if augment else None
         self.balance, self.balance_power = balance, balance_power
         self.on_error: Literal["raise", "skip"] = on_error
+        self.max_pixels = max_pixels
         self.seed = seed
         self.skipped: dict[str, str] = {}
         # A process may be left without a test sample, since none is tested twice.
@@ -103,7 +110,8 @@ class FaceDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Let the dataset prepare itself; Lightning calls this in one process of each machine."""
-        self.dataset.prepare()
+        with pixel_limit(self.max_pixels):
+            self.dataset.prepare()
 
     def train_dataloader(self) -> FaceLoader:
         """Return shuffled, balanced and augmented batches of the training part.
@@ -191,6 +199,7 @@ class FaceDataModule(L.LightningDataModule):
             augment=self.augment if train else None,
             seed=self.seed,
             spare=indices if train else None,
+            max_pixels=self.max_pixels,
         )
         workers = _workers(len(batches)) if self.num_workers is None else self.num_workers
         loader = FaceLoader(

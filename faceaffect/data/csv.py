@@ -7,15 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples, on_disk
-from faceaffect.data.image import read_image
 from faceaffect.data.table import Table, read_table
-from faceaffect.data.video import read_frames
+from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
-
-CLIPS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-"""Files that are read as clips; so are folders of numbered images."""
-
 
 class CsvFaces(FaceDataset):
     """Images and clips that a table lists.
@@ -34,7 +29,8 @@ class CsvFaces(FaceDataset):
             occur in the table, in alphabetical order.
         au_threshold: the AU columns hold intensities 0 to 5, and from this one on an AU counts as
             positive; absent, they hold 0 and 1.
-        frames: evenly spaced frames that are read of a clip.
+        frames: how many frames are read of a clip (a film, an animated picture or a folder of
+            numbered pictures), evenly spaced in time.
         image_size: side to which frames are scaled while they are decoded, in pixels; absent, they
             keep their size. Give it for large clips; it saves time and memory.
 
@@ -83,9 +79,7 @@ class CsvFaces(FaceDataset):
         """Decode an image, or evenly spaced frames of a clip; see :meth:`FaceDataset.load`."""
         path = self.path(index)
         assert path is not None
-        if path.suffix.lower() in CLIPS or path.is_dir():
-            return Loaded(read_frames(path, count=self.frames, size=self.image_size))
-        return Loaded(read_image(path))
+        return Loaded(read_media(path, self.frames, self.image_size))
 
 
 def _keep_files_on_disk(rows: Table, folder: Path) -> None:

@@ -1,48 +1,142 @@
 """Reading image files and bringing them to the size of a batch."""
 
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from faceaffect.data.formats import HEAD, decode, picture_format
 from faceaffect.errors import DataError
 
 # A file that cannot be read is reported by us, once and with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+MAX_PIXELS = 250_000_000
+"""The largest picture that is decoded if nothing else is said; phones make 200 megapixels."""
+
+_BYTES_A_PIXEL = 0.8
+"""A file may have so many bytes for each pixel allowed, and 200 MB in any case."""
+
+_limit: ContextVar[int] = ContextVar("max_pixels", default=MAX_PIXELS)
+
+
+@contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """Let pictures of at most so many pixels be read within.
+
+    Files may have 200 MB, or more in proportion where more than 250 megapixels are allowed.
+    """
+    before = _limit.set(pixels)
+    try:
+        yield
+    finally:
+        _limit.reset(before)
+
+
+def max_pixels() -> int:
+    """Return of how many pixels the largest picture is that is decoded here."""
+    return _limit.get()
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file of any common format.
+    """Read an image file of any common format, told by its content, not its name.
 
     Grey images get three equal channels, 16 bits become 8, transparency is dropped, and the
-    orientation that a camera noted is applied.
+    orientation that a camera noted is applied, as browsers do. What follows the picture in its file
+    (the clip of a motion photo) is passed over; of several pictures the first is read.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: the file is missing, empty, truncated or no image.
+        DataError: the file is missing, empty, no regular file, too large, truncated, damaged so
+            that a decoder would have to invent pixels, no image, or of a format for which a library
+            is missing, which is named.
     """
+    data = read_bytes(path)
+    name = picture_format(data[:HEAD])
+    if name is None:
+        raise DataError(f"{path}: not readable as an image (damaged or another format)")
     try:
-        data = path.read_bytes()
+        return decode(data, name, fits_limit(path))
+    except DataError:
+        raise
+    except Exception as error:  # a decoder that meets damage raises whatever it likes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not readable as an image: {name}, {_explain(reason)}") from None
+
+
+def fits_limit(path: Path) -> Callable[[int, int], None]:
+    """Return what raises a DataError about a file for a width and height that are too large."""
+
+    def fits(width: int, height: int) -> None:
+        if width * height > _limit.get():
+            raise _too_large(path, f"{width} x {height} pixels", width * height)
+
+    return fits
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading if it is a regular one: a FIFO would hang, a device never end.
+
+    Raises:
+        DataError: it is missing, empty or no regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        file = os.fdopen(os.open(path, flags), "rb")
+    except ValueError as error:  # a NUL in the path
+        raise DataError(f"{str(path)!r}: no name of a file: {error}") from None
     except OSError as error:
+        if path.is_dir():  # which os.fdopen refuses, and Windows' os.open
+            raise DataError(f"{path}: is a folder, no file") from None
         raise DataError(f"{path}: {error.strerror or error}") from None
-    if not data:
-        raise DataError(f"{path}: the file is empty")
-    if data.startswith(_JPEG) and data.find(_JPEG_END, data.rfind(_JPEG_SCAN)) < 0:
-        # Older OpenCV fills the missing part with grey and says nothing.
-        raise DataError(f"{path}: the image is truncated")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise DataError(f"{path}: not readable as an image: {error.err}") from None
-    if image is None:
-        raise DataError(f"{path}: not readable as an image (truncated, damaged or another format)")
-    return image  # type: ignore[return-value]
+    status = os.fstat(file.fileno())
+    if not S_ISREG(status.st_mode) or status.st_size == 0:
+        file.close()
+        what = "the file is empty" if S_ISREG(status.st_mode) else "no regular file"
+        raise DataError(f"{path}: {what}")
+    return file
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a picture's file holds.
+
+    Raises:
+        DataError: it is missing, empty, no regular file or too large.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _max_bytes():
+            raise _too_large(path, f"{size / 1e6:,.0f} MB", int(size / _BYTES_A_PIXEL) + 1)
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from None
+
+
+def _max_bytes() -> float:
+    return max(_limit.get(), MAX_PIXELS) * _BYTES_A_PIXEL
+
+
+def _too_large(path: Path, what: str, needed: int) -> DataError:
+    limit = f"{_limit.get() / 1e6:g} megapixels, {_max_bytes() / 1e6:g} MB"
+    return DataError(
+        f"{path}: {what} are more than is read ({limit}); data.max_pixels={needed} allows it"
+    )
+
+
+def _explain(reason: str) -> str:
+    truncated = re.search("premature end|truncated|not enough|unexpected end", reason, re.I)
+    return f"the image is truncated ({reason})" if truncated else reason
 
 
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

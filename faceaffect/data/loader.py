@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
-from faceaffect.data.image import resize, scale_landmarks
+from faceaffect.data.image import MAX_PIXELS, pixel_limit, resize, scale_landmarks
 from faceaffect.data.sampler import EpochBatches
 from faceaffect.data.transforms import Augment
 from faceaffect.data.workers import one_thread
@@ -32,6 +32,7 @@ class BatchReader(Dataset[FaceBatch]):
         seed: the first part of that seed.
         spare: indices to read instead where no sample of a batch is readable, so that a training
             batch is not empty; None leaves it empty.
+        max_pixels: of the largest picture that is decoded.
 
     Attributes:
         features: served in place of images once they are known, see :meth:`FaceLoader.keep`.
@@ -45,8 +46,10 @@ class BatchReader(Dataset[FaceBatch]):
         augment: Augment | None = None,
         seed: int = 0,
         spare: NDArray[np.int64] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.dataset = dataset
+        self.max_pixels = max_pixels
         self.image_size = image_size
         self.augment = augment
         self.seed = seed
@@ -79,7 +82,8 @@ class BatchReader(Dataset[FaceBatch]):
         Raises:
             DataError: it cannot be read.
         """
-        face = self.dataset.load(index)
+        with pixel_limit(self.max_pixels):
+            face = self.dataset.load(index)
         image, landmarks, pose = resize(face.image, self.image_size), face.landmarks, face.pose
         if landmarks is not None:
             landmarks = scale_landmarks(landmarks, face.image.shape, self.image_size)
@@ -236,7 +240,8 @@ class FaceLoader:
         """Yield the batches of the sampler's epoch; a batch without a readable sample is left out.
 
         Raises:
-            DataError: a sample cannot be read under ``on_error: raise``, or too many cannot.
+            DataError: a sample cannot be read under ``on_error: raise``, too many cannot, or none
+                can.
         """
         # A generator, so that nothing is drawn before the trainer has set the epoch.
         epoch, start = self._resume
@@ -253,16 +258,16 @@ class FaceLoader:
             self._watch(bad, seen, unreadable)
             if batch["id"]:
                 yield batch
+        if self.sampler.world == 1 and start == 0 and seen and unreadable == seen:
+            raise _unreadable(f"none of the {seen} samples can be read", self.skipped)
 
     def _watch(self, bad: list[tuple[str, str]], seen: int, unreadable: int) -> None:
         self.skipped.update(bad)
         if bad and self.on_error == "raise":
             raise DataError(f"{bad[0][1]}. data.on_error=skip leaves out and counts such samples")
         if unreadable > max(MAX_UNREADABLE, seen / 10):
-            reasons = "\n  ".join(reason for _, reason in list(self.skipped.items())[:5])
-            raise DataError(
-                f"{unreadable} of the first {seen} samples cannot be read, such as\n  {reasons}"
-            )
+            what = f"{unreadable} of the first {seen} samples cannot be read"
+            raise _unreadable(what, self.skipped)
 
     def close(self) -> None:
         """Stop the processes that read; the next iteration starts others.
@@ -280,6 +285,11 @@ class FaceLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave out, in the next iteration, what was handed out in the state's epoch."""
         self._resume = (state["epoch"], state["batches"])
+
+
+def _unreadable(what: str, skipped: dict[str, str]) -> DataError:
+    reasons = list(skipped.values())[:3]
+    return DataError(f"{what}, such as {'; '.join(reasons)}")
 
 
 def _as_it_is(batch: FaceBatch) -> FaceBatch:

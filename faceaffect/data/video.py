@@ -11,13 +11,10 @@ frames calls :func:`.extract.extract_frames` once and then reads images.
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -25,34 +22,19 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from faceaffect.data.image import read_image, resize
+from faceaffect.data.animation import Animation
+from faceaffect.data import film
+from faceaffect.data.film import VideoInfo, open_film, read_index
+from faceaffect.data.formats import HEAD, is_animated, picture_format
+from faceaffect.data.image import open_regular, read_image, resize
+from faceaffect.data.moments import evenly
 from faceaffect.errors import DataError
 
 Frame = NDArray[np.uint8]
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-class VideoInfo(NamedTuple):
-    """What is known of a clip without decoding it all.
-
-    Attributes:
-        frames: number of frames that the file holds; a damaged file may decode to fewer.
-        fps: mean frame rate, None for a folder.
-        width: of the upright picture, in pixels.
-        height: of the upright picture, in pixels.
-    """
-
-    frames: int
-    fps: float | None
-    width: int
-    height: int
-
-
-class _Index(NamedTuple):
-    info: VideoInfo
-    positions: dict[int, int]  # presentation time -> frame index; empty: only counting is exact
-    keys: tuple[int, ...]  # frame indices at which decoding can begin
-    times: tuple[int, ...]  # presentation time of each key
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".gif",
+    ".jp2",
+)  # fmt: skip
 
 
 class VideoReader:
@@ -69,8 +51,7 @@ class VideoReader:
             DataError: no video, or no frame of it can be decoded.
         """
         self.path = Path(path)
-        stat = self.path.stat()
-        self._index = _read_index(self.path, stat.st_size, stat.st_mtime_ns)
+        self._index = read_index(self.path)
         self.info = self._index.info
         self._reformatter = VideoReformatter()  # one for all frames: half the cost of a new one
         self._container: InputContainer | None = None
@@ -109,6 +90,10 @@ class VideoReader:
             if frame is not None:
                 yield index, self._to_rgb(frame, size)
 
+    def evenly(self, frames: Sequence[int], count: int | None) -> list[int]:
+        """Return so many of some frames, evenly in time; see :func:`.moments.evenly`."""
+        return evenly(frames, count, self._index.times, self._index.end)
+
     def _fetch(self, index: int) -> VideoFrame | None:
         if self._end is not None and index >= self._end:
             return None
@@ -118,7 +103,10 @@ class VideoReader:
             self._start(key)
             if key > 0 and not 0 <= self._advance(0) <= index:
                 self._start(0)  # some containers seek past the goal
-        return self._current[1] if self._advance(index) == index and self._current else None
+        if self._advance(index) != index or self._current is None:
+            return None
+        frame = self._current[1]
+        return None if frame.is_corrupt else frame  # what the decoder had to invent is no frame
 
     def _to_rgb(self, frame: VideoFrame, size: int | None) -> Frame:
         # libswscale scales and converts in one pass, several times faster than OpenCV.
@@ -131,10 +119,12 @@ class VideoReader:
     def _start(self, key: int) -> None:
         if self._container is None or key == 0:
             self.close()
-            self._container = _open(self.path)
+            self._container = open_film(self.path)
+        stream = self._container.streams[self._index.stream]
+        assert isinstance(stream, VideoStream)
         if key > 0:
-            self._container.seek(self._index.times[key], stream=self._container.streams.video[0])
-        self._current, self._decoded = None, self._number(_decode(self._container))
+            self._container.seek(self._index.key_times[key], stream=stream)
+        self._current, self._decoded = None, self._number(_decode(self._container, stream))
 
     def _number(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
         positions = self._index.positions
@@ -177,8 +167,8 @@ class FrameFolder:
         self.files = [file for _, file in sorted(numbered)]
         first = next(self.frames(range(len(self.files))), None)
         if first is None:
-            kinds = ", ".join(IMAGE_SUFFIXES)
-            raise DataError(f"{path}: no readable image with a number in its name ({kinds})")
+            why = self._why_not(0) if self.files else ", ".join(IMAGE_SUFFIXES)
+            raise DataError(f"{path}: no readable image with a number in its name ({why})")
         height, width = first[1].shape[:2]
         self.info = VideoInfo(len(self.files), None, width, height)
 
@@ -198,9 +188,54 @@ class FrameFolder:
                 continue  # as a frame that does not decode; the caller sees the gap
             yield index, image if size is None else resize(image, size)
 
+    def evenly(self, frames: Sequence[int], count: int | None) -> list[int]:
+        """Return so many of some frames, evenly in number; see :func:`.moments.evenly`."""
+        return evenly(frames, count)
 
-def open_video(path: Path | str) -> VideoReader | FrameFolder:
-    """Open a video file or a folder of numbered images.
+    def _why_not(self, index: int) -> str:
+        try:
+            read_image(self.files[index])
+        except DataError as error:
+            return str(error)
+        return ""
+
+
+def is_clip(path: Path) -> bool:
+    """Return whether a file is read as a clip; its content decides, not its name.
+
+    A folder, a film and an animated GIF, PNG, WebP or AVIF are clips. What cannot be opened is
+    none, and neither are the picture on a sound file's cover and the clip behind a motion photo.
+    """
+    if path.is_dir():
+        return True
+    try:
+        with open_regular(path) as file:
+            name = picture_format(file.read(HEAD))
+            file.seek(0)
+            return name is None or is_animated(file, name)
+    except DataError:
+        return False
+
+
+def read_media(path: Path, frames: int, size: int | None = None) -> Frame:
+    """Read a picture, or frames of a clip that are evenly spaced in time.
+
+    Args:
+        path: a file, or a folder of numbered pictures.
+        frames: how many frames of a clip, see :func:`read_frames`.
+        size: side of the square to which the frames of a clip are scaled.
+
+    Returns:
+        (H, W, 3) uint8 RGB of a picture, (T, H, W, 3) of a clip.
+
+    Raises:
+        DataError: not readable.
+    """
+    return read_frames(path, count=frames, size=size) if is_clip(path) else read_image(path)
+
+
+def open_video(path: Path | str) -> VideoReader | FrameFolder | Animation:
+    """Open a video file, an animated picture or a folder of numbered images.
 
     Raises:
         DataError: nothing there, nothing readable in it; the file is named.
@@ -208,7 +243,11 @@ def open_video(path: Path | str) -> VideoReader | FrameFolder:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such video file or folder of frames")
-    return FrameFolder(path) if path.is_dir() else VideoReader(path)
+    if path.is_dir():
+        return FrameFolder(path)
+    with open_regular(path) as file:
+        name = picture_format(file.read(HEAD))
+    return Animation(path, name) if name in ("WebP", "AVIF") else VideoReader(path)
 
 
 def probe(path: Path | str) -> VideoInfo:
@@ -252,8 +291,10 @@ def read_frames(
 
     Args:
         path: video file or folder.
-        count: how many frames, the middles of as many equal stretches of the clip; a clip with
-            fewer frames gives all that it has. Frames that do not decode are no part of the clip.
+        count: how many frames: those shown in the middles of as many equal stretches of time (of
+            the frames' number where no times are known), so that a frame that stands long may come
+            more than once. A clip with fewer frames gives all that it has. Frames that do not
+            decode, or that the decoder had to invent, are no part of the clip.
         indices: these frames instead, in this order, repeats allowed. Neither: all frames.
         size: side of the square to which frames are scaled.
 
@@ -267,20 +308,16 @@ def read_frames(
         if indices is not None:
             return _exactly(video, indices, size)
         total = video.info.frames
-        frames = dict(video.frames(_spread(range(total), count), size))
-        if len(frames) < min(total, total if count is None else count):
+        chosen = video.evenly(range(total), count)
+        frames = dict(video.frames(sorted(set(chosen)), size))
+        if len(frames) < len(set(chosen)):
             decodable = [index for index, _ in video.frames(range(total), 1)]
-            frames = dict(video.frames(_spread(decodable, count), size))
-        return _stack(video, list(frames.values()))
+            chosen = video.evenly(decodable, count)
+            frames = dict(video.frames(sorted(set(chosen)), size))
+        return _stack(video, [frames[index] for index in chosen if index in frames])
 
 
-def _spread(frames: Sequence[int], count: int | None) -> list[int]:
-    if count is None or count >= len(frames):
-        return list(frames)
-    return [frames[int((i + 0.5) * len(frames) / count)] for i in range(count)]
-
-
-def _exactly(video: VideoReader | FrameFolder, indices: Sequence[int], size: int | None) -> Frame:
+def _exactly(video: VideoReader | FrameFolder | Animation, indices: Sequence[int], size: int | None) -> Frame:
     total = video.info.frames
     if outside := [index for index in indices if not 0 <= index < total]:
         raise DataError(f"{video.path}: no frame {outside[0]}, it has the frames 0 to {total - 1}")
@@ -293,7 +330,7 @@ def _exactly(video: VideoReader | FrameFolder, indices: Sequence[int], size: int
     return _stack(video, [frames[index] for index in indices])
 
 
-def _stack(video: VideoReader | FrameFolder, frames: list[Frame]) -> Frame:
+def _stack(video: VideoReader | FrameFolder | Animation, frames: list[Frame]) -> Frame:
     if not frames:
         raise DataError(f"{video.path}: no frame can be decoded; copy the file again")
     if len({frame.shape for frame in frames}) > 1:
@@ -301,67 +338,6 @@ def _stack(video: VideoReader | FrameFolder, frames: list[Frame]) -> Frame:
     return np.stack(frames)
 
 
-def _open(path: Path) -> InputContainer:
-    return av.open(str(path), metadata_errors="replace")
-
-
-def _decode(container: InputContainer) -> Iterator[VideoFrame]:
-    for packet in container.demux(container.streams.video[0]):
-        yield from _decode_packet(packet)
-
-
-def _decode_packet(packet: "av.Packet[VideoStream]") -> Iterator[VideoFrame]:
-    with suppress(av.FFmpegError):  # one damaged packet does not end the video
-        yield from packet.decode()
-
-
-@lru_cache(maxsize=64)
-def _read_index(path: Path, size: int, modified: int) -> _Index:
-    """Scan the packets of a file; size and time of change are there for the cache alone."""
-    if size == 0:
-        raise DataError(f"{path}: the video file is empty; copy or download it again")
-    packets: list[tuple[int | None, bool]] = []
-    first: VideoFrame | None = None
-    try:
-        with _open(path) as container:
-            if not container.streams.video:
-                raise DataError(f"{path}: no video stream in this file")
-            stream = container.streams.video[0]
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    packets.append((packet.pts, packet.is_keyframe))
-                first = first or next(_decode_packet(packet), None)
-            coder, rate = stream.codec_context, stream.average_rate
-            if coder is None:
-                raise DataError(f"{path}: damaged, or of a codec that cannot be decoded here")
-            reorders = bool(coder.has_b_frames)
-    except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: a damaged stream table
-        reason = getattr(error, "strerror", None) or "damaged"
-        raise DataError(
-            f"{path}: not readable as a video ({reason}); copy it again or leave it out"
-        ) from None
-    if first is None:
-        raise DataError(f"{path}: none of its frames can be decoded; copy it again or leave it out")
-    width, height = first.width, first.height
-    if first.rotation % 180:
-        width, height = height, width
-    fps = None if rate is None else float(rate)
-    return _order(packets, first.pts, reorders, VideoInfo(len(packets), fps, width, height))
-
-
-def _order(
-    packets: list[tuple[int | None, bool]], first: int | None, reorders: bool, info: VideoInfo
-) -> _Index:
-    """Number the frames by presentation time, if the container knows it for every frame."""
-    times = [time for time, _ in packets if time is not None]
-    known = len(set(times)) == len(packets) and first in times
-    # AVI stores no presentation time: with B-frames libav repeats the order of storage.
-    if not known or first is None or (reorders and times == sorted(times)):
-        return _Index(info, {}, (0,), (0,))
-    # Packets before the first frame (a cut recording) decode to nothing: no frames.
-    shown = sorted(time for time in times if time >= first)
-    positions = {time: index for index, time in enumerate(shown)}
-    keys = {time for time, is_key in packets if is_key and time in positions} | {first}
-    starts = sorted(time for time in keys if time is not None)
-    info = info._replace(frames=len(shown))
-    return _Index(info, positions, tuple(positions[time] for time in starts), tuple(starts))
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    for packet in container.demux(stream):
+        yield from film.decode_packet(packet)

@@ -6,9 +6,8 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.data.csv import CLIPS
-from faceaffect.data.image import read_image, resize
-from faceaffect.data.video import read_frames
+from faceaffect.data.image import resize
+from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.models.loading import answering, read_checkpoint, restore
 from faceaffect.module import AffectModule
@@ -30,10 +29,9 @@ def load_face(path: Path, image_size: int, frames: int = FRAMES) -> FaceBatch:
     """
     if not path.exists():
         raise DataError(f"no picture at {path}")
-    if path.is_dir() or path.suffix.lower() in CLIPS:
-        pixels = read_frames(path, count=frames, size=image_size)
-    else:
-        pixels = resize(read_image(path), image_size)[None]
+    pixels = read_media(path, frames, image_size)
+    pixels = resize(pixels, image_size)
+    pixels = pixels[None] if pixels.ndim == 3 else pixels
     clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)[None]
     known = torch.ones(1, clip.shape[1], dtype=torch.bool)
     return FaceBatch(id=[str(path)], subject=[str(path)], video=clip, frame_mask=known)

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.random import Generator
 
-from faceaffect.data.csv import CLIPS
 from faceaffect.data.dataset import FaceDataset
+from faceaffect.data.video import is_clip
 from faceaffect.errors import DataError
 from faceaffect.files import read_json, write_atomically
 from faceaffect.instructions import phrases
@@ -236,8 +236,7 @@ def labels_at(dataset: FaceDataset, index: int) -> Labels:
 def modality_at(dataset: FaceDataset, index: int) -> Literal["image", "video"]:
     """Return what a sample is, by its file: a clip or a folder of frames is a video."""
     path = dataset.path(index)
-    clip = path is not None and (path.suffix.lower() in CLIPS or path.is_dir())
-    return "video" if clip else "image"
+    return "video" if path is not None and is_clip(path) else "image"
 
 
 def write_items(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from faceaffect.data import video
+from faceaffect.data import film
 from faceaffect.data.extract import extract_frames, frame_file
 from faceaffect.data.video import iter_frames, open_video, probe, read_frames
 from faceaffect.errors import DataError
@@ -110,13 +110,13 @@ def test_sampling_takes_the_middles_of_equal_stretches(clips: Path) -> None:
 
 def test_seeking_decodes_little(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    plain = video._decode_packet
+    plain = film.decode_packet
 
     def counted(packet: av.Packet) -> Any:
         decoded.append(packet.pts)
         return plain(packet)
 
-    monkeypatch.setattr(video, "_decode_packet", counted)
+    monkeypatch.setattr(film, "decode_packet", counted)
     with open_video(clips / "mpeg4.avi") as source:
         decoded.clear()
         list(source.frames([3, 5, 50, 51]))
