@@ -12,6 +12,7 @@ from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 
+
 class CsvFaces(FaceDataset):
     """Images and clips that a table lists.
 

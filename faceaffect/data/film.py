@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 from av.container import InputContainer
@@ -86,7 +86,7 @@ def open_film(path: Path) -> InputContainer:
     return container
 
 
-def decode_packet(packet: "av.Packet[VideoStream]") -> Iterator[VideoFrame]:
+def decode_packet(packet: "av.Packet[Any]") -> Iterator[VideoFrame]:
     """Yield the frames that a packet completes; a damaged packet completes none."""
     with suppress(av.FFmpegError):  # one damaged packet does not end the video
         yield from packet.decode()

@@ -149,7 +149,9 @@ def decode(data: bytes, name: str, fits: Callable[[int, int], None]) -> NDArray[
         deep = _is_deep(picture)
         picture.load()
     fits(*picture.size)  # a GIF's frame may be larger than the size that its head tells
-    return upright(_eight_bits(data, picture) if deep else np.asarray(picture.convert("RGB")), picture)
+    return upright(
+        _eight_bits(data, picture) if deep else np.asarray(picture.convert("RGB")), picture
+    )
 
 
 def upright(image: NDArray[np.uint8], picture: ImageFile) -> NDArray[np.uint8]:

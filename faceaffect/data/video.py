@@ -22,8 +22,8 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from faceaffect.data.animation import Animation
 from faceaffect.data import film
+from faceaffect.data.animation import Animation
 from faceaffect.data.film import VideoInfo, open_film, read_index
 from faceaffect.data.formats import HEAD, is_animated, picture_format
 from faceaffect.data.image import open_regular, read_image, resize
@@ -317,7 +317,9 @@ def read_frames(
         return _stack(video, [frames[index] for index in chosen if index in frames])
 
 
-def _exactly(video: VideoReader | FrameFolder | Animation, indices: Sequence[int], size: int | None) -> Frame:
+def _exactly(
+    video: VideoReader | FrameFolder | Animation, indices: Sequence[int], size: int | None
+) -> Frame:
     total = video.info.frames
     if outside := [index for index in indices if not 0 <= index < total]:
         raise DataError(f"{video.path}: no frame {outside[0]}, it has the frames 0 to {total - 1}")
