@@ -19,21 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
-from faceaffect.losses import (
-    GammaMode,
-    au_class_weights,
-    bce_loss,
-    ccc_loss,
-    cross_entropy_loss,
-    mdwa_gamma,
-    mdwa_loss,
-    weighted_asymmetric_loss,
-    weighted_dice_loss,
-)
+from faceaffect.losses import GammaMode, weighted_dice_loss
 from faceaffect.models.moke import MoKEGroup, Stream
 from faceaffect.module import AffectModule
 from faceaffect.networks.backbones import Backbone, create_backbone, grid_side, pool_grid
-from faceaffect.networks.heads import Heads, answers
+from faceaffect.networks.heads import AUCriterion, Heads, TaskLosses, answers
 from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 
@@ -189,9 +179,6 @@ class AUFormer(AffectModule):
         RecipeError: no AUs and no expressions, an unfrozen or unfit backbone, a value out of range.
     """
 
-    weight: Tensor
-    gamma: Tensor
-
     def __init__(
         self,
         schema: LabelSchema | dict[str, Any],
@@ -237,10 +224,7 @@ class AUFormer(AffectModule):
             if not fits:
                 raise RecipeError(f"model.{key}: {value} {rule}")
         self.side = grid_side(readout, "model.readout", other="pooled")
-        self.au_loss, self.class_weights = au_loss, class_weights
         self.aux_loss, self.dice_loss = aux_loss, dice_loss
-        self.margin, self.gamma_mode = margin, gamma_mode
-        self.gamma_low, self.gamma_high = gamma_low, gamma_high
         self.vit = ExpertViT(
             _frozen_backbone(backbone),
             partial(
@@ -261,28 +245,34 @@ class AUFormer(AffectModule):
         self.heads = Heads(self.schema, width * (self.side or 1) ** 2)
         supervised = 0 if not aux_loss else depth if aux_layers == "all" else 1
         self.aux_heads = nn.ModuleList(AUHeads(width, len(names)) for _ in range(supervised))
-        self.register_buffer("weight", torch.ones(len(names)), persistent=False)
-        self.register_buffer("gamma", torch.full((len(names),), gamma_low), persistent=False)
+        self.criterion = AUCriterion(
+            len(names),
+            au_loss,
+            weighted=class_weights,
+            margin=margin,
+            gamma_mode=gamma_mode,
+            gamma_low=gamma_low,
+            gamma_high=gamma_high,
+        )
+        self.losses = TaskLosses(self.schema, au_loss=self.criterion)
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Set class weights and MDWA exponents from the rates in the training part."""
         super().prepare(statistics)
-        if self.schema.aus:
-            rate = [statistics["au_rate"][name] for name in self.schema.au_names]
-        else:
+        self.losses.prepare(statistics)
+        if not self.schema.aus:  # the experts are of expression classes
             counts = statistics["expression_count"]
             total = max(sum(counts.values()), 1)
-            rate = [counts[name] / total for name in self.schema.expressions]
-        if self.class_weights:
-            self.weight.copy_(au_class_weights(rate))
-        self.gamma.copy_(
-            mdwa_gamma(rate, mode=self.gamma_mode, low=self.gamma_low, high=self.gamma_high)
-        )
+            self.criterion.prepare([counts[name] / total for name in self.schema.expressions])
 
-    def logits(self, batch: FaceBatch) -> tuple[dict[str, Tensor], list[Stream]]:
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the logits of each task from uint8 faces (B, 3, H, W)."""
+        return self.look(image)[0]
+
+    def look(self, image: Tensor) -> tuple[dict[str, Tensor], list[Stream]]:
         """Return the logits of each task, and the stream that leaves each block."""
         backbone = self.vit.backbone
-        tokens, streams = self.vit(backbone.normalise(batch["image"]))
+        tokens, streams = self.vit(backbone.normalise(image))
         if self.side is None:
             features = backbone.net.forward_head(tokens, pre_logits=True)
         else:
@@ -292,42 +282,26 @@ class AUFormer(AffectModule):
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return AU loss + WDI + ``aux_loss`` x that of the streams, cross-entropy and 1 - CCC."""
-        out, streams = self.logits(batch)
-        terms = []
-        if "au" in out:
-            terms.append(self._au(out["au"], batch["au"]))
-            if self.dice_loss:
-                dice = weighted_dice_loss(out["au"], batch["au"], weight=self.weight)
-                terms.append(self.dice_loss * dice)
-        if "expression" in out:
-            terms.append(cross_entropy_loss(out["expression"], batch["expression"]))
-        if "va" in out:
-            terms.append(ccc_loss(out["va"].float().tanh(), batch["va"]))
+        out, streams = self.look(batch["image"])
+        total: Tensor = self.losses(out, batch)
+        if "au" in out and self.dice_loss:
+            dice = weighted_dice_loss(out["au"], batch["au"], weight=self.criterion.weight)
+            total = total + self.dice_loss * dice
         if len(self.aux_heads):
-            target = batch["au"] if "au" in out else _one_of(batch["expression"], len(self.weight))
+            classes = len(self.schema.expressions)
+            target = batch["au"] if "au" in out else _one_of(batch["expression"], classes)
             height, width = self.vit.grid
             last = streams[-len(self.aux_heads) :]
             aux = [
-                self._au(head(stream.pooled(height * width)), target)
+                self.criterion(head(stream.pooled(height * width)), target)
                 for head, stream in zip(self.aux_heads, last, strict=True)
             ]
-            terms.append(self.aux_loss * torch.stack(aux).mean())
-        return torch.stack(terms).sum()
+            total = total + self.aux_loss * torch.stack(aux).mean()
+        return total
 
     def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
         """Return AU and expression probabilities, valence and arousal in [-1, 1]."""
-        return answers(self.logits(batch)[0])
-
-    def _au(self, logits: Tensor, target: Tensor) -> Tensor:
-        match self.au_loss:
-            case "mdwa":
-                return mdwa_loss(
-                    logits, target, weight=self.weight, margin=self.margin, gamma=self.gamma
-                )
-            case "wa":
-                return weighted_asymmetric_loss(logits, target, weight=self.weight)
-            case "bce":
-                return bce_loss(logits, target, weight=self.weight)
+        return answers(self(batch["image"]))
 
 
 class AUHeads(nn.Module):

@@ -321,17 +321,21 @@ class SACL(AffectModule):
         super().prepare(statistics)
         self.losses.prepare(statistics)
 
-    def forward(self, image: Tensor) -> SACLOutput:
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the logits of each task from uint8 faces (B, 3, H, W)."""
+        return self._logits(self.look(image))
+
+    def look(self, image: Tensor) -> SACLOutput:
         """Return node logits and graphs of uint8 faces (B, 3, H, W)."""
         pyramid = self.backbone.pyramid(self.backbone.normalise(image), len(self.network.scales))
         return self.network(pyramid)  # type: ignore[no-any-return]
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return the tasks' losses, the Dice loss of the AUs and those of single stages."""
-        out = self(batch["image"])
+        out = self.look(batch["image"])
         total: Tensor = self.losses(self._logits(out), batch)
         if self.dice_loss and self.schema.aus:
-            dice = weighted_dice_loss(out.logits, batch["au"], weight=self.losses.au_weight)
+            dice = weighted_dice_loss(out.logits, batch["au"], weight=self.losses.au.weight)
             total = total + self.dice_loss * dice
         for logits in out.stage_logits:
             total = total + self.aux_loss * self.losses({self.node_task: logits}, batch)
@@ -339,14 +343,14 @@ class SACL(AffectModule):
 
     def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
         """Return AU and expression probabilities, valence and arousal in [-1, 1]."""
-        return answers(self._logits(self(batch["image"])))
+        return answers(self(batch["image"]))
 
     def graphs(self, batch: FaceBatch) -> Tensor:
         """Return the graph of every stage, (B, S, N, N), nodes in the order of ``self.nodes``.
 
         Entry (i, j) is the weight with which node i receives from node j; rows sum to 1.
         """
-        return self(batch["image"]).graphs.float()  # type: ignore[no-any-return]
+        return self.look(batch["image"]).graphs.float()
 
     def _logits(self, out: SACLOutput) -> dict[str, Tensor]:
         logits = {self.node_task: out.logits, **self.heads(out.pooled)}

@@ -1,5 +1,7 @@
 """What stands at the end of a model: a linear head for each task, their answers, their losses."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.losses import (
+    GammaMode,
     au_class_weights,
     bce_loss,
     ccc_loss,
@@ -58,39 +61,94 @@ def answers(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+class AUCriterion(nn.Module):
+    """The loss of labels that are there or not, each by its rate in the training part.
+
+    Args:
+        count: A, number of labels.
+        kind: ``bce``, ``wa`` (weighted asymmetric), ``mdwa`` or ``focal``.
+        weighted: weigh each label by its rarity, once :meth:`prepare` knows it.
+        margin: m of ``mdwa``, in [0, 1).
+        gamma_mode: exponents of ``mdwa`` by rate, see :func:`~faceaffect.losses.mdwa_gamma`.
+        gamma_low: smallest exponent, at least 1.
+        gamma_high: largest exponent, at least ``gamma_low``.
+
+    Attributes:
+        weight: (A,), 1 before :meth:`prepare`.
+        gamma: (A,), ``gamma_low`` before :meth:`prepare`.
+    """
+
+    weight: Tensor
+    gamma: Tensor
+
+    def __init__(
+        self,
+        count: int,
+        kind: AULoss = "bce",
+        *,
+        weighted: bool = False,
+        margin: float = 0.05,
+        gamma_mode: GammaMode = "decreasing",
+        gamma_low: float = 1.0,
+        gamma_high: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.kind, self.weighted, self.margin = kind, weighted, margin
+        self.exponents = partial(mdwa_gamma, mode=gamma_mode, low=gamma_low, high=gamma_high)
+        # Not stored: they follow from the statistics, which every checkpoint carries.
+        self.register_buffer("weight", torch.ones(count), persistent=False)
+        self.register_buffer("gamma", torch.full((count,), gamma_low), persistent=False)
+
+    def prepare(self, rates: Sequence[float]) -> None:
+        """Take weights and exponents from the (A,) shares of positives in the training part."""
+        self.gamma.copy_(self.exponents(rates))
+        if self.weighted:
+            self.weight.copy_(au_class_weights(rates))
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits (B, A); unknown labels, NaN, add zero, with a graph."""
+        match self.kind:
+            case "bce":
+                return bce_loss(logits, target, weight=self.weight)
+            case "wa":
+                return weighted_asymmetric_loss(logits, target, weight=self.weight)
+            case "mdwa":
+                return mdwa_loss(
+                    logits, target, weight=self.weight, margin=self.margin, gamma=self.gamma
+                )
+            case "focal":
+                return focal_loss(logits, target, weight=self.weight)
+
+
 class TaskLosses(nn.Module):
     """The sum of one loss for each task: AUs by choice, cross-entropy, 1 - CCC.
 
     Args:
         schema: the label names, in column order.
-        au_loss: ``bce``, ``wa`` (weighted asymmetric), ``mdwa`` (margin 0.05; the exponents from
-            the AUs' rates once :meth:`prepare` knows them) or ``focal``.
-        class_weights: weigh AUs and expression classes by their rarity in the training part.
+        au_loss: a kind of :class:`AUCriterion`, or one with settings of its own.
+        class_weights: weigh AUs and expression classes by their rarity in the training part; a
+            criterion knows for itself whether it weighs AUs.
         label_smoothing: of the expressions, in [0, 1].
     """
 
-    au_weight: Tensor
-    au_gamma: Tensor
     expression_weight: Tensor
 
     def __init__(
         self,
         schema: LabelSchema,
         *,
-        au_loss: AULoss = "bce",
+        au_loss: AULoss | AUCriterion = "bce",
         class_weights: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.schema, self.au_loss, self.class_weights = schema, au_loss, class_weights
+        self.schema, self.class_weights = schema, class_weights
         self.label_smoothing = label_smoothing
-        for name, count in (
-            ("au_weight", len(schema.aus)),
-            ("au_gamma", len(schema.aus)),
-            ("expression_weight", len(schema.expressions)),
-        ):
-            # Not stored: they follow from the statistics, which every checkpoint carries.
-            self.register_buffer(name, torch.ones(count), persistent=False)
+        if not isinstance(au_loss, AUCriterion):
+            au_loss = AUCriterion(len(schema.aus), au_loss, weighted=class_weights)
+        self.au = au_loss
+        weight = torch.ones(len(schema.expressions))
+        self.register_buffer("expression_weight", weight, persistent=False)
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take the weights and exponents from the training part's statistics.
@@ -99,10 +157,7 @@ class TaskLosses(nn.Module):
             statistics: as ``AffectModule.prepare`` gets them.
         """
         if self.schema.aus:
-            rates = [statistics["au_rate"][name] for name in self.schema.au_names]
-            self.au_gamma.copy_(mdwa_gamma(rates))
-            if self.class_weights:
-                self.au_weight.copy_(au_class_weights(rates))
+            self.au.prepare([statistics["au_rate"][name] for name in self.schema.au_names])
         if self.schema.expressions and self.class_weights:
             counts = [statistics["expression_count"][name] for name in self.schema.expressions]
             self.expression_weight.copy_(_balanced(torch.tensor(counts, dtype=torch.float32)))
@@ -116,7 +171,7 @@ class TaskLosses(nn.Module):
         """
         losses = []
         if "au" in logits:
-            losses.append(self._au(logits["au"], batch["au"]))
+            losses.append(self.au(logits["au"], batch["au"]))
         if "expression" in logits:
             losses.append(
                 cross_entropy_loss(
@@ -129,17 +184,6 @@ class TaskLosses(nn.Module):
         if "va" in logits:
             losses.append(ccc_loss(torch.tanh(logits["va"].float()), batch["va"]))
         return torch.stack(losses).sum()
-
-    def _au(self, logits: Tensor, target: Tensor) -> Tensor:
-        match self.au_loss:
-            case "bce":
-                return bce_loss(logits, target, weight=self.au_weight)
-            case "wa":
-                return weighted_asymmetric_loss(logits, target, weight=self.au_weight)
-            case "mdwa":
-                return mdwa_loss(logits, target, weight=self.au_weight, gamma=self.au_gamma)
-            case "focal":
-                return focal_loss(logits, target, weight=self.au_weight)
 
 
 def _balanced(count: Tensor) -> Tensor:

@@ -295,11 +295,11 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
     move(model).train()
     batch = face_batch(BP4D)
     batch["au"][0, 3] = torch.nan
-    logits, streams = model.logits(batch)
-    options = {"weight": model.weight, "margin": 0.1, "gamma": model.gamma}
+    logits, streams = model.look(batch["image"])
+    options = {"weight": model.criterion.weight, "margin": 0.1, "gamma": model.criterion.gamma}
     aux = model.aux_heads[0](streams[-1].pooled(100))
     total = mdwa_loss(logits["au"], batch["au"], **options)
-    total = total + 2 * weighted_dice_loss(logits["au"], batch["au"], weight=model.weight)
+    total = total + 2 * weighted_dice_loss(logits["au"], batch["au"], weight=model.criterion.weight)
     total = total + 0.5 * mdwa_loss(aux, batch["au"], **options)
     torch.testing.assert_close(model.loss(batch), total)
 
@@ -311,8 +311,8 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
 def test_other_losses_of_the_aus(name: str, function: Any, weights: bool) -> None:
     model = move(build(dropout=0.0, au_loss=name, class_weights=weights)).train()
     batch = face_batch(BP4D)
-    logits, streams = model.logits(batch)
-    weight = build().weight if weights else None
+    logits, streams = model.look(batch["image"])
+    weight = build().criterion.weight if weights else None
     aux = model.aux_heads[0](streams[-1].pooled(100))
     total = function(logits["au"], batch["au"], weight=weight)
     total = total + weighted_dice_loss(logits["au"], batch["au"], weight=weight)
@@ -323,11 +323,11 @@ def test_other_losses_of_the_aus(name: str, function: Any, weights: bool) -> Non
 
 def test_weights_and_gammas_come_from_the_training_part() -> None:
     model = build(FULL)
-    assert model.weight.argmax() == 0  # AU1, the rarest in the statistics
-    torch.testing.assert_close(model.weight.sum(), torch.tensor(3.0))
-    assert model.gamma.tolist() == pytest.approx([2.0, 1.5, 1.0])
-    assert build(FULL, gamma_mode="const", gamma_low=1.5).gamma.tolist() == [1.5] * 3
-    assert build(FULL, class_weights=False).weight.tolist() == [1.0] * 3
+    assert model.criterion.weight.argmax() == 0  # AU1, the rarest in the statistics
+    torch.testing.assert_close(model.criterion.weight.sum(), torch.tensor(3.0))
+    assert model.criterion.gamma.tolist() == pytest.approx([2.0, 1.5, 1.0])
+    assert build(FULL, gamma_mode="const", gamma_low=1.5).criterion.gamma.tolist() == [1.5] * 3
+    assert build(FULL, class_weights=False).criterion.weight.tolist() == [1.0] * 3
 
 
 def test_without_aus_there_is_one_expert_per_expression() -> None:
@@ -426,9 +426,9 @@ def test_bfloat16_agrees_with_float32() -> None:
     model = move(build()).eval()
     batch = face_batch(BP4D)
     with torch.no_grad():
-        full = model.logits(batch)[0]["au"]
+        full = model.look(batch["image"])[0]["au"]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = model.logits(batch)[0]["au"].float()
+            half = model.look(batch["image"])[0]["au"].float()
     torch.testing.assert_close(half, full, rtol=0, atol=0.05 * float(full.abs().max()))
 
 

@@ -122,9 +122,9 @@ def test_permuting_aus_permutes_graphs_and_logits(training: bool) -> None:
     torch.nn.init.normal_(model.network.handovers[0].weight)
     image = face_batch(AUS, 6)["image"]
     order = torch.tensor([3, 0, 4, 1, 2])
-    before = model(image)
+    before = model.look(image)
     permute_nodes(model.network, order)
-    after = model(image)
+    after = model.look(image)
     torch.testing.assert_close(after.logits, before.logits[:, order], atol=1e-4, rtol=1e-4)
     expected = before.graphs[:, :, order][:, :, :, order]
     torch.testing.assert_close(after.graphs, expected, atol=1e-4, rtol=1e-4)
@@ -204,7 +204,7 @@ def test_every_option_trains(args: dict[str, object]) -> None:
 def test_class_weights_come_from_the_training_part() -> None:
     model = micro(FULL)
     model.prepare(statistics())
-    weight = model.losses.au_weight
+    weight = model.losses.au.weight
     assert weight[0] > weight[1] > weight[2]
     torch.testing.assert_close(weight.mean(), torch.tensor(1.0))
 

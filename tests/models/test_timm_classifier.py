@@ -192,11 +192,11 @@ def test_class_weights_follow_the_statistics() -> None:
     for losses in (plain, weighted):
         losses.prepare(statistics())  # AU rates 0.1, 0.2, 0.3; 10, 20 and 30 faces a class
         assert not losses.state_dict()
-    assert plain.au_weight.tolist() == [1, 1, 1]
+    assert plain.au.weight.tolist() == [1, 1, 1]
     inverse = torch.tensor([10.0, 5.0, 10 / 3])
-    assert torch.allclose(weighted.au_weight, 3 * inverse / inverse.sum())
+    assert torch.allclose(weighted.au.weight, 3 * inverse / inverse.sum())
     assert torch.allclose(weighted.expression_weight, torch.tensor([2.0, 1.0, 2 / 3]))
-    assert weighted.au_gamma.tolist() == [2, 1.5, 1]
+    assert weighted.au.gamma.tolist() == [2, 1.5, 1]
     absent = statistics()
     absent["expression_count"]["anger"] = 0
     weighted.prepare(absent)
