@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from faceaffect.data.base import FaceDataModule
-from faceaffect.losses import au_class_weights, weighted_asymmetric_loss
+from faceaffect.networks.losses import au_class_weights, weighted_asymmetric_loss
 from faceaffect.runs.result import read_result
 from faceaffect.runs.train import reopen
 from faceaffect.scores.metrics import au_f1

@@ -7,9 +7,9 @@ other mark in 20 %, so that covers give nothing away; nothing but the labels tie
 import torch
 from torch import Tensor, nn
 
-from faceaffect.losses import weighted_asymmetric_loss
 from faceaffect.models.au_graph import make_graph
 from faceaffect.models.sacl import SACLNetwork
+from faceaffect.networks.losses import weighted_asymmetric_loss
 
 MARKS, PAIR, SIZE = 6, (2, 5), 16
 CHANNELS = (8, 16, 24)

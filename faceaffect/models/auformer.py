@@ -19,11 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
-from faceaffect.losses import GammaMode, weighted_dice_loss
 from faceaffect.models.moke import MoKEGroup, Stream
 from faceaffect.module import AffectModule
 from faceaffect.networks.backbones import Backbone, create_backbone, grid_side, pool_grid
 from faceaffect.networks.heads import AUCriterion, Heads, TaskLosses, answers
+from faceaffect.networks.losses import GammaMode, weighted_dice_loss
 from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
-from faceaffect.losses import weighted_dice_loss
 from faceaffect.models.au_graph import GraphKind, GraphUpdate, Select, make_graph
 from faceaffect.module import AffectModule
 from faceaffect.networks.backbones import create_backbone
 from faceaffect.networks.heads import AULoss, Heads, TaskLosses, answers
+from faceaffect.networks.losses import weighted_dice_loss
 from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 

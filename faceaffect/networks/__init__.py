@@ -1,1 +1,1 @@
-"""Networks that models share: backbones, where their weights come from, adapters, heads."""
+"""Networks that models share: backbones, where weights come from, adapters, heads, losses."""

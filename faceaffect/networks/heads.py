@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.losses import (
+from faceaffect.networks.losses import (
     GammaMode,
     au_class_weights,
     bce_loss,
@@ -69,7 +69,8 @@ class AUCriterion(nn.Module):
         kind: ``bce``, ``wa`` (weighted asymmetric), ``mdwa`` or ``focal``.
         weighted: weigh each label by its rarity, once :meth:`prepare` knows it.
         margin: m of ``mdwa``, in [0, 1).
-        gamma_mode: exponents of ``mdwa`` by rate, see :func:`~faceaffect.losses.mdwa_gamma`.
+        gamma_mode: exponents of ``mdwa`` by rate, see
+            :func:`~faceaffect.networks.losses.mdwa_gamma`.
         gamma_low: smallest exponent, at least 1.
         gamma_high: largest exponent, at least ``gamma_low``.
 

@@ -15,15 +15,15 @@ from batches import FULL, face_batch
 from faceaffect import LabelSchema, create_model, load_model
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import CheckpointError, RecipeError
-from faceaffect.losses import (
+from faceaffect.models.auformer import AUFormer, ExpertViT
+from faceaffect.models.moke import MoKEGroup, _windowed_softmax, local_attention
+from faceaffect.networks.backbones import create_backbone
+from faceaffect.networks.losses import (
     bce_loss,
     mdwa_loss,
     weighted_asymmetric_loss,
     weighted_dice_loss,
 )
-from faceaffect.models.auformer import AUFormer, ExpertViT
-from faceaffect.models.moke import MoKEGroup, _windowed_softmax, local_attention
-from faceaffect.networks.backbones import create_backbone
 from faceaffect.recipe import load_recipe
 from plain_moke import PlainGroup, PlainViT
 

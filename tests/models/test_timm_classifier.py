@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from batches import FULL, face_batch, statistics
 from faceaffect import LabelSchema, create_model, load_model
 from faceaffect.errors import CheckpointError, RecipeError
-from faceaffect.losses import ccc_loss
 from faceaffect.models.timm_classifier import TimmClassifier
 from faceaffect.networks.backbones import create_backbone
 from faceaffect.networks.heads import TaskLosses, answers
 from faceaffect.networks.lora import LoRA
+from faceaffect.networks.losses import ccc_loss
 
 VIT = {"name": "test_vit", "image_size": 48}
 # With its residual branches open: timm starts them at zero, which random frozen weights stay at.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from faceaffect import losses
+from faceaffect.networks import losses
 
 WEIGHT = np.array([0.5, 1.0, 2.0])
 GAMMA = np.array([1.0, 1.5, 2.0])
