@@ -28,6 +28,10 @@ TABLES: dict[str, dict[str, str]] = {
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
         "vit_pretraining": "faceaffect.models.vit_pretraining:VitPretraining",
     },
+    "priors": {
+        "face_analysis": "faceaffect.models.emo_llama.face_prior:FaceAnalysisPrior",
+        "fan": "faceaffect.models.emo_llama.fan_prior:FanPrior",
+    },
     "data": {
         "bp4d": "faceaffect.data.bp4d:Bp4d",
         "csv": "faceaffect.data.csv:CsvFaces",

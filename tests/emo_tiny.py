@@ -11,8 +11,9 @@ from faceaffect.data.batch import FaceBatch
 from faceaffect.instructions.items import KINDS, Labels, template_turns
 from faceaffect.models.emo_llama import EmoLlama
 from faceaffect.models.emo_llama.mining import FaceInfoMining
-from faceaffect.models.emo_llama.priors import PRIORS, FacePrior
+from faceaffect.models.emo_llama.priors import FacePrior
 from faceaffect.models.emo_llama.tokenizer import build_tokenizer
+from faceaffect.registry import TABLES
 from faceaffect.schema import LabelSchema
 
 SCHEMA = LabelSchema((1, 4, 6, 12), ("anger", "happiness", "neutral"), True)
@@ -53,7 +54,7 @@ class RandomPrior(nn.Module):
         return FacePrior(pooled.repeat(1, 4, 1, 1), tokens, landmarks, groups, ok)
 
 
-PRIORS["random"] = f"{__name__}:RandomPrior"
+TABLES["priors"]["random"] = f"{__name__}:RandomPrior"
 
 
 def priors(n: int, seed: int = 0) -> FacePrior:

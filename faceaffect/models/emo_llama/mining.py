@@ -4,6 +4,7 @@ The paper names the module and its two views; formulas, widths and the place of 
 published, so all of them are ours.
 """
 
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceaffect.errors import RecipeError
 from faceaffect.models.emo_llama.priors import REGIONS, FacePrior
 
 
@@ -131,6 +133,41 @@ def upright(landmarks: Tensor) -> Tensor:
     return torch.stack(turned, 2) / size.clamp_min(1e-6)[:, None, None]
 
 
+@dataclass(frozen=True)
+class MiningOptions:
+    """Settings of Face Info Mining.
+
+    Args:
+        inject: ``pre_qformer`` enriches the patches; ``extra_tokens`` gives the language model two
+            tokens a frame instead, and nothing else here counts.
+        key_width: channels of the keys.
+        inner: channels of all attention heads together.
+        heads: number of heads.
+        grid: the prior's map is pooled to grid x grid keys.
+        use_global: attend to the prior's tokens and map.
+        use_local: attend to the nine landmark regions.
+
+    Raises:
+        RecipeError: settings that contradict each other.
+    """
+
+    inject: Literal["pre_qformer", "extra_tokens"] = "pre_qformer"
+    key_width: int = 256
+    inner: int = 512
+    heads: int = 8
+    grid: int = 7
+    use_global: bool = True
+    use_local: bool = True
+
+    def __post_init__(self) -> None:
+        if self.inner % self.heads:
+            raise RecipeError(
+                f"model.mining.inner: {self.inner} is no multiple of heads={self.heads}"
+            )
+        if not (self.use_global or self.use_local):
+            raise RecipeError("model.mining: neither global nor local; say mining: null instead")
+
+
 class FaceInfoMining(nn.Module):
     """Adds what patches find in the priors: X + tanh(g1) CA(X, global) + tanh(g2) CA(X, local).
 
@@ -142,12 +179,7 @@ class FaceInfoMining(nn.Module):
         width: channels of the patches.
         map_width: channels of the prior's map.
         token_width: channels of the prior's tokens.
-        key_width: channels of all keys.
-        inner: channels of all attention heads together.
-        heads: number of heads.
-        grid: the map is pooled to grid x grid keys.
-        use_global: attend to the global keys.
-        use_local: attend to the local keys.
+        options: settings.
     """
 
     def __init__(
@@ -155,27 +187,22 @@ class FaceInfoMining(nn.Module):
         width: int,
         map_width: int,
         token_width: int,
-        *,
-        key_width: int = 256,
-        inner: int = 512,
-        heads: int = 8,
-        grid: int = 7,
-        use_global: bool = True,
-        use_local: bool = True,
+        options: MiningOptions = MiningOptions(),  # frozen
     ) -> None:
         super().__init__()
-        self.grid = grid
-        if use_global:
+        self.grid = options.grid
+        self.use_global, self.use_local = options.use_global, options.use_local
+        key_width, inner, heads = options.key_width, options.inner, options.heads
+        if self.use_global:
             self.from_map = _to(map_width, key_width)
             self.from_tokens = _to(token_width, key_width)
-            self.place = nn.Parameter(torch.randn(grid**2, key_width) / 2)
+            self.place = nn.Parameter(torch.randn(self.grid**2, key_width) / 2)
             self.look_globally = CrossAttention(width, key_width, inner, heads)
             self.global_gate = nn.Parameter(torch.zeros(1))
-        if use_local:
+        if self.use_local:
             self.regions = LandmarkRegions(key_width)
             self.look_locally = CrossAttention(width, key_width, inner, heads)
             self.local_gate = nn.Parameter(torch.zeros(1))
-        self.use_global, self.use_local = use_global, use_local
 
     def forward(self, patches: Tensor, prior: FacePrior) -> Tensor:
         """Return enriched patches (N, P, width) from patches (N, P, width) and their priors."""
@@ -230,5 +257,4 @@ def _mlp(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
 
 
-Inject = Literal["pre_qformer", "extra_tokens"]
 """Where priors enter: into the patches before the Q-Former, or as tokens of their own."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
-from faceaffect.components import Options
+from faceaffect.components import Component, Options, create
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import RecipeError
 from faceaffect.instructions.formats import read_items
@@ -18,9 +18,9 @@ from faceaffect.models.emo_llama.aggregator import AggregatorOptions, ClueAggreg
 from faceaffect.models.emo_llama.dialogue import Dialogue, TemplateName
 from faceaffect.models.emo_llama.features import Faces, FrozenFaces
 from faceaffect.models.emo_llama.llm import create_llm
-from faceaffect.models.emo_llama.mining import FaceInfoMining, Inject, PriorTokens
+from faceaffect.models.emo_llama.mining import FaceInfoMining, MiningOptions, PriorTokens
 from faceaffect.models.emo_llama.packing import Row
-from faceaffect.models.emo_llama.priors import create_prior, profile
+from faceaffect.models.emo_llama.priors import profile
 from faceaffect.models.emo_llama.prompts import Prompter, Slot, labels_of, probabilities
 from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_options
 from faceaffect.models.emo_llama.sharding import check_strategy
@@ -36,37 +36,6 @@ MINI_LLAMA = {"name": "asset:mini_llama", "lora": {"r": 16, "alpha": 32.0, "drop
 
 DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
 """What :meth:`EmoLlama.describe` asks if nothing else is asked."""
-
-
-def mining_options(
-    inject: Inject = "pre_qformer",
-    key_width: int = 256,
-    inner: int = 512,
-    heads: int = 8,
-    grid: int = 7,
-    use_global: bool = True,
-    use_local: bool = True,
-) -> dict[str, Any]:
-    """Return the settings of Face Info Mining.
-
-    Args:
-        inject: ``pre_qformer`` enriches the patches; ``extra_tokens`` gives the language model two
-            tokens a frame instead.
-        key_width: channels of the keys.
-        inner: channels of all attention heads together.
-        heads: number of heads.
-        grid: the prior's map is pooled to grid x grid keys.
-        use_global: attend to the prior's tokens and map.
-        use_local: attend to the nine landmark regions.
-
-    Raises:
-        RecipeError: settings that contradict each other.
-    """
-    if inner % heads:
-        raise RecipeError(f"model.mining.inner: {inner} is no multiple of heads={heads}")
-    if not (use_global or use_local):
-        raise RecipeError("model.mining: neither global nor local; say mining: null instead")
-    return dict(locals())
 
 
 class EmoLlama(AffectModule):
@@ -108,8 +77,8 @@ class EmoLlama(AffectModule):
         schema: LabelSchema | dict[str, Any],
         *,
         tower: Annotated[str | dict[str, Any], Options(create_tower)] = "asset:mini_vit",
-        prior: str | dict[str, Any] | None = "face_analysis",
-        mining: Annotated[dict[str, Any] | None, Options(mining_options)] = {},  # noqa: B006
+        prior: Annotated[str | dict[str, Any] | None, Component("priors")] = "face_analysis",
+        mining: Annotated[dict[str, Any] | None, Options(MiningOptions)] = {},  # noqa: B006
         aggregator: Annotated[dict[str, Any], Options(AggregatorOptions)] = {},  # noqa: B006
         llm: Annotated[str | dict[str, Any], Options(create_llm)] = MINI_LLAMA,
         template: TemplateName = "plain",
@@ -124,7 +93,7 @@ class EmoLlama(AffectModule):
         cache: str | None = None,
     ) -> None:
         super().__init__(schema)
-        net = None if prior is None else create_prior(**as_node(prior))
+        net = None if prior is None else create("priors", prior, "model.prior")
         if net is None and (face_profile or mining):
             raise RecipeError("model.prior: null, but mining or face_profile needs one")
         if face_profile and net is not None and not net.group_names:
@@ -132,8 +101,8 @@ class EmoLlama(AffectModule):
                 f"model.face_profile: the prior {as_node(prior or '')['name']} does not estimate "
                 "age, gender or group; say false, or take another prior (face_analysis)"
             )
-        settings = None if net is None or mining is None else mining_options(**mining)
-        grid = settings["grid"] if settings and settings["inject"] == "pre_qformer" else 1
+        settings = None if net is None or mining is None else MiningOptions(**mining)
+        grid = settings.grid if settings and settings.inject == "pre_qformer" else 1
         self.faces = FrozenFaces(create_tower(**as_node(tower)), net, cache, grid)
         self.llm = create_llm(**as_node(llm))
         self.dialogue = Dialogue(self.llm, template)
@@ -148,11 +117,11 @@ class EmoLlama(AffectModule):
         self.mining: FaceInfoMining | None = None
         self.prior_tokens: PriorTokens | None = None
         if net is not None and settings is not None:
-            if settings.pop("inject") == "extra_tokens":
+            if settings.inject == "extra_tokens":
                 self.prior_tokens = PriorTokens(net.map_width, self.llm.width)
             else:
                 widths = (seen.width, net.map_width, net.token_width)
-                self.mining = FaceInfoMining(*widths, **settings)
+                self.mining = FaceInfoMining(*widths, settings)
         self.face_profile, self.answer_mode, self.instructions = (
             face_profile,
             answer_mode,

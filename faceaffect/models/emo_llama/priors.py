@@ -1,18 +1,16 @@
 """Facial priors: what a frozen face-analysis network knows of a face.
 
+The networks stand in the table ``priors`` of the registry.
+
 The interface follows FaceXFormer (a fused map, task tokens, 68 landmarks, age, gender and race
 logits), which is the likely but unproven source of EMO-LLaMA's priors.
 """
 
 from dataclasses import dataclass, fields
-from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-
-from faceaffect.components import arguments
-from faceaffect.errors import RecipeError, unknown
 
 REGIONS: dict[str, tuple[int, ...]] = {
     "jaw": tuple(range(17)),
@@ -112,29 +110,3 @@ def profile(
         if probability[:, vote].mean() >= confidence:
             certain.append(names[attribute][int(vote)])
     return f"Estimated subject profile: {', '.join(certain)}." if certain else ""
-
-
-PRIORS: dict[str, str] = {
-    "face_analysis": "faceaffect.models.emo_llama.face_prior:FaceAnalysisPrior",
-    "fan": "faceaffect.models.emo_llama.fan_prior:FanPrior",
-}
-"""Face-analysis networks by name; each class takes the options of a recipe as keywords."""
-
-
-def create_prior(name: str, **options: Any) -> FacePriorNet:
-    """Build a frozen face-analysis network.
-
-    Args:
-        name: a key of :data:`PRIORS`.
-        options: of that network.
-
-    Raises:
-        RecipeError: the name or an option is unknown.
-        CheckpointError: its weights are missing or damaged.
-    """
-    if name not in PRIORS:
-        raise RecipeError(unknown("model.prior.name", name, PRIORS))
-    module, _, attribute = PRIORS[name].partition(":")
-    kind = getattr(import_module(module), attribute)
-    net: FacePriorNet = kind(**arguments(kind, options, "model.prior"))
-    return net

@@ -28,8 +28,9 @@ from faceaffect.models.emo_llama import EmoLlama
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, text_tokenizer
 from faceaffect.models.emo_llama.dialogue import Dialogue
 from faceaffect.models.emo_llama.llm import create_llm
-from faceaffect.models.emo_llama.priors import PRIORS, FacePrior
+from faceaffect.models.emo_llama.priors import FacePrior
 from faceaffect.models.emo_llama.tower import create_tower
+from faceaffect.registry import TABLES
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*frozen with random weights.*", "error::FutureWarning", "ignore:.*treespec.*"
@@ -300,8 +301,8 @@ class NamelessPrior(RandomPrior):
         self.group_names = {}
 
 
-PRIORS["large"] = f"{__name__}:LargePrior"
-PRIORS["nameless"] = f"{__name__}:NamelessPrior"
+TABLES["priors"]["large"] = f"{__name__}:LargePrior"
+TABLES["priors"]["nameless"] = f"{__name__}:NamelessPrior"
 
 
 @pytest.mark.parametrize("mining", [{}, {"inject": "extra_tokens"}])

@@ -16,6 +16,7 @@ from faceaffect.models.emo_llama import ClueAggregator, FaceInfoMining
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions
 from faceaffect.models.emo_llama.mining import (
     CrossAttention,
+    MiningOptions,
     PriorTokens,
     Standardized,
     upright,
@@ -30,7 +31,7 @@ def test_landmark_regions_cover_each_point_once() -> None:
 
 
 def test_mining_starts_as_the_identity_bit_for_bit() -> None:
-    mining = FaceInfoMining(8, 12, 10, **MINING)
+    mining = FaceInfoMining(8, 12, 10, MiningOptions(**MINING))
     patches = torch.randn(3, 5, 8)
     assert torch.equal(mining(patches, priors(3)), patches)
     open_gates(mining)
@@ -38,7 +39,7 @@ def test_mining_starts_as_the_identity_bit_for_bit() -> None:
 
 
 def test_a_face_without_priors_passes_unchanged() -> None:
-    mining = FaceInfoMining(8, 12, 10, **MINING).eval()
+    mining = FaceInfoMining(8, 12, 10, MiningOptions(**MINING)).eval()
     open_gates(mining)
     patches = torch.randn(3, 5, 8)
     prior = priors(3)
@@ -55,7 +56,7 @@ def test_a_face_without_priors_passes_unchanged() -> None:
 @pytest.mark.parametrize("part", ["use_global", "use_local"])
 def test_mining_looks_only_where_it_is_told(part: str) -> None:
     settings = {"use_global": False, "use_local": False, part: True}
-    mining = FaceInfoMining(8, 12, 10, **MINING, **settings).eval()
+    mining = FaceInfoMining(8, 12, 10, MiningOptions(**MINING, **settings)).eval()
     gate = mining.global_gate if part == "use_global" else mining.local_gate
     torch.nn.init.constant_(gate, 1.0)
     patches, prior, other = torch.randn(2, 5, 8), priors(2), priors(2, seed=1)
@@ -73,7 +74,7 @@ def test_mining_looks_only_where_it_is_told(part: str) -> None:
 
 
 def test_where_a_face_stands_in_the_crop_is_not_mined() -> None:
-    mining = FaceInfoMining(8, 12, 10, **MINING, use_global=False).eval()
+    mining = FaceInfoMining(8, 12, 10, MiningOptions(**MINING, use_global=False)).eval()
     torch.nn.init.constant_(mining.local_gate, 1.0)
     patches, prior = torch.randn(2, 5, 8), priors(2)
     before = mining(patches, prior)
@@ -89,7 +90,7 @@ def test_where_a_face_stands_in_the_crop_is_not_mined() -> None:
 
 
 def test_places_of_the_map_can_be_told_apart() -> None:
-    mining = FaceInfoMining(8, 12, 10, **MINING, use_local=False)
+    mining = FaceInfoMining(8, 12, 10, MiningOptions(**MINING, use_local=False))
     torch.nn.init.constant_(mining.global_gate, 1.0)
     patches, prior = torch.randn(2, 5, 8), priors(2)
     before = mining(patches, prior)

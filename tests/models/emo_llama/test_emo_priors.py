@@ -7,10 +7,11 @@ import torch
 from face_alignment.models import FAN
 from torch import nn
 
+from faceaffect.components import create
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.models.emo_llama.fan_prior import _peaks
 from faceaffect.models.emo_llama.mining import FaceInfoMining
-from faceaffect.models.emo_llama.priors import FacePriorNet, create_prior
+from faceaffect.models.emo_llama.priors import FacePriorNet
 from faceaffect.models.face_analysis import load_face_analysis
 from faceaffect.networks.weights import frozen_keys
 
@@ -20,7 +21,7 @@ def faces(n: int = 2, size: int = 112) -> torch.Tensor:
 
 
 def test_the_face_network_of_the_package_as_a_prior() -> None:
-    net = create_prior("face_analysis")
+    net = create("priors", "face_analysis")
     assert isinstance(net, FacePriorNet)
     assert isinstance(net, nn.Module)
     image = faces()
@@ -44,7 +45,9 @@ def test_the_face_network_of_the_package_as_a_prior() -> None:
 def test_fan_as_a_prior(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(FAN(4).state_dict(), tmp_path / "fan.pth")
-    net = create_prior("fan", weights=str(tmp_path / "fan.pth"), confidence=-9.0)
+    net = create(
+        "priors", {"name": "fan", "weights": str(tmp_path / "fan.pth"), "confidence": -9.0}
+    )
     prior = net(faces(1))
     assert prior.map.shape == (1, 256, 64, 64)
     assert prior.tokens.shape == (1, 68, 256)
@@ -52,7 +55,9 @@ def test_fan_as_a_prior(tmp_path: Path) -> None:
     assert prior.ok.all()
     assert FaceInfoMining(16, 256, 256)(torch.randn(1, 4, 16), prior).shape == (1, 4, 16)
     assert frozen_keys(net) == set(net.state_dict())  # type: ignore[arg-type]
-    surer = create_prior("fan", weights=str(tmp_path / "fan.pth"), confidence=9.0)
+    surer = create(
+        "priors", {"name": "fan", "weights": str(tmp_path / "fan.pth"), "confidence": 9.0}
+    )
     assert not surer(faces(1)).ok.any()
     assert surer.fingerprint != net.fingerprint  # a cache must not mix them up
     assert surer.source == net.source  # type: ignore[attr-defined]
@@ -69,9 +74,9 @@ def test_missing_and_damaged_weights_are_named(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"prior\.download: true"):
-        create_prior("fan")
+        create("priors", "fan")
     (tmp_path / "fan.pth").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="not readable"):
-        create_prior("fan", weights=str(tmp_path / "fan.pth"))
+        create("priors", {"name": "fan", "weights": str(tmp_path / "fan.pth")})
     with pytest.raises(RecipeError, match="unknown name"):
-        create_prior("face_analysis", weights="asset:nothing")
+        create("priors", {"name": "face_analysis", "weights": "asset:nothing"})
