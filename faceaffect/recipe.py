@@ -25,6 +25,7 @@ SECTIONS: dict[str, type] = {
     "callbacks": list,
     "logger": list,
     "task_weights": dict,
+    "tuned": dict,
     "output": str,
 }
 """The sections of a recipe and what each holds."""

@@ -25,10 +25,13 @@ from faceaffect.cli import (
     sheet,
     test,
     train,
+    tune,
 )
 from faceaffect.errors import FaceAffectError, RecipeError
 
-COMMANDS = (train, test, crossval, compare, check, graph, explain, ask, annotate, sheet, ls, cp)
+COMMANDS = (
+    train, test, tune, crossval, compare, check, graph, explain, ask, annotate, sheet, ls, cp,
+)  # fmt: skip
 """The commands, in the order in which the help lists them."""
 
 

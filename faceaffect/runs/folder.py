@@ -49,13 +49,13 @@ def new_folder(root: Path) -> Path:
     raise RecipeError(f"{root}: too many runs started in one second")
 
 
-def hold(folder: Path) -> IO[str] | None:
-    """Take a run for this process; None if another process trains it.
+def hold(folder: Path, name: str = "lock") -> IO[str] | None:
+    """Take a run, or a file of another name, for this process; None if another process has it.
 
     The lock ends when the file that is returned is closed, or with the process, however that ends.
     Where the system or the file system knows no locks, nobody else is seen.
     """
-    file = (folder / "lock").open("a+")
+    file = (folder / name).open("a+")
     if sys.platform != "win32":
         try:
             # Not flock, which workers that outlive a killed process would go on holding.

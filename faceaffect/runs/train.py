@@ -39,6 +39,7 @@ from faceaffect.runs.folder import (
 from faceaffect.runs.frozen import FrozenFeatures
 from faceaffect.runs.result import RESULT, write_result
 from faceaffect.runs.resuming import Resuming
+from faceaffect.runs.tuned import tuned_section
 
 _RUN = "FACEAFFECT_RUN"
 """Environment variable in which the first process of a run tells those it starts the folder."""
@@ -183,11 +184,16 @@ def _stored_recipe(
     return resolve(stored["name"], stored["sections"], overrides, str(source))
 
 
-def build(recipe: Recipe) -> tuple[FaceDataModule, FaceModule]:
-    """Return the recipe's data and its model with untrained weights, all arguments checked."""
+def build(recipe: Recipe, data: FaceDataModule | None = None) -> tuple[FaceDataModule, FaceModule]:
+    """Return the recipe's data and its model with untrained weights, all arguments checked.
+
+    Args:
+        recipe: a checked recipe.
+        data: the recipe's data, where it has been built already.
+    """
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
     optim = check_sections(recipe)
-    data = create_data(run_seed=recipe["seed"], **recipe["data"])
+    data = data or create_data(run_seed=recipe["seed"], **recipe["data"])
     with hardware.building_for(hardware.device_for(recipe["trainer"])):
         model = create_model(schema=data.schema, **recipe["model"])
     model.optim, model.seed = optim, recipe["seed"]
@@ -208,6 +214,7 @@ def check_sections(recipe: Recipe) -> Optim:
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
     _trainer_arguments(recipe)
     _checkpoint_section(recipe)
+    tuned_section(recipe)
     for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):
         for index, value in enumerate(recipe[section]):
             node, where = registry.as_node(value), f"{section}[{index}]"

@@ -1,0 +1,50 @@
+"""The command ``tune``."""
+
+import argparse
+import shlex
+import sys
+
+from faceaffect.cli.arguments import Commands, add_command
+from faceaffect.errors import RecipeError
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    text = "search a recipe's settings by trials on its validation people"
+    parser = add_command(commands, "tune", run, text)
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="RECIPE [space.yaml]|key=value",
+        help="a recipe, the keys to search (else those that ship for its model), overrides",
+    )
+    parser.add_argument(
+        "--trials", type=int, default=16, metavar="N", help="that have to end in all (default: 16)"
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="a database of Optuna that several machines share; else a file in the folder",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search; the recipe is read before heavy packages are imported."""
+    from faceaffect.recipe import load_recipe
+
+    recipe_file, *space = args.sources
+    if len(space) > 1:
+        raise RecipeError(f"tune: one recipe and one space, not also {', '.join(space[1:])}")
+    recipe = load_recipe(recipe_file, args.overrides)
+    from faceaffect.runs.study import without_password
+    from faceaffect.runs.tune import tune
+
+    words = ["faceaffect", "tune", *args.sources, *args.overrides, "--trials", str(args.trials)]
+    words += ["--storage", without_password(args.storage)] if args.storage else []
+    words += [word for module in args.imports or () for word in ("--import", module)]
+    try:
+        tune(recipe, *space, trials=args.trials, storage=args.storage, command=shlex.join(words))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on after the trials that ended", file=sys.stderr)
+        return 130
+    return 0
