@@ -24,7 +24,6 @@ class FaceBatch(TypedDict, total=False):
         attributes: name to (B,) int64 class index, -1 unknown. Labels.
         id: unique name of each sample: path relative to the root, or seed/index.
         subject: the person of each sample.
-        turns: questions and answers of each sample, from an instruction file.
         features: what frozen networks see of each face, name to (B, ...), see
             ``AffectModule.frozen_features``; only where nothing before them is random.
         skipped: (id, reason) of samples that could not be read and are not in this batch.
@@ -42,7 +41,6 @@ class FaceBatch(TypedDict, total=False):
     attributes: dict[str, Tensor]
     id: list[str]
     subject: list[str]
-    turns: list[list[tuple[str, str]]]
     features: dict[str, Tensor]
     skipped: list[tuple[str, str]]
 
@@ -129,7 +127,7 @@ def frames(batch: FaceBatch) -> tuple[FaceBatch, Tensor]:
     if "attributes" in batch:
         flat["attributes"] = {name: value[clip] for name, value in batch["attributes"].items()}
     owner = clip.tolist()
-    for key in ("id", "subject", "turns"):
+    for key in ("id", "subject"):
         if key in batch:
             flat[key] = [batch[key][i] for i in owner]  # type: ignore[literal-required]
     return flat, clip

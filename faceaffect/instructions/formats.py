@@ -31,25 +31,6 @@ def write_conversations(path: Path | str, items: Iterable[Item], style: Format) 
     return len(records)
 
 
-def dataset_info(name: str, file: str, *, videos: bool = False) -> dict[str, Any]:
-    """Return the entry of LLaMA-Factory's ``dataset_info.json`` for a file of its style.
-
-    Args:
-        name: what the dataset shall be called.
-        file: the file's name, relative to ``dataset_info.json``.
-        videos: whether the media are clips.
-    """
-    media = "videos" if videos else "images"
-    tags = {
-        "role_tag": "role",
-        "content_tag": "content",
-        "user_tag": "user",
-        "assistant_tag": "assistant",
-    }
-    columns = {"messages": "messages", media: media}
-    return {name: {"file_name": file, "formatting": "sharegpt", "columns": columns, "tags": tags}}
-
-
 def read_items(path: Path | str) -> list[Item]:
     """Read an instruction file: our JSON lines, or the JSON list of LLaVA or LLaMA-Factory.
 

@@ -213,10 +213,6 @@ class Backbone(Freezable):
         """Return the channels of each map of :meth:`pyramid`."""
         return [self.net.feature_info[i]["num_chs"] for i in self._levels(levels)]
 
-    def strides(self, levels: int = 3) -> list[int]:
-        """Return the input pixels per position of each map of :meth:`pyramid`."""
-        return [self.net.feature_info[i]["reduction"] for i in self._levels(levels)]
-
     @cached_property
     def grid(self) -> tuple[int, int]:
         """Height and width of the last feature map."""

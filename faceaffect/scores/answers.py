@@ -134,21 +134,6 @@ def _spell_numbers(text: str) -> str:
     return _LIST.sub(spell, text)
 
 
-def parse_yes_no(text: str) -> bool | None:
-    """Return whether a text says yes; None if it says neither, or both.
-
-    >>> parse_yes_no("No, it is not.")
-    False
-    """
-    words = set(re.findall(r"\w+", text.lower()))
-    yes = bool(words & {"yes", "yeah", "true", "present", "active"})
-    no = bool(words & {"no", "not", "nope", "false", "absent", "inactive"})
-    first = re.match(r"\W*(yes|no)\b", text.lower())
-    if first:
-        return first[1] == "yes"
-    return None if yes == no else yes
-
-
 def parse_va(text: str) -> tuple[float, float] | None:
     """Return valence and arousal, or None if one is missing or outside [-1, 1].
 

@@ -78,7 +78,6 @@ def test_any_network_gives_pooled_tokens_and_a_pyramid(
     pyramid = backbone.pyramid(x)
     assert [tuple(m.shape[1:]) for m in pyramid] == maps
     assert backbone.channels() == [m[0] for m in maps]
-    assert backbone.strides() == [size // m[1] for m in maps]
     # The deepest map holds the tokens, row by row.
     assert torch.allclose(backbone.tokens(x)[:, prefix:], pyramid[-1].flatten(2).mT, atol=1e-5)
 

@@ -14,7 +14,6 @@ from faceaffect.scores.answers import (
     parse_aus,
     parse_expression,
     parse_va,
-    parse_yes_no,
     split_answers,
     va_table,
 )
@@ -222,25 +221,6 @@ def test_every_au_by_number_and_by_every_name() -> None:
         for text in (f"AU{au}", f"AU {au:02d}", *names):
             assert parse_aus(text, others) == [False, True], text
             assert parse_aus(f"no {text}", others) == [False, False], text
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("yes", True),
-        ("Yes.", True),
-        ("no", False),
-        ("No, it is not active", False),
-        ("It is present", True),
-        ("absent", False),
-        ("", None),
-        ("maybe", None),
-        ("normal", None),
-        ("active, not inactive", None),
-    ],
-)
-def test_yes_no(text: str, answer: bool | None) -> None:
-    assert parse_yes_no(text) is answer
 
 
 @pytest.mark.parametrize(

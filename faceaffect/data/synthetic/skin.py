@@ -11,7 +11,6 @@ from faceaffect.data.synthetic.canvas import Face, Image, fixed
 from faceaffect.data.synthetic.geometry import TEMPLATE, Array
 from faceaffect.data.synthetic.identity import Identity
 
-_LINES: Final = len(marks.CREASES)
 _FIRST_CREASE: Final = len(TEMPLATE)
 _FIRST_BUMP: Final = _FIRST_CREASE + len(marks.CREASE_POINTS)
 _WIDTH: Final = np.tile(marks.CREASE_WIDTH, 2)

@@ -204,8 +204,7 @@ class EmoLlama(AffectModule):
                 rows.append(prompter.learn(sample, task, labels, rng, self.au_weights))
             if rng.random() < self.talk_rate:
                 rows.append(prompter.talk(sample, labels, rng))
-            written = [batch["turns"][sample]] if "turns" in batch else self.dialogues.get(name, [])
-            written = [turns for turns in written if turns]
+            written = [turns for turns in self.dialogues.get(name, []) if turns]
             if written:
                 rows.append(prompter.tell(sample, written[int(rng.integers(len(written)))]))
         return [row for row in rows if row is not None]
