@@ -21,7 +21,7 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.data.batch import FaceBatch
 from faceaffect.evaluation.ask import find_device
 from faceaffect.models.emo_llama import EmoLlama, FacePrior
-from faceaffect.models.emo_llama.features import Faces
+from faceaffect.models.emo_llama.frozen import Faces
 from faceaffect.models.loading import read_checkpoint
 from faceaffect.runs.train import reopen
 from faceaffect.scores.metrics import TaskMetrics

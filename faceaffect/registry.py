@@ -124,6 +124,18 @@ def get(table: str, name: str, where: str | None = None) -> Any:
         ) from None
 
 
+def names_with(table: str, member: str) -> list[str]:
+    """Return the names of a table whose class has a member, such as a method; imports them all."""
+
+    def has(name: str) -> bool:
+        try:
+            return hasattr(get(table, name), member)
+        except RecipeError:  # the package behind it is not installed
+            return False
+
+    return [name for name in sorted(TABLES[table]) if has(name)]
+
+
 def name_of(table: str, component: type) -> str:
     """Return the name under which a class stands in a table, or its own path ``module:Class``."""
     path = f"{component.__module__}:{component.__qualname__}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from faceaffect.data.dataset import FaceDataset
 from faceaffect.data.folds import assign_folds, most_alike, strata
-from faceaffect.data.identity import People, people
+from faceaffect.data.people import People, people
 from faceaffect.errors import DataError, RecipeError
 
 Indices = NDArray[np.int64]

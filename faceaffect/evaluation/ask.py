@@ -11,6 +11,7 @@ from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.models.loading import answering, read_checkpoint, restore
 from faceaffect.module import AffectModule
+from faceaffect.registry import names_with
 
 FRAMES = 8
 """Frames of a clip that are looked at where a model's own data says nothing."""
@@ -102,7 +103,10 @@ def ask(
     """
     describe = getattr(model, "describe", None)
     if describe is None:
-        raise RecipeError(f"{type(model).__name__} gives no answers in words; emo_llama does")
+        others = ", ".join(names_with("models", "describe"))
+        raise RecipeError(
+            f"{type(model).__name__} gives no answers in words; models that do: {others}"
+        )
     batch = load_face(path, image_size, frames)
     batch["video"] = batch["video"].to(model.device)
     batch["frame_mask"] = batch["frame_mask"].to(model.device)

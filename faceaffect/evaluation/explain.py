@@ -118,7 +118,7 @@ def grad_cam(model: AffectModule, face: NDArray[np.uint8], answers: Sequence[int
             if not cam.activations_and_grads.gradients:
                 raise FaceAffectError(
                     f"{type(model).__name__}: no gradient goes from its answers to its feature "
-                    "map; timm_classifier, auformer, sacl and gimefive can be explained"
+                    "map, so that Grad-CAM cannot say where it looks"
                 )
             return [cam(image, [ClassifierOutputTarget(i)])[0] for i in answers]
         finally:

@@ -20,6 +20,7 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.data.batch import FaceBatch, frames, move_labels
 from faceaffect.errors import FaceAffectError
 from faceaffect.module import AffectModule
+from faceaffect.registry import names_with
 from faceaffect.scores.vocabulary import AU_NAMES
 
 Matrix = NDArray[np.float64]
@@ -110,7 +111,8 @@ def collect_graphs(
     """
     make_graphs = getattr(model, "graphs", None)
     if make_graphs is None:
-        raise FaceAffectError(f"{type(model).__name__} makes no graphs; sacl does")
+        others = ", ".join(names_with("models", "graphs"))
+        raise FaceAffectError(f"{type(model).__name__} makes no graphs; models that do: {others}")
     model.eval()
     total: torch.Tensor = torch.zeros(())
     labels: list[torch.Tensor] = []

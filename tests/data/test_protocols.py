@@ -9,7 +9,7 @@ import pytest
 from faceaffect.components import create
 from faceaffect.data.dataset import FaceDataset, Samples
 from faceaffect.data.folds import MANY, assign_folds, most_alike, strata
-from faceaffect.data.identity import people
+from faceaffect.data.people import people
 from faceaffect.data.protocols import Split
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from faceaffect.data.synthetic import dressing, features, geometry, marks, skin
+from faceaffect.data.synthetic import dressing, face_parts, geometry, marks, skin
 from faceaffect.data.synthetic.canvas import Canvas, Face, Image
 from faceaffect.data.synthetic.geometry import LANDMARKS, TEMPLATE, Array, View, rotation
 from faceaffect.data.synthetic.identity import Identity
@@ -80,13 +80,13 @@ def _draw(person: Identity, scene: Scene, points: Array, size: int) -> Image:
     middle = 0.5 * (outline.min(0) + outline.max(0))
     skin.paint_skin(face, middle, dressing.skin_mask(canvas, outline, ear))
     dressing.paint_beard(face)
-    features.paint_nose(face)
-    features.paint_mouth(face)
-    features.paint_eyes(face)
-    features.paint_brows(face)
+    face_parts.paint_nose(face)
+    face_parts.paint_mouth(face)
+    face_parts.paint_eyes(face)
+    face_parts.paint_brows(face)
     dressing.paint_hair(face, border)
     if person.glasses:
-        features.paint_glasses(face)
+        face_parts.paint_glasses(face)
     dressing.paint_occluders(face)
     return canvas.image
 

@@ -16,7 +16,7 @@ from faceaffect.instructions.formats import read_items
 from faceaffect.instructions.items import Turn, turns_by_id
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, ClueAggregator, text_tokenizer
 from faceaffect.models.emo_llama.dialogue import Dialogue, TemplateName
-from faceaffect.models.emo_llama.features import Faces, FrozenFaces
+from faceaffect.models.emo_llama.frozen import Faces, FrozenFaces
 from faceaffect.models.emo_llama.llm import create_llm
 from faceaffect.models.emo_llama.mining import FaceInfoMining, MiningOptions, PriorTokens
 from faceaffect.models.emo_llama.packing import Row
