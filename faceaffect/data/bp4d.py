@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from faceaffect.data.align import Aligner, Method
-from faceaffect.data.dataset import FaceDataset, Loaded, Samples
+from faceaffect.data.dataset import Samples
 from faceaffect.data.frames import (
-    VIDEO_SUFFIXES,
+    FrameDataset,
     Frames,
     check_labels,
     find_folder,
@@ -19,6 +19,7 @@ from faceaffect.data.frames import (
     named_folders,
     numbered_files,
 )
+from faceaffect.data.video import VIDEO_SUFFIXES
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 
@@ -52,7 +53,7 @@ _HELP = (
 )
 
 
-class Bp4d(FaceDataset):
+class Bp4d(FrameDataset):
     """BP4D as it is distributed: images by person and task, cropped to faces.
 
     An image belongs to the label of its number. Labels without a frame and frames without a label
@@ -127,18 +128,6 @@ class Bp4d(FaceDataset):
             folds=PARTS,
             notes={"frames": len(samples), "every": every, **self.frames.notes()},
         )
-
-    def path(self, index: int) -> Path:
-        """Return the image file or the video behind a sample."""
-        return Path(str(self.frames.files[index]))
-
-    def load(self, index: int) -> Loaded:
-        """Return the crop of one frame; see :meth:`FaceDataset.load`."""
-        return self.frames.load(index)
-
-    def prepare(self) -> None:
-        """Make all crops and note how many; see :meth:`FaceDataset.prepare`."""
-        self.notes |= self.frames.prepare()
 
 
 def _label_files(root: Path) -> dict[str, Path]:

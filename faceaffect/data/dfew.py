@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
-from faceaffect.data.video import read_frames
+from faceaffect.data.video import VIDEO_SUFFIXES, read_frames
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 
@@ -20,7 +20,6 @@ ClipKind = Literal["auto", "clip_224x224_16f", "clip_224x224", "original"]
 
 _KINDS: tuple[ClipKind, ...] = ("clip_224x224_16f", "clip_224x224", "original")
 _SPLITS = ("{part}(single-labeled)", "{part}(single_labeled)", "{part}")
-_CLIPS = (".mp4", ".avi", ".mkv", ".mov")
 _HELP = (
     "Expected under data.root, as https://dfew-dataset.github.io/ distributes it on request: "
     "EmoLabel_DataSplit/train(single-labeled)/set_1.csv, EmoLabel_DataSplit/test(single-labeled)/"
@@ -140,7 +139,7 @@ def _files(root: Path, clips: ClipKind) -> tuple[str, dict[int, str]]:
                 found = {}
                 for entry in sorted(place.iterdir()):
                     number = re.fullmatch(r"\d+", entry.stem)
-                    if number and (entry.suffix.lower() in _CLIPS or entry.is_dir()):
+                    if number and (entry.suffix.lower() in VIDEO_SUFFIXES or entry.is_dir()):
                         found[int(number[0])] = entry.relative_to(root).as_posix()
                 return kind, found
     tried = ", ".join(str(root / "Clip" / kind) for kind in kinds)

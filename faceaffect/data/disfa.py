@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from faceaffect.data.align import Aligner, Method
-from faceaffect.data.dataset import FaceDataset, Loaded, Samples
+from faceaffect.data.dataset import Samples
 from faceaffect.data.frames import (
-    VIDEO_SUFFIXES,
+    FrameDataset,
     Frames,
     check_labels,
     find_folder,
@@ -24,6 +24,7 @@ from faceaffect.data.frames import (
     named_folders,
     numbered_files,
 )
+from faceaffect.data.video import VIDEO_SUFFIXES
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 
@@ -48,7 +49,7 @@ _HELP = (
 )
 
 
-class Disfa(FaceDataset):
+class Disfa(FrameDataset):
     """DISFA as it is distributed: a camera's videos, or frames taken from them, cropped to faces.
 
     Labels count frames from 1; extracted frames may count from 0 or from 1. Labels without a frame
@@ -145,18 +146,6 @@ class Disfa(FaceDataset):
                 **self.frames.notes(),
             },
         )
-
-    def path(self, index: int) -> Path:
-        """Return the image file or the video behind a sample."""
-        return Path(str(self.frames.files[index]))
-
-    def load(self, index: int) -> Loaded:
-        """Return the crop of one frame; see :meth:`FaceDataset.load`."""
-        return self.frames.load(index)
-
-    def prepare(self) -> None:
-        """Make all crops and note how many; see :meth:`FaceDataset.prepare`."""
-        self.notes |= self.frames.prepare()
 
     def landmarks(self, index: int) -> NDArray[np.float32] | None:
         """Return the (68, 2) landmarks that the dataset has for a frame, in its pixels.

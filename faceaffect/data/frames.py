@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from faceaffect.data.align import Aligner
-from faceaffect.data.dataset import Loaded
+from faceaffect.data.dataset import FaceDataset, Loaded
 from faceaffect.data.image import read_image
 from faceaffect.data.video import IMAGE_SUFFIXES, open_video, read_frames
 from faceaffect.errors import DataError
 
 UNKNOWN = (9, 999, -1)
 """Codes for an unknown AU label that one or another distribution uses."""
-
-VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".wmv")
 
 Landmarks = Callable[[int], Callable[[], NDArray[np.float32]] | None]
 
@@ -117,6 +115,28 @@ class Frames:
     def _read(self, index: int) -> NDArray[np.uint8]:
         file, place = Path(str(self.files[index])), int(self.places[index])
         return read_image(file) if place < 0 else read_frames(file, indices=[place])[0]
+
+
+class FrameDataset(FaceDataset):
+    """A dataset of labelled frames of recordings.
+
+    Attributes:
+        frames: where the samples lie, and how faces are cut out; set before ``__init__``.
+    """
+
+    frames: Frames
+
+    def path(self, index: int) -> Path:
+        """Return the image file or the video behind a sample."""
+        return Path(str(self.frames.files[index]))
+
+    def load(self, index: int) -> Loaded:
+        """Return the crop of one frame; see :meth:`FaceDataset.load`."""
+        return self.frames.load(index)
+
+    def prepare(self) -> None:
+        """Make all crops and note how many; see :meth:`FaceDataset.prepare`."""
+        self.notes |= self.frames.prepare()
 
 
 def find_folder(root: Path, names: Iterable[str]) -> Path | None:

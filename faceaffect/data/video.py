@@ -35,6 +35,8 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".gif",
     ".jp2",
 )  # fmt: skip
+VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".wmv")
+"""Endings, in lower case, by which readers of official datasets know pictures and videos."""
 
 
 class VideoReader:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
@@ -28,6 +29,21 @@ class LoRA:
     dropout: float = 0.0
     targets: list[str] | None = None
 
+    def config(self, layers: str | list[str], **more: Any) -> LoraConfig:
+        """Return peft's form of the settings.
+
+        Args:
+            layers: which get an adapter: a pattern, last parts of their names, or ``all-linear``.
+            more: of peft's settings.
+        """
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it, a float is fine
+            lora_dropout=self.dropout,
+            target_modules=layers,
+            **more,
+        )
+
     def put_into(self, backbone: Backbone) -> list[str]:
         """Freeze a backbone and give its layers adapters.
 
@@ -47,14 +63,8 @@ class LoRA:
                 )
         if self.targets is not None:
             layers = [name for name in layers if name.rpartition(".")[2] in self.targets]
-        config = LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it, a float is fine
-            lora_dropout=self.dropout,
-            target_modules="|".join(re.escape(name) for name in layers),
-        )
         backbone.freeze()
-        inject_adapter_in_model(config, backbone.net)
+        inject_adapter_in_model(self.config("|".join(map(re.escape, layers))), backbone.net)
         backbone.train(backbone.training)
         return layers
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import TaskType, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from faceaffect.errors import RecipeError
+from faceaffect.errors import RecipeError, first_line
+from faceaffect.networks.lora import LoRA
 
 
 @dataclass(frozen=True)
-class LanguageLoRA:
+class LanguageLoRA(LoRA):
     """Low-rank adapters in the language model; the defaults are LLaMA-VID's.
 
     Args:
@@ -28,19 +29,7 @@ class LanguageLoRA:
     """
 
     r: int = 64
-    alpha: float = 16.0
     dropout: float = 0.05
-    targets: list[str] | None = None
-
-    def config(self) -> LoraConfig:
-        """Return peft's form of the settings."""
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it, a float is fine
-            lora_dropout=self.dropout,
-            target_modules=self.targets or "all-linear",
-            task_type=TaskType.CAUSAL_LM,
-        )
 
 
 def put_adapters(net: Any, lora: LanguageLoRA) -> Any:
@@ -53,9 +42,10 @@ def put_adapters(net: Any, lora: LanguageLoRA) -> Any:
         # peft asks for a property that transformers has renamed.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         try:
-            adapted = get_peft_model(net, lora.config())
+            config = lora.config(lora.targets or "all-linear", task_type=TaskType.CAUSAL_LM)
+            adapted = get_peft_model(net, config)
         except ValueError as error:
-            raise RecipeError(f"model.llm.lora: {str(error).splitlines()[0]}") from None
+            raise RecipeError(f"model.llm.lora: {first_line(error)}") from None
     net.register_forward_pre_hook(_cast_once)
     for module in net.modules():
         if isinstance(module, LoraLinear) and _pays_composed(module):

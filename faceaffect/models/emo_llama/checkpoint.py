@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from faceaffect.errors import CheckpointError, RecipeError, suggest
+from faceaffect.errors import CheckpointError, RecipeError, first_line, suggest
 from faceaffect.networks.origins import hub_file
 from faceaffect.networks.weights import ASSETS
 
@@ -227,4 +227,4 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _first(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from faceaffect.components import Options
-from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.errors import CheckpointError, RecipeError, first_line
 from faceaffect.hardware import choose_dtype
 from faceaffect.models.emo_llama.adapters import LanguageLoRA, put_adapters
 from faceaffect.models.emo_llama.checkpoint import (
@@ -278,7 +278,7 @@ def _reason(error: Exception, config: Any) -> str:
             f"transformers has no fused attention for {config.model_type}; "
             "say model.llm.attention: eager"
         )
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _check_kind(net: Any) -> None:

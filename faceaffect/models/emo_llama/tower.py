@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.errors import CheckpointError, RecipeError, first_line
 from faceaffect.hardware import choose_dtype
 from faceaffect.models.emo_llama.checkpoint import (
     Checkpoint,
@@ -184,7 +184,7 @@ def _build(config: PreTrainedConfig) -> Any:
     try:
         net = kind._from_config(config) if kind else auto.from_config(config)
     except ValueError as error:
-        raise RecipeError(f"model.tower: no vision model: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"model.tower: no vision model: {first_line(error)}") from None
     return net.eval().float()
 
 
