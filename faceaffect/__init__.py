@@ -10,9 +10,13 @@ if TYPE_CHECKING:
     from faceaffect.data.base import FaceDataModule as FaceDataModule
     from faceaffect.data.base import FaceDataset as FaceDataset
     from faceaffect.data.base import create_data as create_data
+    from faceaffect.evaluation.verbs import compare as compare
+    from faceaffect.evaluation.verbs import test as test
+    from faceaffect.evaluation.verbs import train as train
     from faceaffect.models.loading import create_model as create_model
     from faceaffect.models.loading import load_model as load_model
     from faceaffect.module import AffectModule as AffectModule
+    from faceaffect.prediction.predictor import Predictor as Predictor
     from faceaffect.schema import LabelSchema as LabelSchema
 
 __version__ = "0.2.0"
@@ -25,6 +29,10 @@ _PUBLIC = {
     "create_data": "faceaffect.data.base",
     "create_model": "faceaffect.models.loading",
     "load_model": "faceaffect.models.loading",
+    "Predictor": "faceaffect.prediction.predictor",
+    "compare": "faceaffect.evaluation.verbs",
+    "test": "faceaffect.evaluation.verbs",
+    "train": "faceaffect.evaluation.verbs",
 }
 __all__ = [*_PUBLIC, "list_data", "list_models"]
 

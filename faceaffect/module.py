@@ -1,5 +1,6 @@
 """The base classes of what is trained: steps, metrics, optimiser, checkpoints, statistics."""
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from faceaffect import registry
 from faceaffect.data.batch import FaceBatch, as_clips, frames, move_labels, move_predictions
+from faceaffect.data.faces.crop import Crop
 from faceaffect.errors import CheckpointError, FaceAffectError, SchemaError
 from faceaffect.networks import backbones
 from faceaffect.optim import Optim, decay_groups
+from faceaffect.progress import console
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.metrics import TaskMetrics, score
 from faceaffect.scores.predictions import Predictions
@@ -36,6 +39,8 @@ class FaceModule(L.LightningModule, ABC):
             run repeats them; None leaves torch's generator alone.
         recipe: the recipe that trains the module, stored in its checkpoints.
     """
+
+    needs_training = True
 
     def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:
         super().__init__()
@@ -88,17 +93,21 @@ class AffectModule(FaceModule):
     A subclass passes the schema on first (``super().__init__(schema)``) and takes explicit keyword
     arguments of plain types, which are stored as hyper-parameters. With ``clips = True`` a model
     gets every batch as ``video``; else clips reach it frame by frame, and predictions are averaged
-    over the frames of a clip.
+    over the frames of a clip. With ``needs_training = False`` it is tested as it is built, and with
+    ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here.
 
     Args:
         schema: what the model answers, as :class:`LabelSchema` or as its plain dict.
 
     Attributes:
         statistics: of the training part, see :meth:`prepare`; None before training.
+        crop: how the faces that it was trained on are cut out of pictures; None where not known.
+        image_size: side in pixels of the faces that it was trained on; None where not known.
         predictions: the pooled predictions of the last test.
     """
 
     clips = False
+    has_cost = True
 
     def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:
         super().__init__(schema)
@@ -107,6 +116,8 @@ class AffectModule(FaceModule):
                 "schema: a model needs at least one task: aus, expressions or valence_arousal"
             )
         self.statistics: dict[str, Any] | None = None
+        self.crop: Crop | None = None
+        self.image_size: int | None = None
         self.predictions: Predictions | None = None
         self._data_schema = self.schema
         self._scored = self.schema
@@ -157,6 +168,8 @@ class AffectModule(FaceModule):
                 raise SchemaError("data and model do not label the same: " + "; ".join(different))
             if self.statistics is None and data is not None:
                 self.prepare(data.statistics())
+            if hasattr(data, "crop"):
+                self._take_crop(data)
         self._scored = self.schema.shared(self._data_schema)
         if not self._scored.tasks:
             raise SchemaError(
@@ -164,6 +177,11 @@ class AffectModule(FaceModule):
                 + "; ".join(self._data_schema.difference(self.schema, ("data", "model")))
             )
         self.metrics = TaskMetrics(self._scored)
+
+    def _take_crop(self, data: Any) -> None:
+        self.crop, self.image_size = data.crop(), data.image_size
+        if data.seen is not None and data.seen.words() and self.trainer.is_global_zero:
+            console.print(f"warning: {data.seen.words()}", markup=False)
 
     def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
         """Seed this step and report the step before it if its loss was not finite."""
@@ -265,6 +283,8 @@ class AffectModule(FaceModule):
         checkpoint["faceaffect"] |= {
             "statistics": self.statistics,
             "frozen": backbones.frozen_sources(self),
+            "crop": None if self.crop is None else self.crop.to_dict(),
+            "image_size": self.image_size,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -295,9 +315,22 @@ class AffectModule(FaceModule):
                 )
         if own["statistics"] is not None:
             self.prepare(own["statistics"])
+        crop = own.get("crop")  # older checkpoints do not tell
+        self.crop = None if crop is None else Crop.from_dict(crop)
+        self.image_size = own.get("image_size") or _size_of(self.recipe or own["recipe"])
         state = checkpoint["state_dict"]
         left_out = backbones.frozen_keys(self) if own["frozen"] else set()
         state.update({k: v for k, v in self.state_dict().items() if k in left_out})
+
+
+def _size_of(recipe: dict[str, Any] | None) -> int | None:
+    """Return the image size that a recipe trains at; None without a recipe."""
+    if recipe is None:
+        return None
+    from faceaffect.data.base import FaceDataModule  # heavier than a model needs otherwise
+
+    default = inspect.signature(FaceDataModule).parameters["image_size"].default
+    return int(recipe["sections"]["data"].get("image_size") or default)
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:

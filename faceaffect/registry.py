@@ -15,6 +15,7 @@ from typing import Any
 from faceaffect.errors import RecipeError, unknown
 
 _TRANSFORMS = "faceaffect.data.transforms"
+_FACES = "faceaffect.data.faces"
 _PROTOCOLS = "faceaffect.data.protocols"
 
 TABLES: dict[str, dict[str, str]] = {
@@ -25,6 +26,7 @@ TABLES: dict[str, dict[str, str]] = {
         "emo_llama": "faceaffect.models.emo_llama.module:EmoLlama",
         "mini_llama": "faceaffect.models.emo_llama.mini_llama:MiniLlama",
         "sacl": "faceaffect.models.sacl:SACL",
+        "table": "faceaffect.models.table:Table",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
         "vit_pretraining": "faceaffect.models.vit_pretraining:VitPretraining",
     },
@@ -42,6 +44,11 @@ TABLES: dict[str, dict[str, str]] = {
         "rafdb": "faceaffect.data.rafdb:RafDb",
         "synthetic": "faceaffect.data.synthetic:SyntheticFaces",
         "template_labels": "faceaffect.data.template_labels:TemplateLabels",
+    },
+    "finders": {
+        "face_alignment": f"{_FACES}.fan:FaceAlignment",
+        "mtcnn": f"{_FACES}.mtcnn:Mtcnn",
+        "uniface": f"{_FACES}.uniface:UniFace",
     },
     "protocols": {
         "all": f"{_PROTOCOLS}:All",

@@ -4,7 +4,9 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from faceaffect.cli import main
@@ -81,3 +83,21 @@ def test_pages_name_only_recipes_and_sections_that_there_are() -> None:
     assert named - set(list_recipes()) <= {"mine"}
     for section in SECTIONS:
         assert f"`{section}`" in (DOCS / "recipes.md").read_text(), section
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells, one after another; what the last says is looked at."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((DOCS / "examples" / "predict.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(cell, names)
+    table = names["table"]
+    assert len(table) == 2
+    assert set(table["face"]) == {1, 2}
+    assert table["AU12"].between(0, 1).all()
+    assert np.isfinite(table["valence"].astype(float)).all()
+    plt.close("all")

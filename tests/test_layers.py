@@ -23,6 +23,7 @@ FLOORS = [
     "module",
     "models",
     "runs",
+    "prediction",
     "evaluation",
     "cli",
 ]

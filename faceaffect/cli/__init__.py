@@ -22,6 +22,7 @@ from faceaffect.cli import (
     explain,
     graph,
     ls,
+    predict,
     sheet,
     test,
     train,
@@ -30,7 +31,8 @@ from faceaffect.cli import (
 from faceaffect.errors import FaceAffectError, RecipeError
 
 COMMANDS = (
-    train, test, tune, crossval, compare, check, graph, explain, ask, annotate, sheet, ls, cp,
+    train, test, tune, crossval, compare, check, predict, graph, explain, ask, annotate, sheet, ls,
+    cp,
 )  # fmt: skip
 """The commands, in the order in which the help lists them."""
 

@@ -86,3 +86,17 @@ def folder_for(args: argparse.Namespace, name: str) -> Path:
     source = check_source(args.source)
     folder: Path | None = args.folder
     return folder or (source if source.is_dir() else source.parent) / name
+
+
+def add_finding(parser: Parser) -> None:
+    """Take how faces are found and cut out, and where the model runs."""
+    parser.add_argument(
+        "--crop",
+        choices=("trained", "landmarks", "tight", "none"),
+        default="trained",
+        help="how faces are cut out; none: every picture is a face crop already",
+    )
+    parser.add_argument("--finder", default="mtcnn", help="see 'faceaffect ls finders'")
+    parser.add_argument(
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:1, ..."
+    )

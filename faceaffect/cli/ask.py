@@ -3,7 +3,13 @@
 import argparse
 from pathlib import Path
 
-from faceaffect.cli.arguments import Commands, add_command, add_source, check_source
+from faceaffect.cli.arguments import (
+    Commands,
+    add_command,
+    add_finding,
+    add_source,
+    check_source,
+)
 from faceaffect.errors import DataError
 
 
@@ -13,12 +19,10 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "ask", run, text)
     add_source(parser)
     parser.add_argument(
-        "image", metavar="IMAGE", type=Path, help="a face crop, a clip or a folder of frames"
+        "image", metavar="IMAGE", type=Path, help="a picture, a clip or a folder of frames"
     )
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="else for a description")
-    parser.add_argument(
-        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:1, ..."
-    )
+    add_finding(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,8 +30,12 @@ def run(args: argparse.Namespace) -> int:
     source = check_source(args.source)
     if not args.image.exists():
         raise DataError(f"no picture at {args.image}")
-    from faceaffect.evaluation.ask import ask, open_model
+    from faceaffect.evaluation.ask import ask, frames_of, quiet
+    from faceaffect.prediction.predictor import Predictor
 
-    model, size, frames = open_model(source, args.device)
-    ask(model, args.image, args.question, image_size=size, frames=frames)
+    quiet()
+    predictor = Predictor(
+        source, device=args.device, finder=args.finder, crop=args.crop, faces="largest"
+    )
+    ask(predictor, args.image, args.question, frames=frames_of(source))
     return 0

@@ -7,7 +7,7 @@ from faceaffect.cli.arguments import Commands, add_command, add_overrides, add_s
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    text = "test a trained model, on its own or on other data"
+    text = "test a trained model, or a table of predictions, on its own or on other data"
     parser = add_command(commands, "test", run, text)
     add_source(parser)
     add_overrides(parser, "for instance data.name=csv data.root=faces data.protocol=all")
@@ -15,7 +15,10 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Test a run or a checkpoint."""
-    check_source(args.source)
+    from faceaffect.recipe import list_recipes
+
+    if args.source not in list_recipes():
+        check_source(args.source)
     from faceaffect.runs.train import evaluate
 
     evaluate(args.source, args.overrides)

@@ -1,40 +1,27 @@
-"""Face crops in one canonical pose: shift, scale and rotation from 68 landmarks, cached on disk.
-
-The crop follows only points that an expression does not move (corners of the eyes, bridge and base
-of the nose), so a raised brow or an open jaw moves within the crop instead of moving the crop.
-"""
+"""The face crops of a dataset, made once by one finder and one crop, and kept on disk."""
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceaffect.data.detector import Detector, FaceAlignmentDetector
+from faceaffect.components import Component, Options, create
 from faceaffect.data.extract import encode_jpeg, write_atomic
+from faceaffect.data.faces.crop import Crop, cut
+from faceaffect.data.faces.finder import Face, FaceFinder, Frame, Points, largest
+from faceaffect.data.faces.mtcnn import Mtcnn
 from faceaffect.data.image import resize, scale_landmarks
 from faceaffect.errors import DataError, RecipeError, unknown
 
-Frame = NDArray[np.uint8]
-Points = NDArray[np.float32]
-Method = Literal["auto", "landmarks", "face_alignment", "none"]
+Method = Literal["auto", "landmarks", "finder", "none"]
 
-VERSION = 1  # of what a cached crop depends on: the template, the warp, the file's form
-EYE_SPAN = 0.4
-EYE_LINE = 0.36  # height of the eyes, as a part of the crop: forehead and a dropped jaw are in
-
-# iBUG index to (x, y): the origin between the eyes, the unit their outer corners' distance, y down.
-# Ours, from mean adult face proportions: inner corners at 0.19, base of the nose half a unit down.
-_TEMPLATE = {
-    36: (-0.50, 0.00), 39: (-0.19, 0.01), 42: (0.19, 0.01), 45: (0.50, 0.00),
-    27: (0.00, -0.03), 28: (0.00, 0.10), 29: (0.00, 0.24), 30: (0.00, 0.38), 33: (0.00, 0.50),
-}  # fmt: skip
-STABLE_POINTS = list(_TEMPLATE)
+VERSION = 2  # of what a cached crop depends on: the template, the warp, the file's form
 
 _COMMENT = b"\xff\xd8\xff\xfe"  # a JPEG that begins with a comment
 
@@ -51,70 +38,6 @@ class Aligned(NamedTuple):
     landmarks: Points | None
 
 
-def similarity_matrix(
-    landmarks: NDArray[Any], size: int, *, eye_span: float = EYE_SPAN
-) -> NDArray[np.float64]:
-    """Return the (2, 3) matrix that takes image pixels to pixels of the crop.
-
-    Least squares over shift, scale and rotation (Umeyama 1991; in the plane, a quotient of complex
-    numbers), from the stable points to the template.
-
-    Args:
-        landmarks: (68, 2) pixels, iBUG order.
-        size: side of the crop in pixels.
-        eye_span: distance of the outer eye corners as a part of ``size``; less shows more around.
-
-    Raises:
-        DataError: the points are not finite or all in one place.
-    """
-    if landmarks.shape != (68, 2):
-        raise DataError(f"68 landmarks (68, 2) are needed, not {landmarks.shape}")
-    if not np.isfinite(landmarks[STABLE_POINTS]).all():
-        raise DataError("the landmarks are not finite")
-    source = np.asarray(landmarks, dtype=np.float64)[STABLE_POINTS] @ [1, 1j]
-    middle = (0.5 + EYE_LINE * 1j) * size - (0.5 + 0.5j)  # pixel centres lie at whole numbers
-    template = np.array(list(_TEMPLATE.values())) @ [1, 1j] * (eye_span * size) + middle
-    centred = source - source.mean()
-    spread = (abs(centred) ** 2).sum()
-    if spread < 1:
-        raise DataError("the landmarks lie all in one place")
-    turn = (centred.conj() * (template - template.mean())).sum() / spread
-    shift = template.mean() - turn * source.mean()
-    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
-
-
-def crop(
-    image: Frame, landmarks: NDArray[Any], size: int, *, eye_span: float = EYE_SPAN
-) -> tuple[Frame, Points]:
-    """Cut out a face in canonical pose; what lies outside the image is black.
-
-    Args:
-        image: (H, W, 3) uint8.
-        landmarks: (68, 2) pixels of the image.
-        size: side of the crop in pixels.
-        eye_span: as in :func:`similarity_matrix`.
-
-    Returns:
-        the (size, size, 3) crop and its (68, 2) float32 landmarks.
-
-    Raises:
-        DataError: no crop can be made from these landmarks.
-    """
-    matrix = similarity_matrix(landmarks, size, eye_span=eye_span)
-    points = landmarks @ matrix[:, :2].T + matrix[:, 2]
-    shrink = int(1 / max(np.hypot(*matrix[:, 0]), 1e-3))
-    if shrink >= 2:  # a warp samples single pixels: average first
-        height, width = image.shape[:2]
-        small = (max(1, round(width / shrink)), max(1, round(height / shrink)))
-        image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        ratio = np.array([width / small[0], height / small[1]])
-        matrix = np.column_stack(
-            [matrix[:, :2] * ratio, matrix[:, 2] + matrix[:, :2] @ (0.5 * ratio - 0.5)]
-        )
-    out = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    return np.asarray(out, dtype=np.uint8), points.astype(np.float32)
-
-
 class Aligner:
     """Makes the face crops of a dataset once and keeps them in a folder.
 
@@ -127,32 +50,31 @@ class Aligner:
         self,
         method: Method = "auto",
         *,
-        size: int = 256,
+        crop: Crop | None = None,
         cache: Path | str | None = None,
-        eye_span: float = EYE_SPAN,
-        detector: Detector | None = None,
-        download: bool = False,
+        finder: FaceFinder | None = None,
     ) -> None:
-        """Choose how faces are found.
+        """Choose how faces are found and cut out.
 
         Args:
-            method: ``landmarks`` takes the dataset's own, ``face_alignment`` finds them in the
-                image, ``auto`` takes the dataset's where a sample has them and finds the others,
-                ``none`` scales the whole image, for faces that are cropped already.
-            size: side of the crop in pixels.
+            method: ``landmarks`` takes the dataset's own, ``finder`` finds them in the image,
+                ``auto`` takes the dataset's where a sample has them and finds the others, ``none``
+                scales the whole image, for faces that are cropped already.
+            crop: how faces are cut out; absent, upright by their points.
             cache: folder for the crops, one for each dataset; None keeps nothing on disk.
-            eye_span: as in :func:`similarity_matrix`.
-            detector: finds (68, 2) landmarks in an image, or None; by default face-alignment.
-            download: allow face-alignment to download its weights.
+            finder: finds faces; absent, :class:`.Mtcnn`. Of several the largest is taken.
 
         Raises:
-            RecipeError: an unknown method.
+            RecipeError: an unknown method, or a crop of kind ``none`` where faces are to be cut.
         """
         if method not in get_args(Method):
             raise RecipeError(unknown("align method", method, get_args(Method)))
-        self.method, self.size, self.eye_span = method, size, eye_span
+        self.crop = crop or Crop()
+        if self.crop.kind == "none" and method != "none":
+            raise RecipeError(f"crop.kind: 'none' contradicts align '{method}'; say align: none")
+        self.method = method
         self.cache = None if cache is None else Path(cache)
-        self.detector = detector or FaceAlignmentDetector(download=download)
+        self.finder: FaceFinder = finder or Mtcnn()
         self._seen: dict[tuple[str, str], str] = {}  # (method, id) -> reason, empty for a crop
 
     def __call__(
@@ -171,41 +93,41 @@ class Aligner:
 
         Raises:
             DataError: no face found, now or before; unusable landmarks.
-            FaceAffectError: a face is to be found, but face-alignment has no weights.
+            FaceAffectError: a face is to be found, but the finder has no weights.
         """
         how = self._how(landmarks is not None)
         if how == "landmarks" and landmarks is None:
             raise DataError(
                 f"{source_id}: the dataset has no landmarks for this image; the align method "
-                "'auto' finds them by face-alignment"
+                "'auto' finds the face in it"
             )
         known = self._known(how, source_id)
         if known is not None:
             return known
         frame = image() if callable(image) else image
-        if how == "face_alignment":
-            points = self.detector(frame)
-        else:
+        points = None
+        if how != "finder":
             points = landmarks() if callable(landmarks) else landmarks
         if how == "none":
-            scaled = None if points is None else scale_landmarks(points, frame.shape, self.size)
-            return Aligned(resize(frame, self.size), scaled)
+            size = self.crop.size
+            scaled = None if points is None else scale_landmarks(points, frame.shape, size)
+            return Aligned(resize(frame, size), scaled)
         try:
-            if points is None:
+            face = largest(self.finder.find([frame])[0]) if how == "finder" else _face(points)
+            if face is None:
                 raise DataError("no face was found")
-            result = Aligned(*crop(frame, points, self.size, eye_span=self.eye_span))
+            picture, moved = cut(frame, face, self.crop)
         except DataError as error:
             raise self._fail(how, source_id, str(error)) from None
-        return self._keep(how, source_id, result)
+        whole = moved if moved is not None and len(moved) == 68 else None
+        return self._keep(how, source_id, Aligned(picture, whole))
 
     def settings(self) -> dict[str, Any]:
         """Return what crops depend on besides the images, for a result."""
-        return {
-            "method": self.method,
-            "size": self.size,
-            "eye_span": self.eye_span,
-            "version": VERSION,
-        }
+        kept = {"method": self.method, "version": VERSION}
+        if self.method == "none":
+            return kept | {"size": self.crop.size}
+        return kept | {"finder": type(self.finder).__name__.lower()} | self.crop.to_dict()
 
     def made(self, images: Mapping[str, bool]) -> dict[str, str]:
         """Return what there is of each image in the cache folder (without one, seen here).
@@ -214,7 +136,7 @@ class Aligner:
             images: names, as they are given for a crop, and whether the dataset has landmarks.
 
         Returns:
-            For each name ``landmarks`` or ``face_alignment``, the way by which its crop was made,
+            For each name ``landmarks`` or ``finder``, the way by which its crop was made,
             or ``failed``, or ``missing``.
         """
         ways = {name: self._how(own) for name, own in images.items()}
@@ -237,11 +159,14 @@ class Aligner:
 
     def _how(self, own: bool) -> Method:
         if self.method == "auto":
-            return "landmarks" if own else "face_alignment"
+            return "landmarks" if own else "finder"
         return self.method
 
     def _folder(self, how: str) -> Path | None:
-        name = f"{how}-{self.size}px-{self.eye_span:g}-v{VERSION}"
+        by = type(self.finder).__name__.lower() if how == "finder" else how
+        text = json.dumps(self.crop.to_dict(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        name = f"{by}-{self.crop.kind}-{self.crop.size}px-{digest}-v{VERSION}"
         return None if self.cache is None else self.cache / name
 
     def _file(self, how: str, source_id: str) -> Path | None:
@@ -287,9 +212,54 @@ class Aligner:
         return DataError(reason)
 
 
+FinderNode = Annotated[str | dict[str, Any] | None, Component("finders")]
+"""The argument ``finder`` of a reader."""
+
+CropNode = Annotated[dict[str, Any] | None, Options(Crop)]
+"""The argument ``crop`` of a reader: a mapping with the arguments of :class:`.Crop`."""
+
+
+def open_aligner(
+    method: Method,
+    crop: CropNode,
+    finder: FinderNode,
+    cache: str | None,
+    root: Path,
+    *,
+    own: bool = True,
+) -> Aligner:
+    """Return the aligner that the arguments of a reader ask for.
+
+    Args:
+        method: as in :class:`Aligner`.
+        crop: arguments of :class:`.Crop`; None for its defaults.
+        finder: a name of the table ``finders``, or a mapping with arguments; None for ``mtcnn``.
+        cache: folder of the crops; None for ``faceaffect_crops`` in the root.
+        root: the dataset's folder.
+        own: whether the dataset has landmarks.
+
+    Raises:
+        RecipeError: a value is wrong.
+    """
+    if method == "landmarks" and not own:
+        raise RecipeError("data.align: 'landmarks': this data has none; 'auto' finds the faces")
+    found: FaceFinder = create("finders", finder or "mtcnn", "data.finder")
+    place = Path(cache) if cache else root / "faceaffect_crops"
+    return Aligner(method, crop=Crop(**(crop or {})), finder=found, cache=place)
+
+
+def _face(points: NDArray[Any] | None) -> Face | None:
+    if points is None:
+        return None
+    low, high = np.min(points, 0), np.max(points, 0)
+    box = (*low.tolist(), *(high - low).tolist())
+    return Face(box, 1.0, np.asarray(points, np.float32))
+
+
 def _pack(source_id: str, result: Aligned) -> bytes:
     """One JPEG that any viewer opens, with the landmarks as JSON in its comment."""
-    points = np.round(np.asarray(result.landmarks, dtype=np.float64), 3).tolist()
+    own = result.landmarks
+    points = None if own is None else np.round(own.astype(np.float64), 3).tolist()
     note = json.dumps({"id": source_id[-1000:], "landmarks": points}).encode()
     picture = encode_jpeg(result.image)
     return _COMMENT + (len(note) + 2).to_bytes(2, "big") + note + picture[2:]
@@ -302,4 +272,6 @@ def _unpack(data: bytes) -> Aligned:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise ValueError("not a picture")
-    return Aligned(np.asarray(image, dtype=np.uint8), np.asarray(note["landmarks"], np.float32))
+    points = note["landmarks"]
+    own = None if points is None else np.asarray(points, np.float32)
+    return Aligned(np.asarray(image, dtype=np.uint8), own)

@@ -1,7 +1,8 @@
 """The one datamodule: any dataset under any protocol, as batches for training and evaluation."""
 
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 from weakref import WeakSet
 
@@ -15,13 +16,16 @@ from faceaffect.components import Component, arguments, create
 from faceaffect.data.dataset import FaceDataset as FaceDataset
 from faceaffect.data.dataset import Loaded as Loaded
 from faceaffect.data.dataset import Samples as Samples
+from faceaffect.data.faces.crop import Crop
+from faceaffect.data.faces.look import Look, look
+from faceaffect.data.faces.mtcnn import Mtcnn
 from faceaffect.data.image import MAX_PIXELS, pixel_limit
 from faceaffect.data.loader import BatchReader, FaceLoader, Features
 from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
 from faceaffect.data.transforms import build
 from faceaffect.data.workers import cores
-from faceaffect.errors import DataError, RecipeError, suggest
+from faceaffect.errors import DataError, FaceAffectError, RecipeError, suggest
 
 _BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
     "expression": expression_weights,
@@ -56,6 +60,7 @@ class FaceDataModule(L.LightningDataModule):
         split: the indices of each part, and what the result says of them.
         schema: names of the labels.
         skipped: samples that could not be read so far: id to reason.
+        seen: what :meth:`crop` saw in pictures that are taken as they are.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class FaceDataModule(L.LightningDataModule):
         self._train: FaceLoader | None = None
         self._loaders: WeakSet[FaceLoader] = WeakSet()
         self._resume: dict[str, int] | None = None
+        self.seen: Look | None = None
 
     def prepare_data(self) -> None:
         """Let the dataset prepare itself; Lightning calls this in one process of each machine."""
@@ -182,6 +188,46 @@ class FaceDataModule(L.LightningDataModule):
             known = np.maximum((~np.isnan(part.va)).sum(0), 1)
             found["va_mean"] = (np.nansum(part.va, 0, dtype=np.float64) / known).tolist()
         return found
+
+    def look(self, count: int = 32) -> Look:
+        """Look at some pictures of the training part (else of the test part) for their faces.
+
+        Args:
+            count: how many; of a clip its middle frame.
+        """
+        part = self.split.train if len(self.split.train) else self.split.test
+        chosen = part[np.unique(np.linspace(0, len(part) - 1, min(count, len(part))).astype(int))]
+        return look(self._pictures(chosen.tolist()), Mtcnn(), self.image_size)
+
+    def crop(self) -> Crop | None:
+        """Return how the faces that a model gets are cut out of pictures.
+
+        For pictures that are taken as they are, it is what some of them show; None where they show
+        no face.
+        """
+        if self.dataset.crop is not None:
+            return self.dataset.crop
+        if self.seen is None:
+            try:
+                self.seen = self.look()
+            except FaceAffectError as error:  # training needs no finder
+                logging.getLogger(__name__).warning("how faces are cropped is not known: %s", error)
+                self.seen = Look(0, 0, 0, None)
+        return self.seen.crop
+
+    def _pictures(self, indices: list[int]) -> Iterator[tuple[NDArray[np.uint8], Any]]:
+        for index in indices:
+            try:
+                face = self.dataset.load(index)
+            except (DataError, OSError):
+                continue  # reading for training counts it
+            middle = len(face.image) // 2
+            clip = face.image.ndim == 4
+            points = face.landmarks
+            yield (
+                face.image[middle] if clip else face.image,
+                points[middle] if clip and points is not None else points,
+            )
 
     def _loader(self, indices: NDArray[np.int64], train: bool = False) -> FaceLoader:
         batches = EpochBatches(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from faceaffect.data.align import Aligner, Method
+from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import Samples
 from faceaffect.data.frames import (
     FrameDataset,
@@ -66,9 +66,9 @@ class Bp4d(FrameDataset):
         every: use every n-th frame: those whose number it divides.
         align: how faces are found, see :class:`~faceaffect.data.align.Aligner`; ``none`` for
             frames that are cropped already. BP4D has no 68 landmarks of its own.
-        crop_size: side of the stored crops in pixels.
+        crop: how they are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
+        finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
         crop_cache: folder of the stored crops; absent, ``faceaffect_crops`` in the root.
-        download: allow face-alignment to download its weights.
 
     Raises:
         DataError: something is missing or makes no sense; the file is named.
@@ -83,9 +83,9 @@ class Bp4d(FrameDataset):
         frames: str | None = None,
         every: int = 1,
         align: Method = "auto",
-        crop_size: int = 256,
+        crop: CropNode = None,
+        finder: FinderNode = None,
         crop_cache: str | None = None,
-        download: bool = False,
     ) -> None:
         chosen = BENCHMARK_AUS if aus is None else tuple(aus)
         if every < 1:
@@ -108,12 +108,7 @@ class Bp4d(FrameDataset):
             subject=table["task"].str.partition("/")[0].to_numpy(str),
             au=table[list(chosen)].to_numpy(np.float32),
         )
-        aligner = Aligner(
-            align,
-            size=crop_size,
-            cache=Path(crop_cache) if crop_cache else folder / "faceaffect_crops",
-            download=download,
-        )
+        aligner = open_aligner(align, crop, finder, crop_cache, folder)
         self.frames = Frames(
             ids=samples.id,
             files=table["file"].to_numpy(str),
@@ -126,6 +121,7 @@ class Bp4d(FrameDataset):
             root=folder,
             left_out={reason: count for reason, count in left_out.items() if count},
             folds=PARTS,
+            crop=self.frames.crop(),
             notes={"frames": len(samples), "every": every, **self.frames.notes()},
         )
 

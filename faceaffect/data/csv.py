@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples, on_disk
 from faceaffect.data.table import Table, read_table
 from faceaffect.data.video import read_media
@@ -33,7 +34,13 @@ class CsvFaces(FaceDataset):
         frames: how many frames are read of a clip (a film, an animated picture or a folder of
             numbered pictures), evenly spaced in time.
         image_size: side to which frames are scaled while they are decoded, in pixels; absent, they
-            keep their size. Give it for large clips; it saves time and memory.
+            keep their size. Give it for large clips; it saves time and memory. Not used where
+            faces are cropped.
+        align: ``auto`` finds the face in each picture and crops to it, once, on disk; ``none``
+            takes pictures that are cropped already.
+        crop: how faces are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
+        finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
+        crop_cache: folder of the crops; absent, ``faceaffect_crops`` in the folder of the files.
 
     Raises:
         DataError: the table is missing, empty or has a cell that makes no sense, which is named.
@@ -49,13 +56,17 @@ class CsvFaces(FaceDataset):
         au_threshold: float | None = None,
         frames: int = 8,
         image_size: int | None = None,
+        align: Method = "none",
+        crop: CropNode = None,
+        finder: FinderNode = None,
+        crop_cache: str | None = None,
     ) -> None:
         if frames < 1:
             raise RecipeError(f"data.frames: {frames} is not positive")
         if au_threshold is not None and not 0 < au_threshold <= 5:
             raise RecipeError(f"data.au_threshold: {au_threshold} is not in (0, 5]")
         self.frames = frames
-        self.image_size = image_size
+        self.image_size = image_size if align == "none" else None
         rows = read_table(Path(table) if root is None else Path(root) / table)
         folder = rows.path.parent if root is None else Path(root)
         _keep_files_on_disk(rows, folder)
@@ -74,13 +85,14 @@ class CsvFaces(FaceDataset):
             left_out={reason: n for reason, n in rows.left_out.items() if n},
             attribute_names=attribute_names,
             notes=notes,
+            aligner=open_aligner(align, crop, finder, crop_cache, folder, own=False),
         )
 
     def load(self, index: int) -> Loaded:
         """Decode an image, or evenly spaced frames of a clip; see :meth:`FaceDataset.load`."""
         path = self.path(index)
         assert path is not None
-        return Loaded(read_media(path, self.frames, self.image_size))
+        return self.cropped(index, lambda: read_media(path, self.frames, self.image_size))
 
 
 def _keep_files_on_disk(rows: Table, folder: Path) -> None:

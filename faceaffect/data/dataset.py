@@ -1,14 +1,19 @@
 """What a dataset is: a table of labels, and a way to load one sample."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
+from faceaffect.data.align import Aligner
+from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
 from faceaffect.errors import DataError
 from faceaffect.schema import TASKS, LabelSchema
@@ -83,6 +88,9 @@ class FaceDataset:
         folds: published parts by people: part name to subjects.
         notes: what else the result shall say, plain values only: threshold, crop method, ...
         weights: (N,) positive sampling weights of training samples; None for equal ones.
+        crop: how :meth:`load` cuts out faces; None where the pictures are taken as they are.
+        aligner: cuts out the faces of pictures that :meth:`cropped` is given; its crop is then the
+            dataset's.
 
     Raises:
         DataError: the table is empty, an id occurs twice, or labels do not fit the schema.
@@ -100,6 +108,8 @@ class FaceDataset:
         folds: dict[str, tuple[str, ...]] | None = None,
         notes: dict[str, Any] | None = None,
         weights: NDArray[np.float64] | None = None,
+        crop: Crop | None = None,
+        aligner: Aligner | None = None,
     ) -> None:
         self.schema = schema
         self.samples = samples
@@ -110,6 +120,10 @@ class FaceDataset:
         self.folds = folds
         self.notes = dict(notes or {})
         self.weights = weights
+        self.aligner = None if aligner is None or aligner.method == "none" else aligner
+        self.crop = crop if self.aligner is None else self.aligner.crop
+        if self.aligner is not None:
+            self.notes["crop"] = self.aligner.settings()
         _check(schema, samples, type(self).__name__)
 
     def __len__(self) -> int:
@@ -123,9 +137,11 @@ class FaceDataset:
         """Do what would be slow to do sample by sample, such as cropping faces out of videos.
 
         Called once before training and testing, in one process; what is done already is not done
-        again. What only then is known may be added to ``notes``, for the result. The default does
-        nothing.
+        again. What only then is known may be added to ``notes``, for the result. The default makes
+        the crops of an aligner.
         """
+        if self.aligner is not None:
+            self.notes["crops"] = make_crops(self.aligner, self.samples.id.tolist(), self.load)
 
     def load(self, index: int) -> Loaded:
         """Decode one sample.
@@ -135,7 +151,101 @@ class FaceDataset:
         """
         path = self.path(index)
         assert path is not None, "a dataset without files overrides load"
-        return Loaded(read_image(path))
+        return self.cropped(index, lambda: read_image(path))
+
+    def cropped(self, index: int, read: Callable[[], NDArray[np.uint8]]) -> Loaded:
+        """Return the face of a picture or clip that is read; all of it without an aligner.
+
+        Args:
+            index: of the sample.
+            read: returns (H, W, 3) or (T, H, W, 3) uint8 RGB; not called for a picture whose crop
+                is there.
+
+        Raises:
+            DataError: it cannot be read, or no face is found in it.
+        """
+        if self.aligner is None:
+            return Loaded(read())
+        return crop_one(self.aligner, str(self.samples.id[index]), read)
+
+
+def crop_one(aligner: Aligner, name: str, read: Callable[[], NDArray[np.uint8]]) -> Loaded:
+    """Return the face of a picture or of every frame of a clip that shows one.
+
+    Raises:
+        DataError: it cannot be read, or shows no face.
+    """
+    clip: list[NDArray[np.uint8]] = []
+
+    def picture() -> NDArray[np.uint8]:
+        pixels = read()
+        if pixels.ndim == 4:
+            clip.extend(pixels)
+            raise _IsClip
+        return pixels
+
+    try:
+        found = aligner(name, picture)
+    except _IsClip:
+        return _crop_clip(aligner, name, clip)
+    return Loaded(found.image, found.landmarks)
+
+
+class _IsClip(Exception):
+    """What was taken for a picture is a clip."""
+
+
+def _crop_clip(aligner: Aligner, name: str, frames: Sequence[NDArray[np.uint8]]) -> Loaded:
+    found, reason = [], ""
+    for number, frame in enumerate(frames):
+        try:
+            found.append(aligner(_frame_name(name, number), frame))
+        except DataError as error:
+            reason = str(error)
+    if not found:
+        raise DataError(f"{name}: none of its {len(frames)} frames shows a face ({reason})")
+    points = [one.landmarks for one in found if one.landmarks is not None]
+    whole = np.stack(points) if len(points) == len(found) else None
+    return Loaded(np.stack([one.image for one in found]), whole)
+
+
+def _frame_name(name: str, number: int) -> str:
+    return f"{name}#{number}"
+
+
+def make_crops(
+    aligner: Aligner, names: Sequence[str], load: Callable[[int], Loaded]
+) -> dict[str, int]:
+    """Make the crops of samples that are not there yet, and count them.
+
+    Args:
+        aligner: with a cache.
+        names: ids of the samples.
+        load: makes the crop of one, or raises a DataError.
+
+    Returns:
+        how many samples have a crop (``finder``), none (``failed``), or could not be read
+        (``missing``).
+    """
+    if aligner.cache is None:
+        return {}
+    state = _states(aligner, names)
+    todo = [index for index, name in enumerate(names) if state[name] == "missing"]
+    for index in track(todo, "cropping faces", disable=not todo):
+        with suppress(DataError, OSError):
+            load(index)
+    count = Counter((_states(aligner, names) if todo else state).values())
+    return {name: count[name] for name in ("finder", "failed", "missing")}
+
+
+def _states(aligner: Aligner, names: Sequence[str]) -> dict[str, str]:
+    """Return what there is of each sample; of a clip, of its first frame."""
+    pictures = aligner.made(dict.fromkeys(names, False))
+    first = aligner.made({_frame_name(name, 0): False for name in names})
+    return {
+        name: state if state != "missing" else first[_frame_name(name, 0)]
+        for name, state in pictures.items()
+    }
 
 
 def on_disk(root: Path, names: Iterable[str]) -> NDArray[np.bool_]:

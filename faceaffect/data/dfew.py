@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.video import VIDEO_SUFFIXES, read_frames
 from faceaffect.errors import DataError, RecipeError
@@ -40,7 +41,12 @@ class Dfew(FaceDataset):
             or ``original`` (whole pictures); ``auto`` takes the first of these that is there.
         frames: evenly spaced frames that are read of a clip.
         image_size: side to which frames are scaled while they are decoded, in pixels; absent, they
-            keep their size.
+            keep their size. Not used where faces are cropped.
+        align: ``auto`` finds the face in each picture and crops to it, once, on disk; ``none``
+            takes pictures that are cropped already.
+        crop: how faces are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
+        finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
+        crop_cache: folder of the crops; absent, ``faceaffect_crops`` in the root.
 
     Raises:
         DataError: something is missing or makes no sense; the file is named.
@@ -55,12 +61,16 @@ class Dfew(FaceDataset):
         clips: ClipKind = "auto",
         frames: int = 16,
         image_size: int | None = None,
+        align: Method = "none",
+        crop: CropNode = None,
+        finder: FinderNode = None,
+        crop_cache: str | None = None,
     ) -> None:
         if not 1 <= fold <= FOLDS:
             raise RecipeError(f"data.fold: {fold} is out of range; the folds are 1 to {FOLDS}")
         if frames < 1:
             raise RecipeError(f"data.frames: {frames} is not positive")
-        self.frames, self.image_size = frames, image_size
+        self.frames, self.image_size = frames, image_size if align == "none" else None
         folder = Path(root)
         table = pd.concat([_read(folder, part, fold) for part in ("train", "test")])
         both = table["clip"][table["clip"].duplicated()]
@@ -86,13 +96,16 @@ class Dfew(FaceDataset):
             subjects_known=False,
             left_out={"not on disk": missing} if missing else {},
             notes={"fold": fold, "clips": kind, "frames": frames, "crop": _crop(kind)},
+            aligner=open_aligner(align, crop, finder, crop_cache, folder, own=False),
         )
 
     def load(self, index: int) -> Loaded:
         """Decode evenly spaced frames of a clip; see :meth:`FaceDataset.load`."""
         path = self.path(index)
         assert path is not None
-        return Loaded(read_frames(path, count=self.frames, size=self.image_size))
+        return self.cropped(
+            index, lambda: read_frames(path, count=self.frames, size=self.image_size)
+        )
 
 
 def _crop(kind: str) -> str:

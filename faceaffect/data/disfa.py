@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from faceaffect.data.align import Aligner, Method
+from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import Samples
 from faceaffect.data.frames import (
     FrameDataset,
@@ -65,9 +65,9 @@ class Disfa(FrameDataset):
         every: use every n-th frame: those whose number it divides.
         align: how faces are found, see :class:`~faceaffect.data.align.Aligner`; ``none`` for
             extracted frames that are cropped already.
-        crop_size: side of the stored crops in pixels.
+        crop: how they are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
+        finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
         crop_cache: folder of the stored crops; absent, ``faceaffect_crops`` in the root.
-        download: allow face-alignment to download its weights.
 
     Raises:
         DataError: something is missing or makes no sense; the file is named.
@@ -84,9 +84,9 @@ class Disfa(FrameDataset):
         frames: str | None = None,
         every: int = 1,
         align: Method = "auto",
-        crop_size: int = 256,
+        crop: CropNode = None,
+        finder: FinderNode = None,
         crop_cache: str | None = None,
-        download: bool = False,
     ) -> None:
         chosen = BENCHMARK_AUS if aus is None else tuple(aus)
         _check(chosen, threshold, every)
@@ -116,12 +116,7 @@ class Disfa(FrameDataset):
             au=np.where(np.isnan(intensity), np.nan, intensity >= threshold).astype(np.float32),
             au_intensity=intensity,
         )
-        aligner = Aligner(
-            align,
-            size=crop_size,
-            cache=Path(crop_cache) if crop_cache else folder / "faceaffect_crops",
-            download=download,
-        )
+        aligner = open_aligner(align, crop, finder, crop_cache, folder)
         own_points = camera == "left" and align in ("auto", "landmarks")
         self.points = _landmark_files(folder, last) if own_points else {}
         self.frames = Frames(
@@ -137,6 +132,7 @@ class Disfa(FrameDataset):
             root=folder,
             left_out={reason: count for reason, count in left_out.items() if count},
             folds=PARTS,
+            crop=self.frames.crop(),
             notes={
                 "threshold": threshold,
                 "frames": len(samples),

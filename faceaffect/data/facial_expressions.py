@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import FaceDataset, Samples, on_disk
 from faceaffect.errors import DataError, RecipeError, unknown
 from faceaffect.schema import LabelSchema
@@ -34,13 +35,27 @@ class FacialExpressions(FaceDataset):
     Args:
         root: the folder of the repository, with ``images`` and ``data``.
         classes: the expressions to use, in index order; absent, the six common ones.
+        align: ``auto`` finds the face in each picture and crops to it, once, on disk; ``none``
+            takes pictures that are cropped already.
+        crop: how faces are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
+        finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
+        crop_cache: folder of the crops; absent, ``faceaffect_crops`` in the root.
 
     Raises:
         DataError: the folder or the label table is missing or of another form.
         RecipeError: a class is unknown or named twice.
     """
 
-    def __init__(self, root: str, *, classes: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        classes: list[str] | None = None,
+        align: Method = "none",
+        crop: CropNode = None,
+        finder: FinderNode = None,
+        crop_cache: str | None = None,
+    ) -> None:
         names = tuple(COMMON if classes is None else classes)
         for name in names:
             if name not in CLASSES:
@@ -75,6 +90,7 @@ class FacialExpressions(FaceDataset):
             samples,
             root=Path(root),
             left_out={reason: count for reason, count in left_out.items() if count},
+            aligner=open_aligner(align, crop, finder, crop_cache, Path(root), own=False),
         )
 
 

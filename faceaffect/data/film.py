@@ -110,7 +110,7 @@ def _scan(path: Path, size: int, modified: int, pixels: int) -> Index:
     first: dict[int, VideoFrame] = {}
     try:
         with open_film(path) as container:
-            streams = {s.index: s for s in _films(path, container)}
+            streams = {s.index: s for s in films(path, container)}
             packets = {index: [] for index in streams}
             for packet in container.demux(list(streams.values())):
                 index = packet.stream_index
@@ -140,8 +140,12 @@ def _scan(path: Path, size: int, modified: int, pixels: int) -> Index:
     return _order(packets[film], first[film].pts, reorders, Index(info, film, {}))
 
 
-def _films(path: Path, container: InputContainer) -> list[VideoStream]:
-    """Return the streams that may be a film: no covers, no previews, and a codec that we have."""
+def films(path: Path, container: InputContainer) -> list[VideoStream]:
+    """Return the streams that may be a film: no covers, no previews, and a codec that we have.
+
+    Raises:
+        DataError: there is none.
+    """
     streams = list(container.streams.video)
     if not streams:
         raise DataError(f"{path}: no video stream in this file")

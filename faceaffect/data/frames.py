@@ -16,6 +16,7 @@ from rich.progress import track
 
 from faceaffect.data.align import Aligner
 from faceaffect.data.dataset import FaceDataset, Loaded
+from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
 from faceaffect.data.video import IMAGE_SUFFIXES, open_video, read_frames
 from faceaffect.errors import DataError
@@ -48,6 +49,10 @@ class Frames:
     def notes(self) -> dict[str, Any]:
         """Return how faces are cropped, for a result."""
         return {"crop": self.aligner.settings()}
+
+    def crop(self) -> Crop | None:
+        """Return how faces are cut out, None where pictures are taken as they are."""
+        return None if self.aligner.method == "none" else self.aligner.crop
 
     def load(self, index: int) -> Loaded:
         """Return a sample's crop, from disk if it was made before.
@@ -82,7 +87,7 @@ class Frames:
                     with suppress(DataError):
                         self.load(index)
         count = Counter(self._made() if groups else made)
-        states = ("landmarks", "face_alignment", "failed", "missing")
+        states = ("landmarks", "finder", "failed", "missing")
         return {"crops": {state: count[state] for state in states}}
 
     def _made(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import FaceDataset, Samples, on_disk
 from faceaffect.errors import DataError, RecipeError, unknown
 from faceaffect.schema import LabelSchema
@@ -34,7 +35,12 @@ class RafDb(FaceDataset):
         root: the folder that holds ``basic``, or ``basic`` itself.
         classes: the expressions to use, in index order; absent, all seven in the order of their
             codes.
-        images: ``aligned`` 100 px crops, or the ``original`` pictures.
+        images: ``aligned`` 100 px crops, or the ``original`` pictures, which need ``align``.
+        align: ``auto`` finds the face in each picture and crops to it, once, on disk; ``none``
+            takes pictures that are cropped already.
+        crop: how faces are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
+        finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
+        crop_cache: folder of the crops; absent, ``faceaffect_crops`` in the folder ``basic``.
 
     Raises:
         DataError: something is missing or makes no sense; the file is named.
@@ -47,6 +53,10 @@ class RafDb(FaceDataset):
         *,
         classes: list[str] | None = None,
         images: Literal["aligned", "original"] = "aligned",
+        align: Method = "none",
+        crop: CropNode = None,
+        finder: FinderNode = None,
+        crop_cache: str | None = None,
     ) -> None:
         names = tuple(CLASSES if classes is None else classes)
         for name in names:
@@ -81,6 +91,7 @@ class RafDb(FaceDataset):
             subjects_known=False,
             left_out={reason: count for reason, count in left_out.items() if count},
             notes={"images": images},
+            aligner=open_aligner(align, crop, finder, crop_cache, folder, own=False),
         )
 
 

@@ -201,3 +201,12 @@ def _columns(path: Path, columns: list[str]) -> tuple[dict[str, str], list[str]]
             f"{path}: no column 'image', 'path' or 'video'; the columns are: {', '.join(columns)}"
         )
     return used, ignored
+
+
+def read_cells(path: Path) -> pd.DataFrame:
+    """Return the stripped text cells of any table, whatever its columns, rows counted from 0.
+
+    Raises:
+        DataError: it is not readable as a table, or has no rows.
+    """
+    return _read(path).reset_index(drop=True)

@@ -22,7 +22,7 @@ HOW_IT_IS_READ = tuple(
 )
 """Keys of the data section that belong to a model's training, not to the dataset; may differ."""
 
-WHERE_IT_LIES = ("root", "table", "cache")
+WHERE_IT_LIES = ("root", "table", "cache", "crop_cache")
 """Keys that name places; what lies there is compared by ids and labels instead."""
 
 _SHOWN = 3

@@ -2,113 +2,103 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.data.image import resize
 from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError
-from faceaffect.models.loading import answering, read_checkpoint, restore
-from faceaffect.module import AffectModule
+from faceaffect.models.loading import read_checkpoint
+from faceaffect.prediction.predictor import Predictor
 from faceaffect.registry import names_with
 
 FRAMES = 8
 """Frames of a clip that are looked at where a model's own data says nothing."""
 
 
-def load_face(path: Path, image_size: int, frames: int = FRAMES) -> FaceBatch:
-    """Return a face crop, a clip, or a folder of numbered frames as a batch of one.
+def load_face(predictor: Predictor, path: Path, frames: int = FRAMES) -> FaceBatch:
+    """Return the largest face of a picture, a clip, or a folder of frames as a batch of one.
+
+    Frames of a clip without a face are left out.
 
     Args:
+        predictor: finds faces and cuts them out as its model expects them.
         path: what to read.
-        image_size: side in pixels.
         frames: evenly spaced ones of a clip.
 
     Raises:
-        DataError: it is missing or cannot be read.
+        DataError: it is missing, cannot be read, or shows no face.
     """
     if not path.exists():
         raise DataError(f"no picture at {path}")
-    pixels = read_media(path, frames, image_size)
-    pixels = resize(pixels, image_size)
-    pixels = pixels[None] if pixels.ndim == 3 else pixels
-    clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)[None]
-    known = torch.ones(1, clip.shape[1], dtype=torch.bool)
+    pixels = read_media(path, frames)
+    faces = (
+        _faces_of_clip(predictor, path, pixels)
+        if pixels.ndim == 4
+        else [predictor.face_of(pixels, str(path))]
+    )
+    clip = torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2)[None].to(predictor.model.device)
+    known = torch.ones(1, clip.shape[1], dtype=torch.bool, device=clip.device)
     return FaceBatch(id=[str(path)], subject=[str(path)], video=clip, frame_mask=known)
 
 
-def open_model(source: Path, device: str = "auto") -> tuple[AffectModule, int, int]:
-    """Return a trained model on a device, and the image size and frames of a clip of its data.
+def _faces_of_clip(
+    predictor: Predictor, path: Path, frames: NDArray[np.uint8]
+) -> list[NDArray[np.uint8]]:
+    found = [predictor.largest_face(frame) for frame in frames]
+    faces = [face for face in found if face is not None]
+    if not faces:
+        raise DataError(f"{path}: no face was found in {len(found)} frames; {_NO_FACE}")
+    return faces
+
+
+_NO_FACE = "--crop none takes each as a face crop"
+
+
+def frames_of(source: Path) -> int:
+    """Return how many frames of a clip the data of a trained model takes.
 
     Args:
         source: a run folder or a checkpoint.
-        device: ``auto`` takes a GPU if there is one; else a device of torch: ``cpu``, ``cuda:1``.
-
-    Raises:
-        CheckpointError: the checkpoint is missing or damaged.
-        RecipeError: there is no such device.
     """
-    checkpoint = read_checkpoint(source)
-    recipe = checkpoint["faceaffect"]["recipe"] or {"sections": {"data": {}}}
+    recipe = read_checkpoint(source)["faceaffect"]["recipe"] or {"sections": {"data": {}}}
     data = recipe["sections"]["data"]
     nodes = [data, *(node for node in data.get("sources", []) if isinstance(node, dict))]
-    frames = next((int(node["frames"]) for node in nodes if "frames" in node), FRAMES)
-    # No bar of reading the weights: only the answer is wanted.
+    return next((int(node["frames"]) for node in nodes if "frames" in node), FRAMES)
+
+
+def quiet() -> None:
+    """Show no bar of reading weights: only the answer is wanted."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = answering(restore(checkpoint, source))
-    return model.to(find_device(device)), int(data.get("image_size", 112)), frames
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device of torch by its name; ``auto`` is a GPU if there is one.
-
-    Raises:
-        RecipeError: there is no such device.
-    """
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if found is None else found
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except Exception as error:  # torch has one of its own for each kind of absence
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"--device {name}: not usable here: {reason}") from None
-    return device
 
 
 def ask(
-    model: AffectModule,
+    predictor: Predictor,
     path: Path,
     question: str | None,
     *,
-    image_size: int,
     frames: int = FRAMES,
     stream: bool = True,
 ) -> str:
     """Return a model's answer about a picture, and print it word by word as it comes.
 
     Args:
-        model: one that answers in words.
-        path: a face crop, a clip or a folder of frames.
+        predictor: with a model that answers in words.
+        path: a picture, a clip or a folder of frames.
         question: None asks for a description.
-        image_size: side in pixels that the model was trained at.
         frames: evenly spaced ones of a clip.
         stream: print while the model speaks.
 
     Raises:
         RecipeError: the model does not answer in words.
-        DataError: the picture cannot be read.
+        DataError: the picture cannot be read, or shows no face.
     """
-    describe = getattr(model, "describe", None)
+    describe = getattr(predictor.model, "describe", None)
     if describe is None:
         others = ", ".join(names_with("models", "describe"))
-        raise RecipeError(
-            f"{type(model).__name__} gives no answers in words; models that do: {others}"
-        )
-    batch = load_face(path, image_size, frames)
-    batch["video"] = batch["video"].to(model.device)
-    batch["frame_mask"] = batch["frame_mask"].to(model.device)
-    (answer,) = describe(batch, question, stream=stream)
+        kind = type(predictor.model).__name__
+        raise RecipeError(f"{kind} gives no answers in words; models that do: {others}")
+    (answer,) = describe(load_face(predictor, path, frames), question, stream=stream)
     return str(answer)

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 import faceaffect
+from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.truth import truth_table
 from faceaffect.errors import DataError, FaceAffectError, RecipeError
@@ -310,6 +311,9 @@ def _add_spoken(model: dict[str, Any], runs: Sequence[Path]) -> None:
             model["per_seed"][name] = [metrics.get(name) for metrics in stored]
 
 
+_NO_TRAINING = dict.fromkeys(("training_seconds", "training_device", "checkpoint_bytes"))
+
+
 def _measure(
     entrants: Sequence[Entrant], runs: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -324,6 +328,10 @@ def _measure(
         own = runs[entrant.name]
         checkpoint = own[0] / "checkpoints" / "best.ckpt"
         size = agreement.full_section(entrant.recipes[0]["data"])["image_size"]
+        if not registry.get("models", entrant.recipes[0]["model"]["name"]).has_cost:
+            warnings.append(f"{entrant.name}: its answers were made elsewhere, at an unknown cost")
+            costs[entrant.name] = {**measuring.EMPTY, **_NO_TRAINING}
+            continue
         try:
             cost = measuring.measure_alone(checkpoint, size, device)
         except Exception as error:
@@ -335,7 +343,7 @@ def _measure(
             "training_device": trained[0]["device"],
             "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
         }
-    devices = sorted({cost["training_device"] for cost in costs.values()})
+    devices = sorted({cost["training_device"] for cost in costs.values()} - {None})
     if len(devices) > 1:
         warnings.append(f"training times were taken on different devices: {'; '.join(devices)}")
     return costs, warnings

@@ -15,7 +15,6 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch, as_clips
-from faceaffect.data.image import read_image, resize
 from faceaffect.errors import FaceAffectError, unknown
 from faceaffect.module import AffectModule
 from faceaffect.networks.backbones import Backbone
@@ -29,16 +28,17 @@ def explain(
     files: Sequence[Path],
     folder: Path,
     *,
-    image_size: int,
+    read: Callable[[Path], NDArray[np.uint8]],
     targets: Sequence[str] | None = None,
 ) -> list[Path]:
     """Save one picture per image file: the face, and over it what speaks for each answer.
 
     Args:
         model: on its device.
-        files: face crops, as the model was trained on.
+        files: pictures.
         folder: made if it is not there.
-        image_size: side in pixels to which faces are brought, that of the training.
+        read: returns the face in a picture (S, S, 3) uint8 RGB, cut out as the model was trained:
+            :meth:`.Predictor.face_in`.
         targets: names such as ``AU12``, ``happiness`` or ``valence``; None: the AUs and the
             expression that the model sees in each image.
 
@@ -55,7 +55,7 @@ def explain(
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[Path] = []
     for file in track(files, "Grad-CAM", transient=True):
-        face = resize(read_image(file), image_size)
+        face = read(file)
         answers = dict(zip(names, _answer(model, face), strict=True))
         chosen = list(targets) if targets else noticed(answers, model.schema)
         maps = grad_cam(model, face, [names.index(name) for name in chosen])

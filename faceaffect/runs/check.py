@@ -20,6 +20,11 @@ def check(recipe: Recipe) -> None:
     console.print(split_table(data))
     for reason, count in data.dataset.left_out.items():
         console.print(f"left out: {count} ({reason})")
+    if not data.dataset.crop:
+        seen = data.look(100)
+        console.print(f"faces found in {seen.faces} of {seen.pictures} pictures looked at")
+        if seen.words():
+            console.print(seen.words(), markup=False)
     side = "val" if len(data.split.val) else "test"
     batch = next(iter(data.val_dataloader() if side == "val" else data.test_dataloader()))
     shape = tuple(batch["video" if "video" in batch else "image"].shape)

@@ -75,7 +75,8 @@ def write_result(
             "n": len(predictions),
             "metrics": predictions.metrics(),
             "baselines": trivial_baselines(scored, statistics, predictions.batch()),
-            "cost": cost.measure(model, data.image_size, data.batch_size) | spent,
+            "unanswered": predictions.unanswered(),
+            "cost": _cost(model, data) | spent,
         }
         table = result_table(
             f"{recipe.name}: {len(predictions)} test samples",
@@ -97,6 +98,8 @@ def write_result(
     }
     write_atomically(folder / RESULT, json.dumps(plain(result), indent=2, allow_nan=False))
     console.print(table)
+    if result.get("unanswered"):
+        console.print(f"{result['unanswered']} samples have no answer, which counts as wrong")
     if skipped:
         console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
     console.print(f"written to {folder}")
@@ -109,6 +112,13 @@ def _precision(recipe: Recipe, model: FaceModule) -> dict[str, Any]:
     if "muon" in recipe["optim"].get("name", ""):
         found["iterations of Muon"] = str(muon_dtype(model.device)).removeprefix("torch.")
     return found
+
+
+def _cost(model: AffectModule, data: FaceDataModule) -> dict[str, Any]:
+    """Return what a model costs; of one that computes nothing here that is unknown."""
+    if model.has_cost:
+        return cost.measure(model, data.image_size, data.batch_size)
+    return {"device": None, "training_seconds": None}
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from faceaffect.models.loading import answering, create_model, read_checkpoint, 
 from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import Optim
 from faceaffect.progress import console, progress
-from faceaffect.recipe import Recipe, resolve
+from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
 from faceaffect.runs import cost
 from faceaffect.runs.folder import (
     WholeCheckpoints,
@@ -97,6 +97,11 @@ def _fit_and_test(
     console.print(_headline(recipe, data, model, trainer))
     with warnings.catch_warnings():
         _quiet()
+        if not model.needs_training:
+            trainer.test(model, datamodule=data, verbose=False)
+            trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt", weights_only=True)
+            write_result(folder, recipe, data, model, trainer, {}, brief=brief)
+            return
         trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
@@ -119,12 +124,14 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
     The data is that of the model's own recipe, changed by the overrides.
 
     Args:
-        source: a run folder or a checkpoint.
+        source: a run folder or a checkpoint, or a recipe of a model that is not trained.
         overrides: ``key=value``; another ``data.name`` replaces the whole data section.
 
     Raises:
         FaceAffectError: the checkpoint, an override or the data is wrong.
     """
+    if is_recipe(str(source)):
+        return _test_recipe(load_recipe(str(source), overrides))
     model, data, recipe = _reopen(source, overrides)
     folder = _test_folder(Path(source), recipe)
     try:
@@ -140,6 +147,21 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
     finally:
         os.environ.pop(_RUN, None)
     return folder
+
+
+def is_recipe(source: str) -> bool:
+    """Return whether a word names a recipe, not a run or a checkpoint."""
+    return source in list_recipes() or Path(source).suffix in (".yaml", ".yml")
+
+
+def _test_recipe(recipe: Recipe) -> Path:
+    name = recipe["model"]["name"]
+    if getattr(registry.get("models", name, "model.name"), "needs_training", True):
+        raise RecipeError(
+            f"{recipe.name}: the model '{name}' has to be trained before it is tested: "
+            f"faceaffect train {recipe.name}"
+        )
+    return train(recipe)
 
 
 def reopen(

@@ -118,6 +118,11 @@ class Predictions:
         """Return the predictions of all samples, as a model's ``predict`` gives them."""
         return {task: torch.cat(value) for task, value in self._answer.items() if value}
 
+    def unanswered(self) -> int:
+        """Return how many samples have no answer at all: NaN everywhere."""
+        answers = [value.isnan().all(1) for value in self.answers().values()]
+        return int(torch.stack(answers).all(0).sum()) if answers else 0
+
     def metrics(self) -> dict[str, float]:
         """Return the pooled metrics, see :class:`~faceaffect.scores.metrics.TaskMetrics`.
 

@@ -9,6 +9,7 @@ from faceaffect.data.bp4d import BENCHMARK_AUS, PARTS, Bp4d
 from faceaffect.data.protocols import ThreeFold
 from faceaffect.errors import DataError
 from faces import face, write_clip, write_image
+from finders import Told
 from trees.bp4d import CODED, NUMBERS, PEOPLE, TASKS, write_images, write_labels
 
 
@@ -147,8 +148,8 @@ def test_a_face_that_cannot_be_found_is_skipped_and_counted(root: Path) -> None:
     eyes = np.zeros((68, 2), np.float32)
     eyes[[36, 39, 42, 45]] = [[10, 15], [16, 15], [24, 15], [30, 15]]
     eyes[[27, 28, 29, 30, 33]] = [[20, 15], [20, 18], [20, 21], [20, 24], [20, 27]]
-    data.dataset.frames.aligner.detector = lambda image: (  # type: ignore[attr-defined]
-        None if abs(image.mean() - dark) < 0.5 else eyes
+    data.dataset.frames.aligner.finder = Told(  # type: ignore[attr-defined]
+        lambda image: None if abs(image.mean() - dark) < 0.5 else eyes
     )
     data.prepare_data()
     batches = list(data.test_dataloader())
@@ -158,4 +159,4 @@ def test_a_face_that_cannot_be_found_is_skipped_and_counted(root: Path) -> None:
     crops = data.dataset.notes["crops"]
     assert (crops["landmarks"], crops["missing"]) == (0, 0)
     assert crops["failed"] >= len(data.skipped)
-    assert crops["face_alignment"] == 24 - crops["failed"]
+    assert crops["finder"] == 24 - crops["failed"]

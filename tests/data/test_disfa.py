@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from faceaffect.data.align import _TEMPLATE
 from faceaffect.data.base import FaceDataModule, create_data
-from faceaffect.data.detector import FaceAlignmentDetector
 from faceaffect.data.disfa import AUS, BENCHMARK_AUS, PARTS, Disfa
+from faceaffect.data.faces.crop import _TEMPLATE
+from faceaffect.data.faces.mtcnn import Mtcnn
 from faceaffect.data.protocols import ThreeFold
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.recipe import resolve
 from faceaffect.runs.train import train
 from faces import face, write_clip, write_image
+from finders import Told
 from trees.disfa import FRAMES, PEOPLE, SIZE, intensity, write_frames, write_labels
 
 
@@ -91,7 +92,7 @@ def test_every_nth_frame(frames: Path) -> None:
 
 
 def test_videos_are_cropped_by_the_datasets_landmarks_once(videos: Path) -> None:
-    data = Disfa(str(videos), crop_size=64)
+    data = Disfa(str(videos), crop={"size": 64})
     data.prepare()
     crops = sorted((videos / "faceaffect_crops").rglob("*.jpg"))
     assert len(crops) == 3 * FRAMES
@@ -134,7 +135,7 @@ def test_a_face_that_cannot_be_found_is_skipped_and_counted(videos: Path) -> Non
         file.unlink()
     data = FaceDataModule(Disfa(str(videos)), protocol={"name": "three_fold", "fold": 2})
     assert isinstance(data.dataset, Disfa)
-    data.dataset.frames.aligner.detector = lambda image: None
+    data.dataset.frames.aligner.finder = Told(lambda image: None)
     data.prepare_data()
     ids = [name for batch in data.test_dataloader() for name in batch["id"]]
     assert len(ids) == FRAMES - 2
@@ -154,26 +155,27 @@ def test_the_notes_count_the_crops_by_how_they_were_made(videos: Path) -> None:
     hide_from_disfa(videos)
     found = [None, np.vstack([points(), points()[:2]])]
     for align, expected in (
-        ("auto", {"landmarks": 15, "face_alignment": 1, "failed": 1, "missing": 1}),
-        ("landmarks", {"landmarks": 15, "face_alignment": 0, "failed": 0, "missing": 3}),
+        ("auto", {"landmarks": 15, "finder": 1, "failed": 1, "missing": 1}),
+        ("landmarks", {"landmarks": 15, "finder": 0, "failed": 0, "missing": 3}),
     ):
         data = Disfa(str(videos), align=align)
         assert "crops" not in data.notes  # not known yet, nor part of what a run is made of
-        data.frames.aligner.detector = lambda image: found.pop()
+        data.frames.aligner.finder = Told(lambda image: found.pop())
         data.prepare()
         assert data.notes["crops"] == expected
         assert data.notes["crop"]["method"] == align
     again = Disfa(str(videos))
+    again.frames.aligner.finder = Told(lambda image: found.pop())
     again.prepare()
-    assert again.notes["crops"]["face_alignment"] == 1
+    assert again.notes["crops"]["finder"] == 1
 
 
 def test_the_result_of_a_run_and_the_notes_of_a_mixture_count_the_crops(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_from_disfa(videos)
-    monkeypatch.setattr(FaceAlignmentDetector, "__call__", lambda self, image: None)
-    expected = {"landmarks": 15, "face_alignment": 0, "failed": 2, "missing": 1}
+    monkeypatch.setattr(Mtcnn, "find", lambda self, images: [[] for _ in images])
+    expected = {"landmarks": 15, "finder": 0, "failed": 2, "missing": 1}
     protocol = {"name": "three_fold", "fold": 1, "selection": "test"}
     source = {"name": "disfa", "root": str(videos)}
     sections = {

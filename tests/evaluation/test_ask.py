@@ -14,6 +14,7 @@ from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
 from faceaffect.evaluation import ask as asking
 from faceaffect.models.emo_llama import EmoLlama
+from faceaffect.prediction.predictor import Predictor
 from faces import face, write_clip, write_image
 
 SMALL = {
@@ -76,12 +77,12 @@ class Pieces:
 def test_an_answer_comes_in_pieces(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, size, frames = asking.open_model(run, "cpu")
-    assert (size, frames) == (64, 3)
+    predictor = Predictor(run, device="cpu", crop="none")
+    assert (predictor.image_size, asking.frames_of(run)) == (64, 3)
     picture = write_image(tmp_path / "face.png", face())
     terminal = Pieces()
     monkeypatch.setattr(sys, "stdout", terminal)
-    answer = asking.ask(model, picture, "Well?", image_size=size, frames=frames)
+    answer = asking.ask(predictor, picture, "Well?")
     monkeypatch.undo()
     assert "".join(terminal.written).strip() == answer
     assert sum(1 for text in terminal.written if text.strip()) > 1
@@ -93,7 +94,7 @@ def test_pictures_clips_and_folders_of_frames(
     picture = write_image(tmp_path / "face.png", face())
     clip, folder = write_clip(tmp_path / "clip.mp4"), write_clip(tmp_path / "frames")
     for path, frames in ((picture, 1), (clip, 3), (folder, 3)):  # as many as the run's data takes
-        assert main(["ask", str(run), str(path), "--device", "cpu"]) == 0
+        assert main(["ask", str(run), str(path), "--device", "cpu", "--crop", "none"]) == 0
         assert capsys.readouterr().out.strip()
         assert seen.pop()["video"].shape == (1, frames, 3, 64, 64)
 
@@ -106,6 +107,7 @@ def test_what_cannot_be_asked_is_named(
     for words, says in (
         ([str(run), str(tmp_path / "none.png")], "no picture at"),
         ([str(run), str(tmp_path / "broken.png")], "broken.png"),
+        ([str(run), str(picture)], "no face was found; --crop none"),
         (["/no/run", str(picture)], "no run folder or checkpoint at /no/run"),
         ([str(run), str(picture), "--device", "abacus"], "--device abacus: not usable here"),
     ):
@@ -120,12 +122,13 @@ def test_frames_of_a_mixture_are_those_of_its_clips(
     sources = [{"name": "rafdb"}, {"name": "dfew", "frames": 16}, "disfa"]
     stored["faceaffect"]["recipe"]["sections"]["data"] = {"name": "mixture", "sources": sources}
     monkeypatch.setattr(asking, "read_checkpoint", lambda _: stored)
-    assert asking.open_model(run, "cpu")[1:] == (112, 16)
+    assert asking.frames_of(run) == 16
 
 
 def test_the_terminal_shows_the_answer_alone(run: Path, tmp_path: Path) -> None:
     picture = write_image(tmp_path / "face.png", face())
     command = [sys.executable, "-m", "faceaffect.cli", "ask", str(run), str(picture), "Well?"]
+    command += ["--crop", "none"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip()
     assert "Warning" not in done.stderr

@@ -10,6 +10,7 @@ from emo_tiny import arguments, save_tokenizer
 from faceaffect import AffectModule, LabelSchema, create_model
 from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
+from faceaffect.data.image import read_image, resize
 from faceaffect.errors import FaceAffectError
 from faceaffect.evaluation.explain import answer_names, explain, grad_cam, noticed
 from faces import face as drawn_face
@@ -24,6 +25,11 @@ MODELS = {
     "sacl": ("sacl", {"backbone": "test_vit", "width": 8, "rank": 2}),
     "gimefive": ("gimefive", {}),
 }
+
+
+def whole(file: Path) -> np.ndarray:
+    """Take a picture as a face crop."""
+    return resize(read_image(file), 48)
 
 
 class Corner(AffectModule):
@@ -64,7 +70,7 @@ def test_every_kind_of_backbone(kind: str, tmp_path: Path) -> None:
     files = [tmp_path / "a.png", tmp_path / "other" / "a.png"]
     for file, face in zip(files, faces, strict=True):
         Image.fromarray(face).save(file)
-    pictures = explain(model, files, tmp_path / "out", image_size=48, targets=["AU12", "valence"])
+    pictures = explain(model, files, tmp_path / "out", read=whole, targets=["AU12", "valence"])
     assert [p.name for p in pictures] == ["a.png", "a_1.png"]
     for picture in pictures:
         height, width = np.asarray(Image.open(picture)).shape[:2]
@@ -90,9 +96,9 @@ def test_answers_that_are_shown_by_default() -> None:
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     model = create_model("gimefive", SCHEMA)
     with pytest.raises(FaceAffectError, match="did you mean 'happiness'"):
-        explain(model, [tmp_path / "a.png"], tmp_path, image_size=48, targets=["hapiness"])
+        explain(model, [tmp_path / "a.png"], tmp_path, read=whole, targets=["hapiness"])
     with pytest.raises(FaceAffectError, match=r"a\.png"):
-        explain(model, [tmp_path / "a.png"], tmp_path, image_size=48)
+        explain(model, [tmp_path / "a.png"], tmp_path, read=whole)
 
     class Shut(Corner):
         def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
@@ -138,7 +144,7 @@ output: {tmp_path}
     (run,) = map(str, (tmp_path / "tiny").iterdir())
     image = str(write_image(tmp_path / "me.png", drawn_face()))
     out = tmp_path / "out"
-    argv = ["explain", run, image, "--target", "AU12", "--folder", str(out)]
+    argv = ["explain", run, image, "--target", "AU12", "--folder", str(out), "--crop", "none"]
     capsys.readouterr()
     assert main(argv) == 0
     assert capsys.readouterr().out.split() == [str(out / "me.png")]

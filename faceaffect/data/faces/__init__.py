@@ -1,0 +1,1 @@
+"""Faces in pictures: found, cut out as a model expects them, followed through a video."""

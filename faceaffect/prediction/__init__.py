@@ -1,0 +1,1 @@
+"""From raw pictures and videos to answers: read, find, crop, track, predict, show."""
