@@ -150,3 +150,21 @@ def choose_dtype(asked: str, where: str) -> torch.dtype:
     if dtype == torch.bfloat16 and best == torch.float32:
         warn_emulated(where, "bfloat16", why, "float32")
     return dtype
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device of torch by its name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        RecipeError: there is no such device.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if found is None else found
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except Exception as error:  # torch has one of its own for each kind of absence
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"--device {name}: not usable here: {reason}") from None
+    return device

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from faceaffect.data.faces.finder import Frame
-from faceaffect.prediction.predictor import Answered
+from faceaffect.prediction.seen import Answered
 from faceaffect.schema import LabelSchema
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom

@@ -7,8 +7,8 @@ from faceaffect.data.faces.finder import Frame
 from faceaffect.errors import DataError
 from faceaffect.prediction.draw import draw, hide
 from faceaffect.prediction.film import Film
-from faceaffect.prediction.predictor import Answered, Seen
 from faceaffect.prediction.reading import Ended
+from faceaffect.prediction.seen import Answered, Seen
 from faceaffect.prediction.timeline import Timeline
 from faceaffect.schema import LabelSchema
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,12 @@ from faceaffect.data.faces.finder import Face, FaceFinder, Frame
 from faceaffect.data.faces.tracks import Smoother, Tracker
 from faceaffect.data.image import read_image, resize
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.hardware import find_device
 from faceaffect.models.loading import answering, load_model
 from faceaffect.module import AffectModule
 from faceaffect.prediction.inputs import find_inputs
 from faceaffect.prediction.reading import Ended, Shot, read_inputs
+from faceaffect.prediction.seen import PLACES, Answered, Seen
 from faceaffect.schema import VA_NAMES, LabelSchema
 
 Cropping = Literal["trained", "landmarks", "tight", "none"]
@@ -31,50 +33,6 @@ IMAGE_SIZE = 112
 """Side in pixels of the faces for a model that does not say which it was trained on."""
 
 _TOGETHER_BYTES = 200_000_000  # of pictures that are looked at together
-_PLACES = ("input", "frame", "time", "face", "track", "x", "y", "w", "h", "score")
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A face and what the model says of it.
-
-    Attributes:
-        face: where it is.
-        track: the person's number in a video; None in a picture.
-        answers: name to probability (AUs, expressions) or value in [-1, 1] (valence, arousal).
-        text: words of a model that answers in words.
-    """
-
-    face: Face
-    track: int | None
-    answers: dict[str, float]
-    text: str | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A picture or frame that was looked at.
-
-    Attributes:
-        shot: the picture and where it comes from.
-        faces: largest first; None for a frame that is only there to be shown.
-    """
-
-    shot: Shot
-    faces: list[Answered] | None
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return a row a face; one without a face where there is none."""
-        if self.faces is None:
-            return []
-        place = {"input": self.shot.name, "frame": self.shot.frame, "time": self.shot.time}
-        return [place | _row(n, face) for n, face in enumerate(self.faces, 1)] or [place]
-
-
-def _row(number: int, found: Answered) -> dict[str, Any]:
-    box = dict(zip("xywh", found.face.box, strict=True))
-    row = {"face": number, "track": found.track, **box, "score": found.face.score, **found.answers}
-    return row if found.text is None else row | {"text": found.text}
 
 
 class State:
@@ -161,7 +119,7 @@ class Predictor:
     def columns(self) -> list[str]:
         """The columns of a table of answers, in order."""
         va = VA_NAMES if self.schema.valence_arousal else ()
-        names = [*_PLACES, *self.schema.au_names, *self.schema.expressions, *va]
+        names = [*PLACES, *self.schema.au_names, *self.schema.expressions, *va]
         return [*names, "text"] if self.speaks else names
 
     @property
@@ -358,7 +316,7 @@ class Predictor:
         state: State,
     ) -> list[Answered]:
         """Give persons of a video their numbers and smooth the answers about them."""
-        names = self.columns[len(_PLACES) :]
+        names = self.columns[len(PLACES) :]
         tracks: list[int | None] = [None] * len(found)
         if shot.time is not None:
             faces = [face for face, _, _ in found]
@@ -388,24 +346,6 @@ class Predictor:
 
 def _is_there(face: Face) -> bool:
     return bool(np.isfinite(face.box).all()) and min(face.box[2:]) >= 1
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device of torch by its name; ``auto`` is a GPU if there is one.
-
-    Raises:
-        RecipeError: there is no such device.
-    """
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if found is None else found
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except Exception as error:  # torch has one of its own for each kind of absence
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"--device {name}: not usable here: {reason}") from None
-    return device
 
 
 def _finder(finder: str | dict[str, Any] | FaceFinder, device: str) -> FaceFinder:

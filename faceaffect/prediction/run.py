@@ -13,8 +13,9 @@ from faceaffect.networks.weights import fingerprint
 from faceaffect.prediction.bar import Bar
 from faceaffect.prediction.inputs import Input
 from faceaffect.prediction.overlay import Overlay
-from faceaffect.prediction.predictor import Predictor, Seen, State
+from faceaffect.prediction.predictor import Predictor, State
 from faceaffect.prediction.reading import Ended, read_inputs
+from faceaffect.prediction.seen import Seen
 from faceaffect.prediction.table import Table
 from faceaffect.progress import console
 

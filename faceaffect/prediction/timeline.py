@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from faceaffect.prediction.predictor import Answered
+from faceaffect.prediction.seen import Answered
 from faceaffect.schema import VA_NAMES, LabelSchema
 
 _POINTS = 2000  # kept of a track; beyond, every second one goes

@@ -12,8 +12,8 @@ from faceaffect.data.video import read_frames
 from faceaffect.prediction.draw import draw, hide
 from faceaffect.prediction.film import Film
 from faceaffect.prediction.overlay import Overlay
-from faceaffect.prediction.predictor import Answered, Seen
 from faceaffect.prediction.reading import Ended, Shot
+from faceaffect.prediction.seen import Answered, Seen
 from faceaffect.prediction.timeline import Timeline
 from faceaffect.registry import TABLES
 from faceaffect.schema import LabelSchema
