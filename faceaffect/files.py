@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -14,11 +16,30 @@ from faceaffect.errors import DataError
 Record = TypeVar("Record")
 
 
+@contextmanager
+def replacing(path: Path, *, alone: bool = True) -> Iterator[Path]:
+    """Yield a file beside a path, to write to; it takes the path's place if nothing goes wrong.
+
+    So what is at the path is there whole or not at all.
+
+    Args:
+        path: the file that is wanted.
+        alone: nobody else writes it, so that what a killed process left is written over; else each
+            writer has a file of its own, and the last one wins.
+    """
+    own = "" if alone else f".{os.getpid()}-{threading.get_ident()}"
+    part = path.with_name(f"{path.name}{own}.part")
+    try:
+        yield part
+        os.replace(part, path)  # noqa: PTH105
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is either there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def read_json(text: str | bytes) -> Any:

@@ -1,7 +1,5 @@
 """Writing the frames of a video to disk once, so that training reads them in any order."""
 
-import os
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +11,7 @@ from rich.progress import track
 
 from faceaffect.data.video import open_video
 from faceaffect.errors import DataError
+from faceaffect.files import replacing
 
 Frame = NDArray[np.uint8]
 
@@ -96,12 +95,8 @@ def encode_jpeg(image: Frame, quality: int = 95) -> bytes:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that other processes see whole or not at all; the last writer wins."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
+    with replacing(path, alone=False) as part:
         part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _names(folder: Path, index: int) -> set[str]:

@@ -1,1 +1,1 @@
-"""What is done with answers: pooled predictions, cost, statistics, pictures, reports."""
+"""What is done with answers: comparisons, statistics, cross-validation, pictures, reports."""

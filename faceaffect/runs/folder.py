@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import labels_of
 from faceaffect.errors import RecipeError
-from faceaffect.files import write_atomically
+from faceaffect.files import replacing, write_atomically
 from faceaffect.module import FaceModule
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
@@ -182,9 +181,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a checkpoint; ``storage_options`` are not used."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        torch.save(checkpoint, part)
-        os.replace(part, path)  # noqa: PTH105
+        with replacing(path) as part:
+            torch.save(checkpoint, part)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

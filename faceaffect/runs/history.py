@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from faceaffect.files import write_atomically
+from faceaffect.files import replacing, write_atomically
 from faceaffect.recipe import Recipe
 from faceaffect.runs.space import Space
 from faceaffect.runs.study import AS_IT_STANDS, FAILURE, complete, finished
@@ -98,9 +98,8 @@ def write_plot(file: Path, study: optuna.Study, space: Space) -> None:
         _draw_key(axis, key, points, space)
     for axis in axes[1 + len(keys) :]:
         axis.set_axis_off()
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png", dpi=120)
-    part.replace(file)
+    with replacing(file) as part:
+        figure.savefig(part, format="png", dpi=120)
 
 
 def _reached(trial: FrozenTrial) -> float:

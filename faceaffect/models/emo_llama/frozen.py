@@ -1,8 +1,6 @@
 """What the frozen networks see in a batch, computed once and kept on disk if asked for."""
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
+from faceaffect.files import replacing
 from faceaffect.models.emo_llama.priors import FacePrior, FacePriorNet
 from faceaffect.models.emo_llama.tower import HuggingFaceTower, TimmTower
 
@@ -70,13 +69,8 @@ class FeatureCache:
     def write(self, path: Path, features: dict[str, Tensor]) -> None:
         """Write a file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        try:
+        with replacing(path, alone=False) as part:
             save_file({name: value.cpu().contiguous() for name, value in features.items()}, part)
-            Path(part).replace(path)
-        finally:
-            Path(part).unlink(missing_ok=True)
 
 
 class FrozenFaces(nn.Module):
