@@ -18,7 +18,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Arguments that make a model small; a model without an entry is built with its defaults."""
 
-AFFECT = [name for name in TABLES["models"] if issubclass(get("models", name), AffectModule)]
+MODELS = {name: get("models", name) for name in TABLES["models"]}
+AFFECT = [n for n, m in MODELS.items() if issubclass(m, AffectModule) and m.needs_training]
 SCHEMAS = [
     FULL,
     LabelSchema(aus=(1, 2, 12)),
