@@ -28,6 +28,8 @@ from faceaffect.data.synthetic import SyntheticFaces
 from faceaffect.prediction.predictor import Predictor
 from faceaffect.runs.cost import device_name
 
+RATE = 5  # frames a second of the films: fewer to encode, as long to look through
+
 
 def scene(faces: list[np.ndarray], size: tuple[int, int], shift: int = 0) -> np.ndarray:
     height, width = size
@@ -50,10 +52,10 @@ def write_pictures(folder: Path, faces: list[np.ndarray], count: int) -> list[Pa
 
 def write_film(path: Path, faces: list[np.ndarray], seconds: float) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
         shots = [scene(faces[:2], (1080, 1920), 4 * n) for n in range(50)]
-        for n in range(round(25 * seconds)):
+        for n in range(round(RATE * seconds)):
             frame = av.VideoFrame.from_ndarray(shots[n % 50], format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

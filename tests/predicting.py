@@ -34,17 +34,24 @@ class Corners(AffectModule):
         return {"au": torch.stack(corners[:2], 1), "expression": shares, "va": va}
 
 
-def model(crop: Crop | None = None, size: int = 32) -> AffectModule:
+class Speaking(Corners):
+    """Says in words how bright a face is."""
+
+    def describe(self, batch: FaceBatch, question: str | None = None) -> list[str]:
+        return [f"{clip.float().mean():.0f} bright" for clip in batch["video"]]
+
+
+def model(crop: Crop | None = None, size: int = 32, kind: type[Corners] = Corners) -> AffectModule:
     """Return a model that answers everything."""
-    made = Corners(SCHEMA)
+    made = kind(SCHEMA)
     made.crop, made.image_size = crop or Crop("tight", 40, margin=0.0), size
     return made.eval()
 
 
-def write_model(path: Path, crop: Crop | None = None) -> Path:
+def write_model(path: Path, crop: Crop | None = None, kind: type[Corners] = Corners) -> Path:
     """Write the checkpoint of such a model."""
     registry.TABLES["models"]["corners"] = f"{Corners.__module__}:Corners"
-    made = model(crop)
+    made = model(crop, kind=kind)
     stored = {"state_dict": made.state_dict(), "hyper_parameters": dict(made.hparams)}
     made.on_save_checkpoint(stored)
     path.parent.mkdir(parents=True, exist_ok=True)

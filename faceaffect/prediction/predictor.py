@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from faceaffect.components import create
-from faceaffect.data.batch import FaceBatch
+from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.data.faces.crop import Crop, cut
 from faceaffect.data.faces.finder import Face, FaceFinder, Frame
 from faceaffect.data.faces.tracks import Smoother, Tracker
@@ -305,9 +305,13 @@ class Predictor:
         """
         image = torch.from_numpy(faces).permute(0, 3, 1, 2).contiguous().to(self.model.device)
         names = [f"face {n}" for n in range(len(faces))]
-        _, answers = self.model.answer(FaceBatch(image=image, id=names, subject=names))
+        batch = FaceBatch(image=image, id=names, subject=names)
+        _, answers = self.model.answer(batch)
+        texts = answers.get("text")
+        if texts is None and self.speaks:
+            texts = self.model.describe(as_clips(batch))
         parts = [answers[task].double().cpu().numpy() for task in self.schema.tasks]
-        return np.concatenate(parts, 1), list(answers.get("text", [None] * len(faces)))
+        return np.concatenate(parts, 1), list(texts or [None] * len(faces))
 
     def _follow(
         self,

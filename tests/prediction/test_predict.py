@@ -24,7 +24,7 @@ from faceaffect.prediction.predictor import Predictor
 from faceaffect.prediction.reading import Ended, Shot, read_inputs
 from faceaffect.registry import TABLES
 from finders import Bright
-from predicting import ANSWERS, SCHEMA, model, scene, write_film, write_model, write_scene
+from predicting import ANSWERS, SCHEMA, Speaking, model, scene, write_film, write_model, write_scene
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +176,19 @@ def test_forms_of_the_table(checkpoint: Path, tmp_path: Path) -> None:
     parquet = pd.read_parquet(tmp_path / "t.parquet")
     assert parquet["face"].tolist()[1:] == [1, 2]
     pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
+
+
+def test_a_model_that_speaks_writes_lines_of_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLES["models"], "speaking", "predicting:Speaking")
+    write_scene(tmp_path / "a.png", (10, 10, 30), (60, 20, 40))
+    monkeypatch.chdir(tmp_path)
+    path = write_model(tmp_path / "m.ckpt", kind=Speaking)
+    assert main(["predict", str(path), "a.png", "--finder", "bright", "--device", "cpu"]) == 0
+    lines = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    assert [line["text"][-8:] for line in lines] == ["7 bright", "5 bright"]
+    assert all(set(ANSWERS) < set(line) for line in lines)
 
 
 def test_wrong_words_on_the_command_line(
