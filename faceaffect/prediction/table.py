@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from faceaffect.data.extract import write_atomic
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.files import write_atomically
 
 FORMS = (".csv", ".parquet", ".jsonl")
 """Endings that say in which form a table is written."""
@@ -74,7 +74,7 @@ class Table:
         """Note that the rows so far are good, and from where to go on."""
         self._file.flush()
         note = {"run": self._key, "bytes": self._file.tell(), "state": state}
-        write_atomic(self._note, json.dumps(note).encode())
+        write_atomically(self._note, json.dumps(note))
 
     def finish(self) -> None:
         """Move the table to its place."""

@@ -108,7 +108,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
 
     shut = Shut(LabelSchema(aus=(12,)))
     shut.weight = nn.Parameter(torch.ones(1))
-    with pytest.raises(FaceAffectError, match="no gradient .* Grad-CAM cannot say"):
+    with pytest.raises(FaceAffectError, match=r"no gradient .* Grad-CAM cannot say"):
         grad_cam(shut, np.zeros((8, 8, 3), np.uint8), [0])
 
     class Nothing(Corner):
