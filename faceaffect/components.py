@@ -70,8 +70,7 @@ def arguments(
     Raises:
         RecipeError: a key is unknown, a value has the wrong type, or a needed argument is missing.
     """
-    signature = inspect.signature(target).parameters
-    parameters = {key: value for key, value in signature.items() if key not in (given or {})}
+    parameters = {k: v for k, v in named_parameters(target).items() if k not in (given or {})}
     for key in node:
         if key not in parameters:
             near = suggest(str(key), parameters)
@@ -96,6 +95,13 @@ def arguments(
         for mark in getattr(hints.get(key), "__metadata__", ()):
             _check_nested(mark, value, f"{where}.{key}")
     return kwargs
+
+
+def named_parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters that a recipe may name: all but ``*args`` and ``**kwargs``."""
+    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = inspect.signature(target).parameters
+    return {name: value for name, value in found.items() if value.kind not in unnamed}
 
 
 def _check_nested(mark: object, value: Any, where: str) -> None:

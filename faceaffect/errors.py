@@ -50,3 +50,8 @@ def printable(text: str, most: int = 2000) -> str:
     """
     shown = " ".join(text[:most].split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def needs_extra(what: str, package: str, extra: str) -> str:
+    """Return the one wording for a part whose package is installed by an extra of this package."""
+    return f"{what} needs the package {package}: pip install 'faceaffect[{extra}]'"

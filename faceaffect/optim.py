@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.optim import muon as timm_muon
@@ -94,7 +95,7 @@ class Optim:
         """Return what ``configure_optimizers`` returns, for a training of the trainer's length."""
         optimizer = self.optimizer([group for group in groups if group["params"]])
         trainer.fit_loop.setup_data()  # before it, nothing knows how long an epoch is
-        steps = int(trainer.estimated_stepping_batches)
+        steps = total_steps(trainer)
         scheduler = self.scheduler(optimizer, steps, steps_per_epoch(trainer))
         return {
             "optimizer": optimizer,
@@ -125,6 +126,19 @@ def _iterate_as_the_machine_can(optimizer: Optimizer) -> None:
 
     optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
+
+
+def total_steps(trainer: L.Trainer) -> int:
+    """Return the optimiser steps of a training whose data loader is set up.
+
+    Lightning's own estimate takes the accumulation of the moment for that of all epochs.
+    """
+    schedules = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    if not schedules or not trainer.max_epochs or trainer.max_epochs < 0:
+        return int(trainer.estimated_stepping_batches)
+    factors = map(schedules[0].get_accumulate_grad_batches, range(trainer.max_epochs))
+    steps = sum(math.ceil(trainer.num_training_batches / factor) for factor in factors)
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
 def steps_per_epoch(trainer: L.Trainer) -> int:

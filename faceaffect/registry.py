@@ -17,6 +17,8 @@ from faceaffect.errors import RecipeError, unknown
 _TRANSFORMS = "faceaffect.data.transforms"
 _FACES = "faceaffect.data.faces"
 _PROTOCOLS = "faceaffect.data.protocols"
+_CALLBACKS = "faceaffect.runs.callbacks"
+_LOGGERS = "faceaffect.runs.loggers"
 
 TABLES: dict[str, dict[str, str]] = {
     "models": {
@@ -70,20 +72,23 @@ TABLES: dict[str, dict[str, str]] = {
         "random_resized_crop": f"{_TRANSFORMS}:RandomResizedCrop",
     },
     "callbacks": {
-        "early_stopping": "lightning.pytorch.callbacks:EarlyStopping",
+        "early_stopping": f"{_CALLBACKS}:early_stopping",
         "gradient_accumulation": "lightning.pytorch.callbacks:GradientAccumulationScheduler",
         "learning_rate_monitor": "lightning.pytorch.callbacks:LearningRateMonitor",
-        "model_summary": "lightning.pytorch.callbacks:ModelSummary",
-        "stochastic_weight_averaging": "lightning.pytorch.callbacks:StochasticWeightAveraging",
-        "throughput": "lightning.pytorch.callbacks:ThroughputMonitor",
+        "model_summary": "lightning.pytorch.callbacks:RichModelSummary",
+        "throughput": f"{_CALLBACKS}:throughput",
         "timer": "lightning.pytorch.callbacks:Timer",
     },
     "loggers": {
         "csv": "lightning.pytorch.loggers:CSVLogger",
-        "tensorboard": "lightning.pytorch.loggers:TensorBoardLogger",
-        "wandb": "lightning.pytorch.loggers:WandbLogger",
+        "mlflow": f"{_LOGGERS}:mlflow",
+        "tensorboard": f"{_LOGGERS}:tensorboard",
+        "wandb": f"{_LOGGERS}:wandb",
     },
 }
+
+GIVEN_TO_LOGGERS = ("save_dir", "name", "folder")
+"""Arguments that a logger gets from its run, where it takes them; a recipe does not name them."""
 
 
 def as_node(value: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ command runs, not before.
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it must not stop the exit
+        print(f"interrupted{args.goes_on}", file=sys.stderr)
         return 130
     return code
 

@@ -18,6 +18,7 @@ def add_command(
     text: str,
     *,
     imports: bool = True,
+    goes_on: str = "",
 ) -> Parser:
     """Declare a command and return its parser.
 
@@ -27,9 +28,10 @@ def add_command(
         run: what it does; returns the exit code.
         text: one line about it.
         imports: whether it may need components of the user's own.
+        goes_on: how the user can go on after Ctrl-C, which is printed.
     """
     parser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=f"; {goes_on}" if goes_on else "")
     if imports:
         parser.add_argument(
             "--import",

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from faceaffect.cli.arguments import Commands, add_command
@@ -11,7 +10,8 @@ from faceaffect.cli.arguments import Commands, add_command
 def add(commands: Commands) -> None:
     """Declare the command."""
     text = "train what is not trained yet, test all on the same samples, write one report"
-    parser = add_command(commands, "compare", run, text)
+    goes_on = "the same command goes on where it stopped"
+    parser = add_command(commands, "compare", run, text, goes_on=goes_on)
     parser.add_argument(
         "sources",
         nargs="+",
@@ -40,16 +40,12 @@ def run(args: argparse.Namespace) -> int:
             load_recipe(source, args.overrides)
     from faceaffect.evaluation.compare import compare
 
-    try:
-        folder = compare(
-            args.sources,
-            args.overrides,
-            args.seeds,
-            args.folder,
-            faces=args.faces,
-            imports=args.imports or (),
-        )
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    folder = compare(
+        args.sources,
+        args.overrides,
+        args.seeds,
+        args.folder,
+        faces=args.faces,
+        imports=args.imports or (),
+    )
     return 1 if json.loads((folder / "report.json").read_text())["failed"] else 0

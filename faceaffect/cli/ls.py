@@ -6,7 +6,7 @@ from pathlib import Path
 
 from faceaffect.cli.arguments import Commands, add_command
 from faceaffect.errors import RecipeError, unknown
-from faceaffect.registry import TABLES, check_name, get
+from faceaffect.registry import GIVEN_TO_LOGGERS, TABLES, check_name, get
 
 
 def add(commands: Commands) -> None:
@@ -54,6 +54,8 @@ def _first_comment(path: Path) -> str:
 
 def _describe(table: str, name: str) -> str:
     """Return signature and docstring of a registered component."""
+    from faceaffect.components import named_parameters
+
     check_name(table, name)
     target = get(table, name)
     lines = [
@@ -62,8 +64,9 @@ def _describe(table: str, name: str) -> str:
         "",
         "keys and defaults:",
     ]
-    for parameter in inspect.signature(target).parameters.values():
-        if parameter.name == "schema":
+    given = {"models": {"schema"}, "loggers": set(GIVEN_TO_LOGGERS)}.get(table, set())
+    for parameter in named_parameters(target).values():
+        if parameter.name in given:
             continue
         value = "needed" if parameter.default is parameter.empty else repr(parameter.default)
         lines.append(f"  {parameter.name}: {value}")

@@ -8,7 +8,8 @@ from faceaffect.cli.arguments import Commands, add_command, add_recipe
 def add(commands: Commands) -> None:
     """Declare the command."""
     text = "train a recipe's model, choose the best checkpoint, test it"
-    parser = add_command(commands, "train", run, text)
+    goes_on = "the same command with --resume goes on from the last checkpoint"
+    parser = add_command(commands, "train", run, text, goes_on=goes_on)
     add_recipe(parser)
     parser.add_argument(
         "--resume",

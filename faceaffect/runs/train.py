@@ -4,19 +4,17 @@ import logging
 import os
 import shutil
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from faceaffect import hardware, registry
-from faceaffect.components import arguments, create
+from faceaffect.components import arguments, create, named_parameters
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
 from faceaffect.files import write_atomically
@@ -26,6 +24,9 @@ from faceaffect.optim import Optim
 from faceaffect.progress import console, progress
 from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
 from faceaffect.runs import cost
+from faceaffect.runs import loggers as reports
+from faceaffect.runs.callbacks import TrainingClock
+from faceaffect.runs.calls import calling
 from faceaffect.runs.folder import (
     WholeCheckpoints,
     changed,
@@ -86,33 +87,32 @@ def _fit_and_test(
     model: FaceModule,
     brief: bool,
 ) -> None:
-    timer = Timer()
+    clock = TrainingClock()
     try:
-        callbacks = [timer, FrozenFeatures(), *_checkpoints(recipe, folder)]
+        callbacks = [clock, FrozenFeatures(), *_checkpoints(recipe, folder)]
         trainer = _trainer(recipe, folder, callbacks)
+        reports.start(trainer.loggers, recipe.sections)
     except RecipeError:
         if last is None:
             shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
         raise
     console.print(_headline(recipe, data, model, trainer))
-    with warnings.catch_warnings():
-        _quiet()
-        if not model.needs_training:
-            trainer.test(model, datamodule=data, verbose=False)
-            trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt", weights_only=True)
-            write_result(folder, recipe, data, model, trainer, {}, brief=brief)
-            return
-        trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        best = folder / "checkpoints" / "best.ckpt"
+    best = folder / "checkpoints" / "best.ckpt"
+    tested = False
+    try:
+        with calling(trainer):
+            trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
         if not best.exists():
             raise RecipeError(
                 f"{folder}: training ended before an epoch was validated, so there is no "
                 "checkpoint to test; allow at least one epoch (trainer.max_steps, max_epochs)"
             )
-        trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    seconds = {"training_seconds": round(timer.time_elapsed("train"), 1)}
+        with calling(trainer):
+            trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        tested = True
+    finally:
+        reports.finish(trainer.loggers, failed=not tested)
+    seconds = {"training_seconds": round(clock.time_elapsed("train"), 1)}
     chosen = {"choose": _checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
     extra = {"checkpoint": chosen}
     write_result(folder, recipe, data, model, trainer, seconds, extra, brief=brief)
@@ -136,8 +136,7 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
     folder = _test_folder(Path(source), recipe)
     try:
         trainer = _trainer(recipe, folder, [], logger=False)
-        with warnings.catch_warnings():
-            _quiet()
+        with calling(trainer):
             trainer.test(model, datamodule=data, verbose=False)
         trained = {"trained_schema": model.schema.to_dict()}
         write_result(folder, recipe, data, model, trainer, {}, trained)
@@ -241,8 +240,9 @@ def check_sections(recipe: Recipe) -> Optim:
         for index, value in enumerate(recipe[section]):
             node, where = registry.as_node(value), f"{section}[{index}]"
             name = node.pop("name")
-            given = _given_to_logger(name, Path()) if section == "logger" else None
-            arguments(registry.get(table, name), node, where, given=given)
+            target = registry.get(table, name)
+            given = _given_to_logger(target, Path()) if section == "logger" else None
+            arguments(target, node, where, given=given)
     node = registry.as_node(recipe["model"])
     arguments(registry.get("models", node.pop("name")), node, "model", given={"schema": None})
     return optim
@@ -271,12 +271,13 @@ def _trainer(
 ) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the headline says it all
     kwargs = _trainer_arguments(recipe)
-    own = [create("callbacks", n, f"callbacks[{i}]") for i, n in enumerate(recipe["callbacks"])]
+    own = _components("callbacks", recipe, folder)
+    loggers = _components("loggers", recipe, folder) if logger is None else []
     try:
         return L.Trainer(
             **kwargs,
             callbacks=[progress(), *callbacks, *own, Resuming()],
-            logger=_loggers(recipe, folder) if logger is None else False,
+            logger=loggers or False,
             plugins=[WholeCheckpoints()],
             default_root_dir=folder,
             use_distributed_sampler=False,
@@ -287,18 +288,28 @@ def _trainer(
         raise RecipeError(f"trainer: {error}") from None
 
 
-def _loggers(recipe: Recipe, folder: Path) -> list[Logger]:
-    nodes = [registry.as_node(node) for node in recipe["logger"]]
-    return [
-        create("loggers", node, f"logger[{i}]", **_given_to_logger(node["name"], folder))
-        for i, node in enumerate(nodes)
-    ]
+def _components(table: str, recipe: Recipe, folder: Path) -> list[Any]:
+    """Return the callbacks or loggers of a recipe.
+
+    Raises:
+        RecipeError: one does not take its arguments, or its package is not installed.
+    """
+    section = {"callbacks": "callbacks", "loggers": "logger"}[table]
+    made = []
+    for index, node in enumerate(recipe[section]):
+        where = f"{section}[{index}]"
+        target = registry.get(table, registry.as_node(node)["name"])
+        given = _given_to_logger(target, folder) if table == "loggers" else {}
+        try:
+            made.append(create(table, node, where, **given))
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            raise RecipeError(f"{where}: {error}") from None
+    return made
 
 
-def _given_to_logger(name: str, folder: Path) -> dict[str, str]:
-    given = {"save_dir": str(folder)}
-    # For wandb a name is what its page shows; for the others it is a folder.
-    return given if name == "wandb" else given | {"name": "log"}
+def _given_to_logger(target: Callable[..., Any], folder: Path) -> dict[str, str]:
+    given = {"save_dir": str(folder), "name": "log", "folder": str(folder)}
+    return {key: value for key, value in given.items() if key in named_parameters(target)}
 
 
 @dataclass(frozen=True)
@@ -437,15 +448,3 @@ def _headline(recipe: Recipe, data: FaceDataModule, model: FaceModule, trainer: 
         f"on {device} in {precision.name} ({precision.why}); data: {recipe['data']['name']}, "
         f"schema: {', '.join(data.schema.tasks)}"
     )
-
-
-def _quiet() -> None:
-    """Silence remarks of Lightning that are no news here."""
-    for text in (
-        ".*does not have many workers.*",
-        ".*in eval mode at the start of training.*",
-        ".*number of training batches.*smaller than the logging interval.*",
-        ".*Checkpoint directory.*exists and is not empty.*",
-        ".*treespec.*",
-    ):
-        warnings.filterwarnings("ignore", text)

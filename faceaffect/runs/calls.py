@@ -1,0 +1,48 @@
+"""How Lightning is called: which of its remarks are heard, its errors, and Ctrl-C."""
+
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from faceaffect.errors import RecipeError
+
+
+@contextmanager
+def calling(trainer: L.Trainer) -> Iterator[None]:
+    """Call Lightning without remarks that are no news here, and give back Ctrl-C.
+
+    Lightning makes an exit with code 1 of Ctrl-C and leaves the key without effect.
+
+    Raises:
+        KeyboardInterrupt: it was pressed.
+        RecipeError: Lightning refuses the settings.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        _quiet()
+        try:
+            yield
+        except MisconfigurationException as error:
+            raise RecipeError(f"trainer: {error}") from None
+        except SystemExit:
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+
+
+def _quiet() -> None:
+    """Silence remarks of Lightning that are no news here."""
+    for text in (
+        ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+        ".*treespec.*",
+        ".*you need to define a `flops_per_batch`.*",
+    ):
+        warnings.filterwarnings("ignore", text)
