@@ -200,7 +200,7 @@ class AffectModule(FaceModule):
         loss = self.loss(batch)
         # Looked at one step later, so that a GPU is not made to wait.
         self._finite = (torch.isfinite(loss.detach()), batch["id"])
-        self.log("train/loss", loss, prog_bar=True, on_epoch=True, batch_size=len(batch["id"]))
+        log_loss(self, loss, len(batch["id"]))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -219,8 +219,7 @@ class AffectModule(FaceModule):
         values["score"] = score(values, self._scored, self.task_weights)
         self.metrics.reset()
         for name, value in values.items():
-            # The metrics have gathered over the processes themselves.
-            self.log(f"val/{name}", value, prog_bar=name == "score", rank_zero_only=False)
+            self._log_pooled(f"val/{name}", value, prog_bar=name == "score")
 
     def on_test_epoch_start(self) -> None:
         """Start an empty table of predictions."""
@@ -237,7 +236,11 @@ class AffectModule(FaceModule):
         assert self.predictions is not None
         self.predictions.gather()
         for name, value in self.predictions.metrics().items():
-            self.log(f"test/{name}", value, rank_zero_only=False)
+            self._log_pooled(f"test/{name}", value)
+
+    def _log_pooled(self, name: str, value: float | Tensor, *, prog_bar: bool = False) -> None:
+        """Log what is the same in every process, having been gathered: so the greatest is it."""
+        self.log(name, value, prog_bar=prog_bar, sync_dist=True, reduce_fx="max")
 
     def predict_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         """Return the answers for a batch with the samples' ids."""
@@ -331,6 +334,17 @@ def _size_of(recipe: dict[str, Any] | None) -> int | None:
 
     default = inspect.signature(FaceDataModule).parameters["image_size"].default
     return int(recipe["sections"]["data"].get("image_size") or default)
+
+
+def log_loss(module: L.LightningModule, loss: Tensor, samples: int) -> None:
+    """Log a training loss: of each step this process's own, of an epoch that of all processes.
+
+    A step is not worth a wait for the others.
+    """
+    loss = loss.detach()
+    common: dict[str, Any] = {"batch_size": samples}
+    module.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, **common)
+    module.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True, **common)
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:

@@ -6,13 +6,14 @@ import time
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
 from faceaffect.optim import steps_per_epoch
 
-console = Console(soft_wrap=True)
-"""Where the commands print."""
+console = Console(soft_wrap=True, quiet=rank_zero_only.rank > 0)  # type: ignore[attr-defined]
+"""Where the commands print: of several processes the first alone."""
 
 
 class EpochLines(Callback):
@@ -34,7 +35,7 @@ class EpochLines(Callback):
         done = trainer.current_epoch + 1
         values = "  ".join(
             f"{name} {float(trainer.callback_metrics[name]):.4f}"
-            for name in ("train/loss_epoch", "train/loss", "val/score")
+            for name in ("train/loss_epoch", "val/score")
             if name in trainer.callback_metrics
         )
         spent = time.monotonic() - self._start

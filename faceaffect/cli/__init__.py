@@ -49,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             _import(module)
         code: int = args.run(args)
     except FaceAffectError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{_process()}error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it must not stop the exit
-        print(f"interrupted{args.goes_on}", file=sys.stderr)
+        if not _process():
+            print(f"interrupted{args.goes_on}", file=sys.stderr)
         return 130
     return code
 
@@ -86,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(commands)
     return parser
+
+
+def _process() -> str:
+    """Return which of several processes this is, nothing for the first or for one alone."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    number = next((os.environ[name] for name in names if name in os.environ), "0")
+    return "" if number == "0" else f"process {number}: "
 
 
 def _import(module: str) -> None:

@@ -230,6 +230,12 @@ class FaceDataModule(L.LightningDataModule):
             )
 
     def _loader(self, indices: NDArray[np.int64], train: bool = False) -> FaceLoader:
+        world = self.trainer.world_size if self.trainer else 1
+        if 0 < len(indices) < world:
+            raise DataError(
+                f"a part of the split has {len(indices)} samples, too few for {world} processes; "
+                "take fewer devices"
+            )
         batches = EpochBatches(
             indices,
             self.batch_size,
@@ -237,7 +243,7 @@ class FaceDataModule(L.LightningDataModule):
             weights=self._weights(indices) if train else None,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
-            world=self.trainer.world_size if self.trainer else 1,
+            world=world,
         )
         reader = BatchReader(
             self.dataset,

@@ -21,6 +21,7 @@ from faceaffect.evaluation import agreement, measuring, report, statistics
 from faceaffect.evaluation.entrants import Entrant, find_entrants
 from faceaffect.evaluation.gallery import disagreements, is_drawn
 from faceaffect.progress import console
+from faceaffect.runs import processes
 from faceaffect.runs.folder import new_folder, read_made_of
 from faceaffect.runs.result import environment, plain, read_result
 from faceaffect.runs.train import matching_runs, train
@@ -54,9 +55,10 @@ def compare(
         The folder of the report.
 
     Raises:
-        FaceAffectError: the models do not answer the same questions about the same samples, or
-            none of them could be trained.
+        FaceAffectError: the models do not answer the same questions about the same samples, none
+            of them could be trained, or several processes were started.
     """
+    processes.one_only("compare")
     if seeds < 1:
         raise RecipeError(f"--seeds: {seeds} is not positive")
     if not sources:

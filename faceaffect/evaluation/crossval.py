@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from faceaffect.evaluation.published import not_comparable, published
 from faceaffect.files import write_atomically
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
+from faceaffect.runs import processes
 from faceaffect.runs.folder import new_folder
 from faceaffect.runs.result import plain, read_result
 from faceaffect.runs.train import matching_runs, train
@@ -37,13 +39,17 @@ def crossval(recipe: Recipe, folds: Sequence[int] | None = None) -> Path:
         RecipeError: the protocol has no folds, or a fold is out of range.
     """
     protocol, wanted = _folds(recipe, folds)
+    processes.meet(recipe["trainer"])
     runs = []
     for fold in wanted:
         single = with_fold(recipe, protocol, fold)
-        done = matching_runs(single, finished=True)
+        done = processes.of_first(partial(matching_runs, single, finished=True))
         console.print(f"fold {fold} of {wanted}: " + (f"done in {done[0]}" if done else "training"))
         runs.append(done[0] if done else train(single, resume=True))
-    summary = summarise(runs)
+    return processes.of_first(lambda: _write(recipe, summarise(runs)))
+
+
+def _write(recipe: Recipe, summary: dict[str, Any]) -> Path:
     folder = new_folder(Path(recipe["output"]) / f"{recipe.name}-crossval")
     write_atomically(folder / "summary.json", json.dumps(plain(summary), indent=2))
     write_atomically(folder / "summary.md", markdown(summary))

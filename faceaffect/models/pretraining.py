@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import faceaffect
 from faceaffect.data.batch import FaceBatch
-from faceaffect.module import FaceModule
+from faceaffect.module import FaceModule, log_loss
 from faceaffect.networks.weights import save_asset
 
 EXPORT = "export.safetensors"
@@ -35,7 +35,7 @@ class PretrainingModule(FaceModule):
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         """Return and log the loss of a batch."""
         loss = self.loss(batch)
-        self.log("train/loss", loss, prog_bar=True, on_epoch=True, batch_size=len(batch["id"]))
+        log_loss(self, loss, len(batch["id"]))
         return loss
 
     def on_test_end(self) -> None:

@@ -1,34 +1,29 @@
 """From a recipe to a trained and tested model in a run folder."""
 
-import logging
 import os
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from faceaffect import hardware, registry
-from faceaffect.components import arguments, create, named_parameters
+from faceaffect.components import arguments
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
 from faceaffect.files import write_atomically
 from faceaffect.models.loading import answering, create_model, read_checkpoint, restore
 from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import Optim
-from faceaffect.progress import console, progress
+from faceaffect.progress import console
 from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
-from faceaffect.runs import cost
+from faceaffect.runs import cost, processes
 from faceaffect.runs import loggers as reports
 from faceaffect.runs.callbacks import TrainingClock
 from faceaffect.runs.calls import calling
 from faceaffect.runs.folder import (
-    WholeCheckpoints,
     changed,
     epoch_of,
     hold,
@@ -39,21 +34,14 @@ from faceaffect.runs.folder import (
 )
 from faceaffect.runs.frozen import FrozenFeatures
 from faceaffect.runs.result import RESULT, write_result
-from faceaffect.runs.resuming import Resuming
+from faceaffect.runs.trainer import (
+    checkpoint_callbacks,
+    checkpoint_section,
+    create_trainer,
+    given_to_logger,
+    trainer_arguments,
+)
 from faceaffect.runs.tuned import tuned_section
-
-_RUN = "FACEAFFECT_RUN"
-"""Environment variable in which the first process of a run tells those it starts the folder."""
-
-_GIVEN_TO_TRAINER = {
-    "callbacks": None,
-    "logger": None,
-    "plugins": None,
-    "default_root_dir": None,
-    "use_distributed_sampler": None,  # the datamodule's own samplers know the processes
-    "enable_progress_bar": None,
-    "enable_model_summary": None,
-}
 
 
 def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
@@ -62,18 +50,20 @@ def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
     Args:
         recipe: a checked recipe.
         resume: go on with the newest unfinished run of the same recipe that is made of the same
-            data, weights and code, and that no other process trains, if there is one.
+            data, weights and code, and that no other process trains, if there is one. So does a
+            training that torchrun or SLURM starts again.
         brief: print no metrics of single AUs and classes, and nothing if there is no such run.
 
     Raises:
         FaceAffectError: something in the recipe or the data is wrong.
     """
     data, model = build(recipe)
+    processes.meet(recipe["trainer"])
     run = _open_run(recipe, made_of(data, model, recipe), resume, brief)
     try:
         _fit_and_test(recipe, run.folder, run.last, data, model, brief)
     finally:
-        os.environ.pop(_RUN, None)
+        os.environ.pop(processes.FOLDER, None)
         if run.lock is not None:
             run.lock.close()
     return run.folder
@@ -89,11 +79,11 @@ def _fit_and_test(
 ) -> None:
     clock = TrainingClock()
     try:
-        callbacks = [clock, FrozenFeatures(), *_checkpoints(recipe, folder)]
-        trainer = _trainer(recipe, folder, callbacks)
+        callbacks = [clock, FrozenFeatures(), *checkpoint_callbacks(recipe, folder)]
+        trainer = create_trainer(recipe, folder, callbacks)
         reports.start(trainer.loggers, recipe.sections)
     except RecipeError:
-        if last is None:
+        if last is None and processes.is_first():
             shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
         raise
     console.print(_headline(recipe, data, model, trainer))
@@ -101,21 +91,32 @@ def _fit_and_test(
     tested = False
     try:
         with calling(trainer):
-            trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
-        if not best.exists():
-            raise RecipeError(
-                f"{folder}: training ended before an epoch was validated, so there is no "
-                "checkpoint to test; allow at least one epoch (trainer.max_steps, max_epochs)"
-            )
-        with calling(trainer):
-            trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+            if model.needs_training:
+                trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+                _check_validated(folder, best)
+            found = best if model.needs_training else None
+            trainer.test(model, datamodule=data, ckpt_path=found, weights_only=True, verbose=False)
+            if not model.needs_training:
+                trainer.save_checkpoint(best, weights_only=True)
         tested = True
     finally:
         reports.finish(trainer.loggers, failed=not tested)
-    seconds = {"training_seconds": round(clock.time_elapsed("train"), 1)}
-    chosen = {"choose": _checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
-    extra = {"checkpoint": chosen}
-    write_result(folder, recipe, data, model, trainer, seconds, extra, brief=brief)
+    spent: dict[str, float] = {}
+    extra: dict[str, Any] = {}
+    if model.needs_training:
+        spent["training_seconds"] = round(clock.time_elapsed("train"), 1)
+        chosen = {"choose": checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
+        extra["checkpoint"] = chosen
+    write_result(folder, recipe, data, model, trainer, spent, extra, brief=brief)
+    trainer.strategy.barrier()  # only now is the run finished for all processes
+
+
+def _check_validated(folder: Path, best: Path) -> None:
+    if not best.exists():
+        raise RecipeError(
+            f"{folder}: training ended before an epoch was validated, so there is no "
+            "checkpoint to test; allow at least one epoch (trainer.max_steps, max_epochs)"
+        )
 
 
 def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -133,18 +134,20 @@ def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
     if is_recipe(str(source)):
         return _test_recipe(load_recipe(str(source), overrides))
     model, data, recipe = _reopen(source, overrides)
+    processes.meet(recipe["trainer"])
     folder = _test_folder(Path(source), recipe)
     try:
-        trainer = _trainer(recipe, folder, [], logger=False)
+        trainer = create_trainer(recipe, folder, [], logger=False)
         with calling(trainer):
             trainer.test(model, datamodule=data, verbose=False)
         trained = {"trained_schema": model.schema.to_dict()}
         write_result(folder, recipe, data, model, trainer, {}, trained)
     except FaceAffectError:
-        shutil.rmtree(folder, ignore_errors=True)
+        if processes.is_first():
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        os.environ.pop(_RUN, None)
+        os.environ.pop(processes.FOLDER, None)
     return folder
 
 
@@ -233,25 +236,19 @@ def check_sections(recipe: Recipe) -> Optim:
         RecipeError: a key or a value is wrong.
     """
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
-    _trainer_arguments(recipe)
-    _checkpoint_section(recipe)
+    trainer_arguments(recipe)
+    checkpoint_section(recipe)
     tuned_section(recipe)
     for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):
         for index, value in enumerate(recipe[section]):
             node, where = registry.as_node(value), f"{section}[{index}]"
             name = node.pop("name")
             target = registry.get(table, name)
-            given = _given_to_logger(target, Path()) if section == "logger" else None
+            given = given_to_logger(target, Path()) if section == "logger" else None
             arguments(target, node, where, given=given)
     node = registry.as_node(recipe["model"])
     arguments(registry.get("models", node.pop("name")), node, "model", given={"schema": None})
     return optim
-
-
-def _trainer_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Return the arguments of the trainer, checked, with the precision that is taken here."""
-    node = recipe["trainer"] | {"precision": hardware.precision_for(recipe["trainer"]).name}
-    return arguments(L.Trainer, node, "trainer", given=_GIVEN_TO_TRAINER)
 
 
 def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:
@@ -266,100 +263,6 @@ def _task_weights(recipe: Recipe, data: FaceDataModule) -> dict[str, float]:
     return dict(weights)
 
 
-def _trainer(
-    recipe: Recipe, folder: Path, callbacks: list[Callback], logger: Literal[False] | None = None
-) -> L.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the headline says it all
-    kwargs = _trainer_arguments(recipe)
-    own = _components("callbacks", recipe, folder)
-    loggers = _components("loggers", recipe, folder) if logger is None else []
-    try:
-        return L.Trainer(
-            **kwargs,
-            callbacks=[progress(), *callbacks, *own, Resuming()],
-            logger=loggers or False,
-            plugins=[WholeCheckpoints()],
-            default_root_dir=folder,
-            use_distributed_sampler=False,
-            enable_progress_bar=sys.stdout.isatty(),
-            enable_model_summary=False,
-        )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise RecipeError(f"trainer: {error}") from None
-
-
-def _components(table: str, recipe: Recipe, folder: Path) -> list[Any]:
-    """Return the callbacks or loggers of a recipe.
-
-    Raises:
-        RecipeError: one does not take its arguments, or its package is not installed.
-    """
-    section = {"callbacks": "callbacks", "loggers": "logger"}[table]
-    made = []
-    for index, node in enumerate(recipe[section]):
-        where = f"{section}[{index}]"
-        target = registry.get(table, registry.as_node(node)["name"])
-        given = _given_to_logger(target, folder) if table == "loggers" else {}
-        try:
-            made.append(create(table, node, where, **given))
-        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
-            raise RecipeError(f"{where}: {error}") from None
-    return made
-
-
-def _given_to_logger(target: Callable[..., Any], folder: Path) -> dict[str, str]:
-    given = {"save_dir": str(folder), "name": "log", "folder": str(folder)}
-    return {key: value for key, value in given.items() if key in named_parameters(target)}
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """The ``checkpoint`` section of a recipe.
-
-    Args:
-        choose: which epoch is tested and kept as ``best.ckpt``: ``best`` by ``val/score``, or the
-            ``last``, where a schedule ends at zero and a small validation part would choose by
-            chance.
-        every_n_steps: write ``last.ckpt`` also within epochs, after so many batches; a resumed run
-            goes on from there. Absent, it is written after each epoch.
-
-    Raises:
-        RecipeError: the number is not positive.
-    """
-
-    choose: Literal["best", "last"] = "best"
-    every_n_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.every_n_steps is not None and self.every_n_steps < 1:
-            raise RecipeError(f"checkpoint.every_n_steps: {self.every_n_steps} is not positive")
-
-
-def _checkpoint_section(recipe: Recipe) -> Checkpoints:
-    return Checkpoints(**arguments(Checkpoints, recipe["checkpoint"], "checkpoint"))
-
-
-def _checkpoints(recipe: Recipe, folder: Path) -> list[Callback]:
-    section = _checkpoint_section(recipe)
-    common: dict[str, Any] = {
-        "dirpath": folder / "checkpoints",
-        "enable_version_counter": False,
-        "auto_insert_metric_name": False,
-        "save_top_k": 1,
-    }
-    monitor = "val/score" if section.choose == "best" else None
-    best = ModelCheckpoint(
-        filename="best", monitor=monitor, mode="max", save_weights_only=True, **common
-    )
-    epoch = ModelCheckpoint(
-        filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common
-    )
-    if section.every_n_steps is None:
-        return [best, epoch]
-    within = ModelCheckpoint(filename="last", every_n_train_steps=section.every_n_steps, **common)
-    return [best, epoch, within]
-
-
 @dataclass(frozen=True)
 class _Run:
     """The folder of a run, the checkpoint to go on from, and the lock of the first process."""
@@ -370,9 +273,21 @@ class _Run:
 
 
 def _open_run(recipe: Recipe, made: dict[str, Any], resume: bool, brief: bool) -> _Run:
-    given = os.environ.get(_RUN)
+    given = os.environ.get(processes.FOLDER)
     if given:
         return _Run(Path(given), last_checkpoint(Path(given)) if resume else None)
+    own: list[_Run] = []
+
+    def decide() -> tuple[Path, Path | None]:
+        own.append(_choose_run(recipe, made, resume or processes.was_restarted(), brief))
+        return own[0].folder, own[0].last
+
+    folder, last = processes.of_first(decide)
+    os.environ[processes.FOLDER] = str(folder)
+    return own[0] if own else _Run(folder, last)
+
+
+def _choose_run(recipe: Recipe, made: dict[str, Any], resume: bool, brief: bool) -> _Run:
     root = Path(recipe["output"]) / recipe.name
     run = _unfinished(recipe, made) if resume else None
     if run is None:
@@ -382,7 +297,6 @@ def _open_run(recipe: Recipe, made: dict[str, Any], resume: bool, brief: bool) -
         run = _Run(folder, lock=hold(folder))  # before others can see that it is a run
         write_made_of(folder, made)
         write_atomically(folder / "recipe.yaml", recipe.yaml())
-    os.environ[_RUN] = str(run.folder)
     return run
 
 
@@ -429,12 +343,13 @@ def matching_runs(
 
 
 def _test_folder(source: Path, recipe: Recipe) -> Path:
-    if os.environ.get(_RUN):
-        return Path(os.environ[_RUN])
+    if os.environ.get(processes.FOLDER):
+        return Path(os.environ[processes.FOLDER])
     run = source if source.is_dir() else source.parents[1]
     inside = (run / "recipe.yaml").exists()
     root = run / "tests" if inside else Path(recipe["output"]) / f"{recipe.name}-test"
-    os.environ[_RUN] = str(folder := new_folder(root))
+    folder = processes.of_first(lambda: new_folder(root))
+    os.environ[processes.FOLDER] = str(folder)
     return folder
 
 
