@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 
 from faceaffect.cli.arguments import Commands, add_command
 from faceaffect.errors import RecipeError
@@ -11,7 +10,8 @@ from faceaffect.errors import RecipeError
 def add(commands: Commands) -> None:
     """Declare the command."""
     text = "search a recipe's settings by trials on its validation people"
-    parser = add_command(commands, "tune", run, text)
+    goes_on = "the same command goes on after the trials that ended"
+    parser = add_command(commands, "tune", run, text, goes_on=goes_on)
     parser.add_argument(
         "sources",
         nargs="+",
@@ -42,9 +42,5 @@ def run(args: argparse.Namespace) -> int:
     words = ["faceaffect", "tune", *args.sources, *args.overrides, "--trials", str(args.trials)]
     words += ["--storage", without_password(args.storage)] if args.storage else []
     words += [word for module in args.imports or () for word in ("--import", module)]
-    try:
-        tune(recipe, *space, trials=args.trials, storage=args.storage, command=shlex.join(words))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the trials that ended", file=sys.stderr)
-        return 130
+    tune(recipe, *space, trials=args.trials, storage=args.storage, command=shlex.join(words))
     return 0

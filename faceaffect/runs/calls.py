@@ -1,6 +1,7 @@
 """How Lightning is called: which of its remarks are heard, its errors, and Ctrl-C."""
 
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ def calling(trainer: L.Trainer) -> Iterator[None]:
     """
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
-        _quiet()
+        quiet()
         try:
             yield
         except MisconfigurationException as error:
@@ -31,11 +32,12 @@ def calling(trainer: L.Trainer) -> Iterator[None]:
         except SystemExit:
             if not trainer.interrupted:
                 raise
-            signal.signal(signal.SIGINT, handler)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence remarks of Lightning that are no news here."""
     for text in (
         ".*does not have many workers.*",

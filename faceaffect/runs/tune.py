@@ -5,8 +5,6 @@ import hashlib
 import json
 import logging
 import math
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -31,9 +29,11 @@ from faceaffect.errors import CheckpointError, DataError, FaceAffectError, Recip
 from faceaffect.files import write_atomically
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
+from faceaffect.runs.calls import calling, quiet
 from faceaffect.runs.folder import made_of
 from faceaffect.runs.frozen import FrozenFeatures
 from faceaffect.runs.history import summary, write_best, write_history, write_plot
+from faceaffect.runs.processes import one_only
 from faceaffect.runs.result import plain
 from faceaffect.runs.space import Space, load_space, with_values
 from faceaffect.runs.study import (
@@ -51,7 +51,8 @@ from faceaffect.runs.study import (
     sqlite,
     superfluous,
 )
-from faceaffect.runs.train import _checkpoint_section, _quiet, _trainer, build
+from faceaffect.runs.train import build
+from faceaffect.runs.trainer import checkpoint_section, create_trainer
 
 STARTUP = 5
 """Trials, the recipe as it stands among them, before the sampler takes what it has seen."""
@@ -121,7 +122,7 @@ def tune(
     study = _open_study(name, storage or sqlite(folder / "study.db"), recipe)
     search = _Search(recipe, space, data, study, folder, trials, command)
     with _quiet_optuna(), warnings.catch_warnings():
-        _quiet()
+        quiet()
         try:
             search.run()
         except StorageInternalError as error:
@@ -149,8 +150,10 @@ def one_device(recipe: Recipe, command: str) -> None:
     """Refuse a training on several devices, whose processes would each begin the command.
 
     Raises:
-        RecipeError: the recipe asks for several devices, or for some that are not there.
+        RecipeError: the recipe asks for several devices, or for some that are not there, or
+            torchrun or SLURM has started several processes.
     """
+    one_only(command)
     keys = ("accelerator", "devices", "num_nodes")
     chosen: dict[str, Any] = {k: v for k, v in recipe["trainer"].items() if k in keys}
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -348,11 +351,12 @@ class _Search:
     def _train(self, candidate: Recipe, trial: optuna.Trial) -> float:
         same_data = candidate["data"] == self.recipe["data"]
         data, model = build(candidate, self.data if same_data else None)
-        watch = _Watch(trial, _checkpoint_section(candidate).choose)
+        watch = _Watch(trial, checkpoint_section(candidate).choose)
         callbacks = [FrozenFeatures(), watch]
-        trainer = _trainer(_without_files(candidate), self.folder, callbacks, logger=False)
+        trainer = create_trainer(_without_files(candidate), self.folder, callbacks, logger=False)
         try:
-            _fit(trainer, model, data)
+            with calling(trainer):
+                trainer.fit(model, datamodule=data)
         finally:
             data.trainer = None  # it holds the model
         return watch.score()
@@ -458,19 +462,3 @@ def _without_files(recipe: Recipe) -> Recipe:
     callbacks = [c for c in recipe["callbacks"] if registry.as_node(c)["name"] not in _ONLY_LOG]
     trainer = recipe["trainer"] | {"enable_checkpointing": False}
     return replace(recipe, sections={**recipe.sections, "callbacks": callbacks, "trainer": trainer})
-
-
-def _fit(trainer: L.Trainer, model: L.LightningModule, data: FaceDataModule) -> None:
-    """Train; Ctrl-C is what it is, where Lightning would end the process."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(model, datamodule=data)
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-    if trainer.interrupted:
-        raise KeyboardInterrupt

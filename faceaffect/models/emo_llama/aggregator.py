@@ -15,13 +15,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.errors import RecipeError
 from faceaffect.models.emo_llama.checkpoint import (
     Checkpoint,
     fill_part,
     find_checkpoint,
     read_config,
     read_tokenizer,
+    shape_in,
 )
 from faceaffect.networks.backbones import grid_side, pool_grid
 
@@ -33,7 +34,8 @@ class AggregatorOptions:
     Args:
         content: how patches become content tokens: ``mean`` one, ``grid:G`` G x G by average
             pooling, ``none`` one a patch.
-        queries: learned queries of the Q-Former; the published one has 32.
+        queries: learned queries of the Q-Former. Absent, as many as the checkpoint has (published
+            ones 32), without a checkpoint 8.
         qformer: a checkpoint to start from, such as ``Salesforce/instructblip-vicuna-7b`` or a
             local copy: its Q-Former, queries, tokenizer and the norm before them. Without one the
             Q-Former is random and reads the language model's tokens.
@@ -48,7 +50,7 @@ class AggregatorOptions:
     """
 
     content: str = "mean"
-    queries: int = 8
+    queries: int | None = None
     qformer: str | None = None
     pretrained: bool = False
     width: int = 128
@@ -85,11 +87,12 @@ class ClueAggregator(nn.Module):
         self.qformer = InstructBlipQFormerModel(config)
         # So short: plain products are faster on a CPU than the fused kernel.
         self.qformer.set_attn_implementation("eager")
-        self.queries = nn.Parameter(torch.empty(1, options.queries, config.hidden_size))
+        number = _number_of_queries(options, checkpoint)
+        self.queries = nn.Parameter(torch.empty(1, number, config.hidden_size))
         nn.init.normal_(self.queries, std=0.02)
         if checkpoint is not None:
             fill_part(self.qformer, checkpoint)
-            _fill_queries(self.queries, checkpoint)
+            fill_part(_holding(query_tokens=self.queries), checkpoint)
         self.norm = nn.LayerNorm(vision_width)
         if checkpoint is not None:
             _fill_norm(self.norm, checkpoint)
@@ -182,13 +185,24 @@ def _config(
     return config, checkpoint
 
 
-def _fill_queries(queries: nn.Parameter, checkpoint: Checkpoint) -> None:
+def _number_of_queries(options: AggregatorOptions, checkpoint: Checkpoint | None) -> int:
+    if checkpoint is None:
+        return 8 if options.queries is None else options.queries
+    number = shape_in(checkpoint, "query_tokens")[-2]
+    if options.queries not in (None, number):
+        raise RecipeError(
+            f"model.aggregator.queries: {options.queries}, but {checkpoint.location} has {number}; "
+            "leave the key out"
+        )
+    return number
+
+
+def _holding(**parts: nn.Module | nn.Parameter) -> nn.Module:
+    """Return a module whose parts have the names that they have in a checkpoint."""
     holder = nn.Module()
-    holder.query_tokens = queries
-    try:
-        fill_part(holder, checkpoint)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; is model.aggregator.queries right?") from None
+    for name, part in parts.items():
+        setattr(holder, name, part)
+    return holder
 
 
 def _fill_norm(norm: nn.LayerNorm, checkpoint: Checkpoint) -> None:
@@ -199,7 +213,5 @@ def _fill_norm(norm: nn.LayerNorm, checkpoint: Checkpoint) -> None:
     vision = getattr(read_config(checkpoint), "vision_config", None)
     if vision is None:
         return
-    holder = nn.Module()
-    holder.post_layernorm = norm
-    fill_part(holder, checkpoint)
+    fill_part(_holding(post_layernorm=norm), checkpoint)
     norm.eps = vision.layer_norm_eps

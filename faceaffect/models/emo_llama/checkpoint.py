@@ -180,6 +180,23 @@ def fill_part(module: nn.Module, checkpoint: Checkpoint) -> None:
             wanted[name].data.copy_(value)
 
 
+def shape_in(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+    """Return the shape of one weight of a larger model, wherever in it that stands.
+
+    Raises:
+        CheckpointError: the model has no such weight.
+    """
+    files = _files_by_key(checkpoint)
+    prefix = _prefix([name], files)
+    if prefix is None:
+        raise CheckpointError(f"{checkpoint.location}: holds no weight '{name}'")
+    path = checkpoint.file((files[prefix + name],))
+    if path.suffix != ".safetensors":
+        return tuple(_load(path)[prefix + name].shape)
+    with safe_open(str(path), framework="pt") as file:
+        return tuple(file.get_slice(prefix + name).get_shape())
+
+
 def _prefix(names: list[str], keys: Mapping[str, str]) -> str | None:
     first = names[0]
     ends = [key for key in keys if key == first or key.endswith(f".{first}")]

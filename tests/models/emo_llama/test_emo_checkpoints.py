@@ -216,7 +216,7 @@ def test_the_parts_of_an_instructblip_checkpoint(words: str, tmp_path: Path) -> 
     model = make(
         words,
         tower={"name": f"hf:{tmp_path}"},
-        aggregator={"qformer": str(tmp_path), "queries": 4},
+        aggregator={"qformer": str(tmp_path)},
     )
     state = whole.state_dict()
     wanted = {k.partition("qformer.")[2]: v for k, v in state.items() if "qformer." in k}
@@ -231,8 +231,17 @@ def test_the_parts_of_an_instructblip_checkpoint(words: str, tmp_path: Path) -> 
     assert model.aggregator.norm.eps == 3e-6
     assert text_tokenizer(AggregatorOptions(qformer=str(tmp_path))) is not None
     model.loss(batch_of(2)).backward()
-    with pytest.raises(CheckpointError, match=r"queries right\?"):
-        make(words, tower={"name": f"hf:{tmp_path}"}, aggregator={"qformer": str(tmp_path)})
+    wrong = {"qformer": str(tmp_path), "queries": 8}
+    with pytest.raises(RecipeError, match=f"queries: 8, but {tmp_path} has 4"):
+        make(words, tower={"name": f"hf:{tmp_path}"}, aggregator=wrong)
+    qformer = model.aggregator.qformer
+    qformer.save_pretrained(tmp_path / "alone")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(words)
+    tokenizer.save_pretrained(tmp_path / "alone" / "qformer_tokenizer")
+    with pytest.raises(CheckpointError, match="holds no weight 'query_tokens'"):
+        make(
+            words, tower={"name": f"hf:{tmp_path}"}, aggregator={"qformer": str(tmp_path / "alone")}
+        )
 
 
 @pytest.mark.parametrize(("changes", "error", "says"), [
