@@ -23,6 +23,7 @@ class Resuming(Callback):
     def __init__(self) -> None:
         self._due = False
         self._processes = 1
+        self._resumes = False
         self._max_steps = -1
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -35,10 +36,27 @@ class Resuming(Callback):
         assert loop._data_fetcher is not None
         self._due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hide a limit of steps while Lightning finds its place.
+
+        It would begin a finished epoch anew, and would end before a validation that is due.
+        """
+        if self._resumes:
+            loop = trainer.fit_loop.epoch_loop
+            loop.max_steps, self._max_steps = -1, loop.max_steps
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let training end where it should."""
+        if self._resumes and not self._due:
+            self._limit_steps(trainer)
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let training end where it should, after a validation that was made up for."""
-        if self._max_steps != -1:
-            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, -1
+        """Let training end where it should, after a validation that was due."""
+        if self._resumes:
+            self._limit_steps(trainer)
+
+    def _limit_steps(self, trainer: L.Trainer) -> None:
+        trainer.fit_loop.epoch_loop.max_steps, self._resumes = self._max_steps, False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that nothing is due any more."""
@@ -61,6 +79,7 @@ class Resuming(Callback):
                 _move(other, Path(trainer.default_root_dir).resolve() / "checkpoints")
         state = checkpoint["callbacks"].get(self.state_key, {})
         self._check_processes(trainer, state.get("processes", trainer.world_size))
+        self._resumes = True
         loops = checkpoint["loops"]["fit_loop"]
         steps = loops["epoch_loop.batch_progress"]
         written_at_step = steps["total"]["completed"] < steps["total"]["processed"]
@@ -72,9 +91,6 @@ class Resuming(Callback):
         loops["epoch_loop.val_loop.batch_progress"] = {
             "total": dict(_STARTED), "current": dict(_STARTED), "is_last_batch": False
         }  # fmt: skip
-        loop = trainer.fit_loop.epoch_loop
-        if loop.max_steps != -1 and checkpoint["global_step"] >= loop.max_steps:
-            self._max_steps, loop.max_steps = loop.max_steps, -1  # else it would end at once
 
     @staticmethod
     def _check_processes(trainer: L.Trainer, before: int) -> None:
