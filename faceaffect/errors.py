@@ -55,3 +55,11 @@ def printable(text: str, most: int = 2000) -> str:
 def needs_extra(what: str, package: str, extra: str) -> str:
     """Return the one wording for a part whose package is installed by an extra of this package."""
     return f"{what} needs the package {package}: pip install 'faceaffect[{extra}]'"
+
+
+def shown(value: object) -> str:
+    """Return a value of somebody else's for a message, in one line and not at length."""
+    try:
+        return printable(repr(value), 200)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
+        return f"a {type(value).__name__}"

@@ -5,14 +5,16 @@ heavy; a component's arguments are checked when it is built, see :mod:`faceaffec
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from faceaffect.errors import RecipeError, first_line, suggest
+from faceaffect.errors import RecipeError, first_line, printable, shown, suggest
+from faceaffect.interpolation import Environment, check_references, forgotten, map_strings, without
 from faceaffect.registry import as_node, check_name
 
 SECTIONS: dict[str, type] = {
@@ -35,18 +37,33 @@ _DEFAULTS: dict[str, Any] = {"seed": 0, "output": "runs", "logger": ["csv"]}
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A checked recipe: its short name and its sections as plain Python."""
+    """A checked recipe as plain Python.
+
+    Attributes:
+        name: its short name.
+        sections: as the program uses them.
+        stored: the same as it is written to disk: references are resolved, the environment not.
+    """
 
     name: str
     sections: dict[str, Any]
+    stored: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.stored:
+            object.__setattr__(self, "stored", self.sections)
 
     def __getitem__(self, section: str) -> Any:
         """Return a section; an absent one is empty."""
         return self.sections.get(section, SECTIONS[section]())
 
+    def changed(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> "Recipe":
+        """Return the recipe with other sections, those that are used and those that are stored."""
+        return Recipe(self.name, change(self.sections), change(self.stored))
+
     def yaml(self) -> str:
-        """Return the resolved recipe as YAML."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.sections))
+        """Return the recipe as it is stored, as YAML."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.stored))
 
 
 def recipe_folder() -> Path:
@@ -100,34 +117,79 @@ def resolve(
     config: DictConfig | Mapping[str, Any],
     overrides: Sequence[str],
     where: str = "recipe",
+    *,
+    stored: bool = False,
 ) -> Recipe:
     """Merge overrides into a recipe, resolve interpolations and check sections and names.
 
     An override that gives ``data.name`` or ``model.name`` another value replaces that whole
     section, since the arguments of one component mean nothing to another.
 
+    Args:
+        name: of the recipe, from which the folder of its runs is named.
+        config: its sections.
+        overrides: ``key=value``, from the person at the keyboard.
+        where: what to call the recipe in an error.
+        stored: whether it comes out of a checkpoint or a run folder. Such a recipe reads no
+            environment (what does so stays as it is written, see :func:`check_places`), and
+            chooses no absolute folder to write to.
+
     Raises:
         RecipeError: an override, a section or a component's name is wrong.
     """
-    config = OmegaConf.create(dict(config)) if not isinstance(config, DictConfig) else config
+    _check_name(name, where)
     for item in overrides:
         if "=" not in item:
             raise RecipeError(
                 f"'{item}' is no override: write key=value, for instance data.batch_size=16"
             )
-    for section in ("data", "model"):
-        renamed = [o.partition("=")[2] for o in overrides if o.startswith(f"{section}.name=")]
-        before = OmegaConf.select(config, f"{section}.name")
-        if renamed and before is not None and renamed[-1] != before:
-            config[section] = {}
+    environment = Environment(where)
     try:
-        config.merge_with_dotlist(_outer_first(overrides))
-        sections = OmegaConf.to_container(config, resolve=True)
+        resolved = _merge(config, overrides, environment, stored)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise RecipeError(f"{where}: {f'{key}: ' if key else ''}{first_line(error)}") from None
-    assert isinstance(sections, dict)
-    return Recipe(name, {**_DEFAULTS, **_check_sections(sections, where)})
+    except RecursionError:
+        raise RecipeError(f"{where}: nests too deep") from None
+    sections, written = (
+        {**_DEFAULTS, **_check_sections(map_strings(resolved, put), where)}
+        for put in (environment.read, environment.as_written)
+    )
+    return Recipe(name, sections, written)
+
+
+def _merge(
+    config: DictConfig | Mapping[str, Any],
+    overrides: Sequence[str],
+    environment: Environment,
+    stored: bool,
+) -> Any:
+    """Return the sections with overrides merged and references resolved, the environment masked."""
+    config = OmegaConf.create(config if isinstance(config, DictConfig) else dict(config))
+    plain: Any = OmegaConf.to_container(config)
+    if stored:
+        plain = without(plain, forgotten(plain))
+    for section in ("data", "model"):
+        renamed = [o.partition("=")[2] for o in overrides if o.startswith(f"{section}.name=")]
+        before = plain.get(section)
+        if renamed and isinstance(before, dict) and renamed[-1] != before.get("name"):
+            plain[section] = {}
+    plain = map_strings(plain, partial(environment.mask, stays=stored))
+    check_references(plain, environment.where)  # merging resolves what it merges into
+    masked = OmegaConf.create(plain)
+    typed = [item.partition("=") for item in _outer_first(overrides)]
+    masked.merge_with_dotlist([k + e + environment.mask((k,), v) for k, e, v in typed])
+    check_references(OmegaConf.to_container(masked), environment.where)
+    return OmegaConf.to_container(masked, resolve=True)
+
+
+def _check_name(name: str, where: str) -> None:
+    """See that a name is one, since it becomes a folder below ``output``."""
+    if name in ("", ".", "..") or set(name) & set("/\\\0") or len(name) > 200:
+        raise RecipeError(
+            f"{where}: '{printable(name, 80)}' is no name of a recipe, from which the folder of "
+            "its runs is named"
+        )
 
 
 def _outer_first(overrides: Sequence[str]) -> list[str]:
@@ -138,15 +200,17 @@ def _outer_first(overrides: Sequence[str]) -> list[str]:
 def _check_sections(sections: dict[Any, Any], where: str) -> dict[str, Any]:
     for section, value in sections.items():
         if section not in SECTIONS:
-            near = suggest(str(section), SECTIONS)
+            near = suggest(str(section), SECTIONS) or "."
             raise RecipeError(
-                f"{where}: unknown section '{section}'{near or '.'} Sections: {', '.join(SECTIONS)}"
+                f"{where}: unknown section {shown(section)}{near} Sections: {', '.join(SECTIONS)}"
             )
         kind = SECTIONS[section]
         if section == "logger" and isinstance(value, (str, dict)):
             sections[section] = value = [value]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise RecipeError(f"{where}: {section}: {value!r} is no {kind.__name__}")
+            raise RecipeError(f"{where}: {section}: {shown(value)} is no {kind.__name__}")
+        if isinstance(value, int) and not 0 <= value < 2**32:  # the seed
+            raise RecipeError(f"{where}: seed: {shown(value)} is not between 0 and {2**32 - 1}")
     for section in ("model", "data"):
         if section not in sections:
             raise RecipeError(f"{where}: the section '{section}' is missing")

@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait for others sleep; spinning, they take the core from who they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        if getattr(args, "allow_env", None):
+            from faceaffect.interpolation import allowed_env
+
+            allowed_env.update(args.allow_env)
         for module in getattr(args, "imports", None) or ():
             _import(module)
         code: int = args.run(args)

@@ -40,6 +40,12 @@ def add_command(
             metavar="MODULE",
             help="import a module or .py file first that registers own components",
         )
+        parser.add_argument(
+            "--allow-env",
+            action="append",
+            metavar="NAME",
+            help="let recipes name folders by this environment variable, as by FACEAFFECT_... ones",
+        )
     return parser
 
 

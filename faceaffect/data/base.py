@@ -25,7 +25,8 @@ from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
 from faceaffect.data.transforms import build
 from faceaffect.data.workers import cores
-from faceaffect.errors import DataError, FaceAffectError, RecipeError, suggest
+from faceaffect.errors import DataError, FaceAffectError, RecipeError, shown, suggest
+from faceaffect.interpolation import check_places
 
 _BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
     "expression": expression_weights,
@@ -83,6 +84,13 @@ class FaceDataModule(L.LightningDataModule):
         for name, value in positive.items():
             if value < 1:
                 raise RecipeError(f"data.{name}: {value} is not positive")
+        for name, value, most in (
+            ("image_size", image_size, 4096),
+            ("batch_size", batch_size, 2**20),
+            ("num_workers", num_workers or 0, 256),
+        ):
+            if value > most:
+                raise RecipeError(f"data.{name}: {shown(value)} is more than {most}")
         if not 0 <= balance_power <= 1:
             raise RecipeError(f"data.balance_power: {balance_power} is not between 0 and 1")
         if balance != "none" and balance not in dataset.schema.tasks:
@@ -292,6 +300,7 @@ def create_data(name: str, *, run_seed: int = 0, **args: Any) -> FaceDataModule:
         RecipeError: the name, a key or a value is wrong.
         DataError: the data is missing, damaged or leaking.
     """
+    check_places("data", args)
     dataset_class = registry.get("data", name, "data.name")
     own = list(inspect.signature(dataset_class).parameters)
     common = [key for key in inspect.signature(FaceDataModule).parameters if key not in _GIVEN]

@@ -110,7 +110,7 @@ def _describe(
         "version": faceaffect.__version__,
         "schema": data.schema.to_dict(),
         "protocol": {k: v for k, v in data.split.info.items() if k not in _NAMES_PEOPLE},
-        "data": recipe["data"],
+        "data": recipe.stored["data"],
         "n": len(first),
         "subjects": int(first["subject"].nunique()),
         "seeds": sorted({recipe["seed"] for e in entrants for recipe in e.recipes}),
@@ -139,13 +139,17 @@ def _agree(entrants: Sequence[Entrant]) -> tuple[FaceDataModule, list[str]]:
     for entrant in entrants:
         if entrant.run is None:
             section = entrant.placed["data"]
-            terms[entrant.name] = agreement.terms_of_data(section, _build_once(built, section))
+            terms[entrant.name] = agreement.terms_of_data(
+                entrant.placed.stored["data"], _build_once(built, section)
+            )
         else:
             result, made = read_result(entrant.run), read_made_of(entrant.run)
             terms[entrant.name] = agreement.terms_of_result(result, made)
     if not built:  # runs only: what lies here now has to be what they were tested on
         section = entrants[0].placed["data"]
-        here = agreement.terms_of_data(section, _build_once(built, section))
+        here = agreement.terms_of_data(
+            entrants[0].placed.stored["data"], _build_once(built, section)
+        )
         terms["the data as it is here"] = here
     lines = agreement.differences(terms)
     if lines:
@@ -168,7 +172,8 @@ def _known_differences(entrants: Sequence[Entrant]) -> list[str]:
     notes = []
     for key in agreement.HOW_IT_IS_READ:
         values = {
-            e.name: {key: agreement.full_section(e.recipes[0]["data"])[key]} for e in entrants
+            e.name: {key: agreement.full_section(e.recipes[0].stored["data"])[key]}
+            for e in entrants
         }
         if key not in ("num_workers", "batch_size", "on_error"):
             notes += [f"allowed to differ: data.{line}" for line in agreement.differences(values)]

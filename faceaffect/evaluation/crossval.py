@@ -62,8 +62,7 @@ def _write(recipe: Recipe, summary: dict[str, Any]) -> Path:
 def with_fold(recipe: Recipe, protocol: str, fold: int) -> Recipe:
     """Return the recipe with another fold of the protocol that it names or takes by default."""
     node = registry.as_node(recipe["data"].get("protocol") or protocol) | {"fold": fold}
-    data = recipe["data"] | {"protocol": node}
-    return Recipe(recipe.name, recipe.sections | {"data": data})
+    return recipe.changed(lambda s: s | {"data": s["data"] | {"protocol": node}})
 
 
 def _folds(recipe: Recipe, asked: Sequence[int] | None) -> tuple[str, list[int]]:

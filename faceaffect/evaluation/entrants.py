@@ -75,7 +75,7 @@ def _entrant(source: str, overrides: Sequence[str], seeds: int) -> Entrant:
     if not issubclass(registry.get("models", recipe["model"]["name"]), AffectModule):
         raise RecipeError(f"{source}: a pre-training, which answers nothing to compare")
     numbers = range(recipe["seed"], recipe["seed"] + seeds)
-    each = tuple(Recipe(recipe.name, recipe.sections | {"seed": seed}) for seed in numbers)
+    each = tuple(recipe.changed(lambda s, seed=seed: s | {"seed": seed}) for seed in numbers)  # type: ignore[misc]
     return Entrant(recipe.name, source, each, recipe)
 
 
@@ -95,7 +95,8 @@ def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
     assert isinstance(config, dict)
     sections = {str(key): value for key, value in config.items()}
     recipe, placed = (
-        resolve(result["recipe"], sections, changes, str(folder)) for changes in ((), placing)
+        resolve(result["recipe"], sections, changes, str(folder), stored=True)
+        for changes in ((), [f"output={folder.resolve().parents[1]}", *placing])
     )
     return Entrant(recipe.name, str(folder), (recipe,), placed, folder)
 

@@ -1,14 +1,23 @@
 """Models by name, and models out of checkpoints."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from faceaffect import registry
 from faceaffect.components import create
-from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
-from faceaffect.module import AffectModule, FaceModule
+from faceaffect.errors import (
+    CheckpointError,
+    FaceAffectError,
+    RecipeError,
+    first_line,
+    printable,
+    shown,
+)
+from faceaffect.module import FORMAT, AffectModule, FaceModule
 from faceaffect.networks import backbones
 from faceaffect.schema import LabelSchema
 
@@ -43,11 +52,63 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"no checkpoint at {file}")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise CheckpointError(
+            f"{file}: not read: damaged, or it holds more than plain values, which could run code"
+        ) from None
     except Exception as error:
-        raise CheckpointError(f"{file}: not readable as a checkpoint: {error}") from None
-    if not isinstance(checkpoint, dict) or "faceaffect" not in checkpoint:
+        raise CheckpointError(
+            f"{file}: not readable as a checkpoint: {printable(first_line(error))}"
+        ) from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("faceaffect"), dict):
         raise CheckpointError(f"{file}: not a checkpoint of faceaffect")
+    _check_contents(file, checkpoint)
     return checkpoint
+
+
+_TOP: dict[str, type] = {"state_dict": dict, "hyper_parameters": dict}
+_OWN: dict[str, type] = {"format": int, "model": str, "schema": dict, "frozen": dict}
+
+
+def _check_contents(file: Path, checkpoint: dict[str, Any]) -> None:
+    """See that a checkpoint holds what reading it on relies on, each of its kind.
+
+    Raises:
+        CheckpointError: something is missing or of another kind.
+    """
+    own = checkpoint["faceaffect"]
+    for where, holder, kinds in (("", checkpoint, _TOP), ("faceaffect.", own, _OWN)):
+        for key, kind in kinds.items():
+            if not isinstance(holder.get(key), kind):
+                raise _wrong(file, where + key)
+    if own["format"] != FORMAT:
+        raise CheckpointError(
+            f"{file}: of format {shown(own['format'])}; this version of faceaffect reads {FORMAT}"
+        )
+    weights = checkpoint["state_dict"].items()
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights):
+        raise _wrong(file, "state_dict")
+    if not all(isinstance(key, str) for key in checkpoint["hyper_parameters"]):
+        raise _wrong(file, "hyper_parameters")
+    for source in own["frozen"].values():
+        if not isinstance(source, dict) or not {"name", "fingerprint"} <= source.keys():
+            raise _wrong(file, "faceaffect.frozen")
+    if not isinstance(own.get("statistics", 0), dict | None):
+        raise _wrong(file, "faceaffect.statistics")
+    _check_recipe(file, own.get("recipe", 0))
+
+
+def _check_recipe(file: Path, recipe: Any) -> None:
+    if recipe is None:
+        return
+    right = isinstance(recipe, dict) and isinstance(recipe.get("name"), str)
+    sections = recipe.get("sections") if right else None
+    if not isinstance(sections, dict) or not isinstance(sections.get("data"), dict):
+        raise _wrong(file, "faceaffect.recipe")
+
+
+def _wrong(file: Path, key: str) -> CheckpointError:
+    return CheckpointError(f"{file}: damaged, or no checkpoint of faceaffect: {key} is not right")
 
 
 def load_model(path: str | Path) -> FaceModule:
@@ -73,17 +134,25 @@ def restore(checkpoint: dict[str, Any], path: str | Path) -> FaceModule:
     name = checkpoint["faceaffect"]["model"]
     if name not in registry.TABLES["models"]:
         raise CheckpointError(
-            f"{path}: its model is {name}, which no name of the model table points to; "
+            f"{path}: its model is {shown(name)}, which no name of the model table points to; "
             "import its module first (--import on the command line)"
         )
     hparams = dict(checkpoint["hyper_parameters"])
-    with backbones.restoring():
-        model = create_model(name, hparams.pop("schema"), **hparams)
-    model.on_load_checkpoint(checkpoint)
+    if hparams.get("cache") is not None:
+        hparams["cache"] = None  # a checkpoint does not choose what is written to
     try:
+        with backbones.restoring():
+            model = create_model(name, hparams.pop("schema"), **hparams)
+        model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
+    except FaceAffectError as error:
+        raise type(error)(f"{path}: {error}") from None
     except RuntimeError as error:
         raise CheckpointError(f"{path}: the weights do not fit the model: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or no checkpoint of faceaffect: {shown(error)}"
+        ) from None
     return model.eval()
 
 

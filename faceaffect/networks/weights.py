@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from faceaffect.errors import CheckpointError, RecipeError, unknown
+from faceaffect.errors import CheckpointError, RecipeError, first_line, unknown
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """The folder of the weights that the package ships."""
@@ -142,8 +143,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"no weights at {file}")
     try:
         state = load_state_dict(str(file), weights_only=True)
+    except UnpicklingError:
+        raise CheckpointError(
+            f"{file}: not readable as weights: damaged, or it holds more than plain values, which "
+            "could run code"
+        ) from None
     except Exception as error:
-        raise CheckpointError(f"{file}: not readable as weights: {error}") from None
+        raise CheckpointError(f"{file}: not readable as weights: {first_line(error)}") from None
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{file}: holds no tensors")

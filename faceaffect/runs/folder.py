@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,7 @@ from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import labels_of
 from faceaffect.errors import RecipeError
 from faceaffect.files import replacing, write_atomically
+from faceaffect.interpolation import strings
 from faceaffect.module import FaceModule
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
@@ -96,7 +97,10 @@ def made_of(data: FaceDataModule, model: FaceModule, recipe: Recipe) -> dict[str
     for prefix, module in model.named_modules():
         if isinstance(module, Freezable) and module.source is not None:
             made[f"weights of {prefix or 'the model'}"] = module.source["fingerprint"]
-    made |= {f"file {name}": _digest(Path(name)) for name in sorted(set(_files(recipe["model"])))}
+    used, written = strings(recipe["model"]), strings(recipe.stored["model"])
+    for (_, file), (_, name) in zip(used, written, strict=True):
+        if Path(file).is_file():
+            made[f"file {name}"] = _digest(Path(file))
     made |= {f"source {file}": _digest(file) for file in _own_sources(model)}
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain
@@ -108,17 +112,6 @@ def _beside_labels(data: FaceDataModule) -> str:
     for name, column in sorted((columns | samples.attributes).items()):
         digest.update(name.encode() + (b"" if column is None else column.tobytes()))
     return digest.hexdigest()[:12]
-
-
-def _files(node: Any) -> Iterator[str]:
-    """Yield the files that a section of a recipe names."""
-    if isinstance(node, Mapping):
-        node = list(node.values())
-    if isinstance(node, list):
-        for item in node:
-            yield from _files(item)
-    elif isinstance(node, str) and Path(node).is_file():
-        yield node
 
 
 def _digest(file: Path) -> str:

@@ -54,7 +54,7 @@ def write_best(file: Path, recipe: Recipe, command: str, trials: int) -> None:
         f"# Found by: {command}" if command else "",
         f"# val/score {tuned['score']:.4f}{before}. The test part was not looked at.",
     ]
-    sections = {k: v for k, v in recipe.sections.items() if k not in ("output", "logger")}
+    sections = {k: v for k, v in recipe.stored.items() if k not in ("output", "logger")}
     body = OmegaConf.to_yaml(OmegaConf.create(sections))
     write_atomically(file, "\n".join(line for line in head if line) + "\n" + body)
 

@@ -55,9 +55,9 @@ def write_result(
     if not trainer.is_global_zero:
         return
     result: dict[str, Any] = {
-        "model": recipe["model"],
+        "model": recipe.stored["model"],
         "recipe": recipe.name,
-        "data": recipe["data"],
+        "data": recipe.stored["data"],
         "schema": data.schema.to_dict(),
         "protocol": data.split.info,
         "precision": _precision(recipe, model),

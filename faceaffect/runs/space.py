@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -287,10 +287,13 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: a key leads through something that has no keys.
     """
-    sections: Any = recipe.sections
-    for key, value in values.items():
-        sections = _put(sections, key.split("."), value, key)
-    return replace(recipe, sections=sections)
+
+    def put(sections: Any) -> Any:
+        for key, value in values.items():
+            sections = _put(sections, key.split("."), value, key)
+        return sections
+
+    return recipe.changed(put)
 
 
 def _put(node: Any, path: list[str], value: Any, key: str) -> Any:

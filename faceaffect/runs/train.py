@@ -14,6 +14,7 @@ from faceaffect.components import arguments
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
 from faceaffect.files import write_atomically
+from faceaffect.interpolation import forgotten
 from faceaffect.models.loading import answering, create_model, read_checkpoint, restore
 from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import Optim
@@ -205,7 +206,10 @@ def _stored_recipe(
             raise RecipeError(
                 f"{item}: a trained model is used as it is; train it anew to change this"
             )
-    return resolve(stored["name"], stored["sections"], overrides, str(source))
+    for key in forgotten(stored["sections"]):
+        if key != "output":
+            console.print(f"{source}: its {key} is not used; give it again to use it", markup=False)
+    return resolve(stored["name"], stored["sections"], overrides, str(source), stored=True)
 
 
 def build(recipe: Recipe, data: FaceDataModule | None = None) -> tuple[FaceDataModule, FaceModule]:
@@ -222,7 +226,7 @@ def build(recipe: Recipe, data: FaceDataModule | None = None) -> tuple[FaceDataM
         model = create_model(schema=data.schema, **recipe["model"])
     model.optim, model.seed = optim, recipe["seed"]
     model.task_weights = _task_weights(recipe, data)
-    model.recipe = {"name": recipe.name, "sections": recipe.sections}
+    model.recipe = {"name": recipe.name, "sections": recipe.stored}
     return data, model
 
 

@@ -404,11 +404,8 @@ class _Search:
             key: self.space.keys[key].value(drawn) for key, drawn in trial.params.items()
         }  # fmt: skip
         best = with_values(self.recipe, values)
-        return replace(
-            best,
-            name=self._file().stem,
-            sections={**best.sections, "tuned": summary(self.study, self.space, best)},
-        )
+        found = summary(self.study, self.space, best)
+        return replace(best.changed(lambda s: s | {"tuned": found}), name=self._file().stem)
 
 
 class _Watch(Callback):
@@ -461,4 +458,4 @@ def _without_files(recipe: Recipe) -> Recipe:
     """Return a recipe whose trainer leaves nothing on disk."""
     callbacks = [c for c in recipe["callbacks"] if registry.as_node(c)["name"] not in _ONLY_LOG]
     trainer = recipe["trainer"] | {"enable_checkpointing": False}
-    return replace(recipe, sections={**recipe.sections, "callbacks": callbacks, "trainer": trainer})
+    return recipe.changed(lambda s: s | {"callbacks": callbacks, "trainer": trainer})

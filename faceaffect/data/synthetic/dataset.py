@@ -21,7 +21,7 @@ from faceaffect.data.synthetic.render import Picture, render
 from faceaffect.data.synthetic.sampling import LabelSampler
 from faceaffect.data.synthetic.scene import Scene, draw_scene
 from faceaffect.data.workers import cores, one_thread
-from faceaffect.errors import DataError
+from faceaffect.errors import DataError, shown
 from faceaffect.progress import console
 from faceaffect.schema import LabelSchema
 
@@ -260,16 +260,18 @@ def _pairs(triples: Sequence[Sequence[float]]) -> dict[tuple[int, int], float]:
 
 
 def _check(n: int, subjects: int, seed: int, image_size: int, clips: int) -> None:
-    lowest = {
-        "n": (n, 1),
-        "subjects": (subjects, 1),
-        "seed": (seed, 0),
-        "image_size": (image_size, 32),
-        "clips": (clips, 0),
+    bounds = {
+        "n": (n, 1, 2_000_000),
+        "subjects": (subjects, 1, 2_000_000),
+        "seed": (seed, 0, 2**32 - 1),
+        "image_size": (image_size, 32, 4096),
+        "clips": (clips, 0, 10_000),
     }
-    for name, (value, least) in lowest.items():
+    for name, (value, least, most) in bounds.items():
         if value < least:
             raise DataError(f"synthetic: {name}={value}: at least {least}")
+        if value > most:
+            raise DataError(f"synthetic: {name}={shown(value)}: at most {most}")
 
 
 def _check_shares(**shares: float) -> None:
