@@ -308,8 +308,9 @@ class Predictor:
         batch = FaceBatch(image=image, id=names, subject=names)
         _, answers = self.model.answer(batch)
         texts = answers.get("text")
-        if texts is None and self.speaks:
-            texts = self.model.describe(as_clips(batch))
+        describe: Any = getattr(self.model, "describe", None)
+        if texts is None and describe is not None:
+            texts = describe(as_clips(batch))
         parts = [answers[task].double().cpu().numpy() for task in self.schema.tasks]
         return np.concatenate(parts, 1), list(texts or [None] * len(faces))
 

@@ -67,7 +67,7 @@ class FaceAlignment:
         except ImportError as error:
             raise FaceAffectError(
                 f"the finder 'face_alignment' needs the package face-alignment ({error}): "
-                "pip install 'faceaffect[align]'; the finder 'mtcnn' needs nothing"
+                "pip install face-alignment; the finder 'mtcnn' needs nothing"
             ) from None
         missing = [url for url in _weights() if not _weight_file(url).exists()]
         if missing and not self.download:
