@@ -19,7 +19,7 @@ from faceaffect.data.dataset import Samples as Samples
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.faces.look import Look, look
 from faceaffect.data.faces.mtcnn import Mtcnn
-from faceaffect.data.image import MAX_PIXELS, pixel_limit
+from faceaffect.data.image import IMAGE_SIZE, MAX_PIXELS, pixel_limit
 from faceaffect.data.loader import BatchReader, FaceLoader, Features
 from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
@@ -69,7 +69,7 @@ class FaceDataModule(L.LightningDataModule):
         dataset: FaceDataset,
         *,
         protocol: Annotated[str | dict[str, Any] | None, Component("protocols")] = None,
-        image_size: int = 112,
+        image_size: int = IMAGE_SIZE,
         batch_size: int = 32,
         num_workers: int | None = None,
         augment: Annotated[list[Any] | None, Component("transforms")] = None,

@@ -22,6 +22,9 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 MAX_PIXELS = 250_000_000
 """The largest picture that is decoded if nothing else is said; phones make 200 megapixels."""
 
+IMAGE_SIZE = 112
+"""Side in pixels of the faces in a batch, unless a recipe or a checkpoint says another."""
+
 _BYTES_A_PIXEL = 0.8
 """A file may have so many bytes for each pixel allowed, and 200 MB in any case."""
 

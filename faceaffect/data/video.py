@@ -252,36 +252,6 @@ def open_video(path: Path | str) -> VideoReader | FrameFolder | Animation:
     return Animation(path, name) if name in ("WebP", "AVIF") else VideoReader(path)
 
 
-def probe(path: Path | str) -> VideoInfo:
-    """Return frame count, rate and size of a video or a folder of frames.
-
-    Raises:
-        DataError: not readable.
-    """
-    with open_video(path) as video:
-        return video.info
-
-
-def iter_frames(
-    path: Path | str,
-    start: int = 0,
-    stop: int | None = None,
-    step: int = 1,
-    *,
-    size: int | None = None,
-) -> Iterator[tuple[int, Frame]]:
-    """Stream (index, (H, W, 3) uint8 RGB), one frame in memory at a time.
-
-    Frames that do not decode are left out: the index tells.
-
-    Raises:
-        DataError: not readable.
-    """
-    with open_video(path) as video:
-        end = video.info.frames if stop is None else min(stop, video.info.frames)
-        yield from video.frames(range(start, end, step), size)
-
-
 def read_frames(
     path: Path | str,
     *,

@@ -17,7 +17,7 @@ from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.data.faces.crop import Crop, cut
 from faceaffect.data.faces.finder import Face, FaceFinder, Frame
 from faceaffect.data.faces.tracks import Smoother, Tracker
-from faceaffect.data.image import read_image, resize
+from faceaffect.data.image import IMAGE_SIZE, read_image, resize
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.hardware import find_device
 from faceaffect.models.loading import answering, load_model
@@ -28,9 +28,6 @@ from faceaffect.prediction.seen import PLACES, Answered, Seen
 from faceaffect.schema import VA_NAMES, LabelSchema
 
 Cropping = Literal["trained", "landmarks", "tight", "none"]
-
-IMAGE_SIZE = 112
-"""Side in pixels of the faces for a model that does not say which it was trained on."""
 
 _TOGETHER_BYTES = 200_000_000  # of pictures that are looked at together
 

@@ -17,7 +17,7 @@ from PIL import Image
 from faceaffect.data.base import create_data
 from faceaffect.data.image import pixel_limit, read_image
 from faceaffect.data.moments import evenly
-from faceaffect.data.video import is_clip, probe, read_frames, read_media
+from faceaffect.data.video import is_clip, open_video, read_frames, read_media
 from faceaffect.errors import DataError
 from faces import face, write_image, write_table
 
@@ -101,7 +101,8 @@ def test_an_animated_picture_is_a_clip(tmp_path: Path, kind: str, suffix: str) -
     assert is_clip(path)
     assert [number_of(frame) for frame in read_media(path, 4)] == [1, 4, 7, 10]
     assert read_media(path, 3, size=20).shape == (3, 20, 20, 3)
-    assert probe(path)[:2] == (12, 25)
+    with open_video(path) as video:
+        assert video.info[:2] == (12, 25)
     backwards = read_frames(path, indices=[11, 0, 5, 5])
     assert [number_of(frame) for frame in backwards] == [11, 0, 5, 5]
 

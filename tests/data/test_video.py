@@ -1,4 +1,5 @@
 import tracemalloc
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from faceaffect.data import film
 from faceaffect.data.extract import extract_frames, frame_file
-from faceaffect.data.video import iter_frames, open_video, probe, read_frames
+from faceaffect.data.video import Frame, VideoInfo, open_video, read_frames
 from faceaffect.errors import DataError
 
 FRAMES, HEIGHT, WIDTH = 61, 48, 80
@@ -69,10 +70,21 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def info_of(path: Path) -> VideoInfo:
+    with open_video(path) as video:
+        return video.info
+
+
+def streamed(path: Path, indices: range | None = None) -> Iterator[tuple[int, Frame]]:
+    """Yield frames one by one; those that do not decode are left out."""
+    with open_video(path) as video:
+        yield from video.frames(range(video.info.frames) if indices is None else indices)
+
+
 @pytest.mark.parametrize("name", [*KINDS, "frames"])
 def test_any_access_equals_decoding_from_the_start(clips: Path, name: str) -> None:
     path = clips / name
-    info = probe(path)
+    info = info_of(path)
     assert (info.frames, info.width, info.height) == (FRAMES, WIDTH, HEIGHT)
     assert info.fps == (None if path.is_dir() else 25)
     whole = read_frames(path)
@@ -87,7 +99,7 @@ def test_any_access_equals_decoding_from_the_start(clips: Path, name: str) -> No
             (found, frame), *_ = source.frames([index])
             assert found == index
             np.testing.assert_array_equal(frame, whole[index])
-    strided = list(iter_frames(path, 3, 40, 9))
+    strided = list(streamed(path, range(3, 40, 9)))
     assert [index for index, _ in strided] == [3, 12, 21, 30, 39]
     for index, frame in strided:
         np.testing.assert_array_equal(frame, whole[index])
@@ -150,7 +162,7 @@ def test_rotated_video_comes_upright(tmp_path: Path, degrees: int) -> None:
     frame = read_frames(path)[0]
     shape = (HEIGHT, WIDTH) if degrees == 180 else (WIDTH, HEIGHT)
     assert frame.shape[:2] == shape
-    assert (probe(path).height, probe(path).width) == shape
+    assert (info_of(path).height, info_of(path).width) == shape
     with av.open(str(path)) as container:
         turns = next(container.decode(video=0)).rotation // 90
     assert turns % 2 == (degrees // 90) % 2
@@ -168,14 +180,14 @@ def test_folder_is_sorted_by_number_not_by_name(clips: Path) -> None:
 def test_memory_does_not_grow_with_the_clip(clips: Path) -> None:
     frame = HEIGHT * WIDTH * 3
     tracemalloc.start()
-    for _ in iter_frames(clips / "mpeg4.avi"):
+    for _ in streamed(clips / "mpeg4.avi"):
         pass
-    streamed = tracemalloc.get_traced_memory()[1]
+    one_by_one = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
     read_frames(clips / "mpeg4.avi", count=2)
     sampled = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert streamed < 6 * frame
+    assert one_by_one < 6 * frame
     assert sampled < 10 * frame
 
 
@@ -188,7 +200,7 @@ def cut(source: Path, target: Path, part: float) -> Path:
 @pytest.mark.parametrize("name", ["h264.mp4", "mpeg4.avi", "b_frames.avi", "program.mpg"])
 def test_fewer_frames_than_the_container_says(clips: Path, tmp_path: Path, name: str) -> None:
     path = cut(clips / name, tmp_path / name, 0.6)
-    alive = [index for index, _ in iter_frames(path)]
+    alive = [index for index, _ in streamed(path)]
     assert 2 < len(alive) < FRAMES
     frames = read_frames(path, count=3)
     assert len(frames) == 3
@@ -204,7 +216,7 @@ def test_damaged_middle_keeps_the_numbers_of_the_rest(clips: Path, tmp_path: Pat
     data[starts[20] : starts[21] - 8] = bytes(starts[21] - 8 - starts[20])
     path = tmp_path / "damaged.avi"
     path.write_bytes(data)
-    found = dict(iter_frames(path))
+    found = dict(streamed(path))
     assert 20 not in found
     for index in (0, 19, 21, 60):
         assert number_of(found[index]) == index
@@ -283,7 +295,7 @@ def test_extraction_resumes_and_records_failures(clips: Path, tmp_path: Path) ->
 
 def test_extraction_of_chosen_frames_and_undecodable_ones(clips: Path, tmp_path: Path) -> None:
     path = cut(clips / "mpeg4.avi", tmp_path / "short.avi", 0.6)
-    total = probe(path).frames
+    total = info_of(path).frames
     wanted = [0, 5, total - 1, total + 3]
     result = extract_frames(path, tmp_path / "out", indices=wanted, size=32, progress=False)
     assert set(result.failed) <= {total - 1, total + 3}
