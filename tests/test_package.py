@@ -1,7 +1,12 @@
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +33,38 @@ def test_the_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
         if not name.endswith("README.md")
     }
     assert shipped == tree
+
+
+def opencvs(requirements: list[str]) -> set[str]:
+    """Return the builds of OpenCV that requirements bring along, as what is installed tells."""
+    todo, seen = [Requirement(text) for text in requirements], set()
+    while todo:
+        one = todo.pop()
+        name = canonicalize_name(one.name)
+        if (name, *sorted(one.extras)) in seen or name == "faceaffect":
+            continue
+        seen.add((name, *sorted(one.extras)))
+        try:
+            needed = map(Requirement, metadata.requires(name) or [])
+        except metadata.PackageNotFoundError:
+            continue
+        cases = [{"extra": extra} for extra in ("", *one.extras)]
+        todo += [r for r in needed if r.marker is None or any(map(r.marker.evaluate, cases))]
+    return {name for name, *_ in seen if name.startswith("opencv")}
+
+
+def test_no_opencv_with_windows_is_installed_unasked() -> None:
+    """It would overwrite the headless one, and without libGL no cv2 could be imported."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert opencvs(project["dependencies"]) == {"opencv-python-headless"}
+    for extra, requirements in project["optional-dependencies"].items():
+        if extra != "align":
+            assert opencvs(requirements) <= {"opencv-python-headless"}, extra
+
+
+def test_cv2_can_be_imported_here() -> None:
+    done = subprocess.run([sys.executable, "-c", "import cv2"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_import_is_light_and_silent() -> None:

@@ -1,10 +1,11 @@
 import multiprocessing
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import cv2
-import face_alignment
 import numpy as np
 import pytest
 import torch
@@ -284,16 +285,22 @@ class FakeNetwork:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package() -> ModuleType:
+    """Return face_alignment, an extra."""
+    return pytest.importorskip("face_alignment", reason="the extra 'align' is not installed")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: ModuleType) -> Path:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    monkeypatch.setattr(face_alignment, "FaceAlignment", FakeNetwork)
+    monkeypatch.setattr(package, "FaceAlignment", FakeNetwork)
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     return folder
 
 
 def test_face_alignment_without_weights_says_where_to_put_them(
-    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: ModuleType
 ) -> None:
     aligner = Aligner("finder", cache=tmp_path / "crops", finder=FaceAlignment())
     with pytest.raises(FaceAffectError, match="s3fd") as caught:
@@ -307,9 +314,17 @@ def test_face_alignment_without_weights_says_where_to_put_them(
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(face_alignment, "FaceAlignment", unreachable)
+    monkeypatch.setattr(package, "FaceAlignment", unreachable)
     with pytest.raises(FaceAffectError, match="no route to host"):
         FaceAlignment(download=True).find([portrait(face())])
+
+
+def test_face_alignment_that_is_not_installed_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "face_alignment", None)
+    with pytest.raises(FaceAffectError, match=r"pip install 'faceaffect\[align\]'"):
+        FaceAlignment().find([portrait(face())])
 
 
 def test_face_alignment_gives_boxes_scores_and_points(hub: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceaffect.data.faces.finder import Face, Frame
-from faceaffect.errors import FaceAffectError
+from faceaffect.errors import FaceAffectError, needs_extra
 
 
 class FaceAlignment:
@@ -66,8 +66,8 @@ class FaceAlignment:
             from face_alignment import FaceAlignment, LandmarksType
         except ImportError as error:
             raise FaceAffectError(
-                f"the finder 'face_alignment' needs the package face-alignment ({error}): "
-                "pip install face-alignment; the finder 'mtcnn' needs nothing"
+                needs_extra("the finder 'face_alignment'", "face-alignment", "align")
+                + f" ({error}); the finder 'mtcnn' needs nothing"
             ) from None
         missing = [url for url in _weights() if not _weight_file(url).exists()]
         if missing and not self.download:

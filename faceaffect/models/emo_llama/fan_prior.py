@@ -1,16 +1,15 @@
 """Facial priors of real faces: the network of the face-alignment package."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from face_alignment import api
-from face_alignment.models import FAN
-from torch import Tensor
+from torch import Tensor, nn
 from torch.hub import get_dir, load_state_dict_from_url
 
-from faceaffect.errors import CheckpointError
+from faceaffect.errors import CheckpointError, RecipeError, needs_extra
 from faceaffect.models.emo_llama.priors import FacePrior
 from faceaffect.networks.weights import Freezable, fingerprint
 
@@ -31,14 +30,16 @@ class FanPrior(Freezable):
 
     Raises:
         CheckpointError: the weights are missing or damaged.
+        RecipeError: the package is not installed.
     """
 
     def __init__(
         self, download: bool = False, weights: str | None = None, confidence: float = 0.2
     ) -> None:
         super().__init__()
-        self.net: Any = FAN(4)
-        self.net.load_state_dict(_weights(weights, download))
+        network, url = _package()
+        self.net: Any = network(4)
+        self.net.load_state_dict(_weights(weights, url, download))
         self.confidence = confidence
         self.map_width = self.token_width = 256
         self.group_names: dict[str, tuple[str, ...]] = {}
@@ -80,8 +81,18 @@ def _peaks(heat: Tensor) -> Tensor:
     return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], 2)
 
 
-def _weights(file: str | None, download: bool) -> dict[str, Tensor]:
-    url = api.models_urls[_NAME]
+def _package() -> tuple[Callable[[int], nn.Module], str]:
+    """Return the class of the network and the place of its weights."""
+    try:
+        from face_alignment import api
+        from face_alignment.models import FAN
+    except ImportError as error:  # also of its OpenCV, where libGL is missing
+        needed = needs_extra("model.prior: 'fan'", "face-alignment", "align")
+        raise RecipeError(f"{needed} ({error})") from None
+    return FAN, api.models_urls[_NAME]
+
+
+def _weights(file: str | None, url: str, download: bool) -> dict[str, Tensor]:
     path = Path(file) if file else Path(get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file() and file is None and download:
         return load_state_dict_from_url(url, map_location="cpu", weights_only=True)

@@ -1,12 +1,13 @@
 """The shipped sources of facial priors."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from face_alignment.models import FAN
 from torch import nn
 
+import pretrained
 from faceaffect.components import create
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.models.emo_llama.fan_prior import _peaks
@@ -14,6 +15,8 @@ from faceaffect.models.emo_llama.mining import FaceInfoMining
 from faceaffect.models.emo_llama.priors import FacePriorNet
 from faceaffect.models.face_analysis import load_face_analysis
 from faceaffect.networks.weights import frozen_keys
+
+NOT_INSTALLED = "the extra 'align' is not installed"
 
 
 def faces(n: int = 2, size: int = 112) -> torch.Tensor:
@@ -43,8 +46,8 @@ def test_the_face_network_of_the_package_as_a_prior() -> None:
 
 
 def test_fan_as_a_prior(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    torch.save(FAN(4).state_dict(), tmp_path / "fan.pth")
+    pytest.importorskip("face_alignment", reason=NOT_INSTALLED)
+    pretrained.fan(tmp_path / "fan.pth")
     net = create(
         "priors", {"name": "fan", "weights": str(tmp_path / "fan.pth"), "confidence": -9.0}
     )
@@ -69,9 +72,16 @@ def test_peaks_of_heat_maps() -> None:
     torch.testing.assert_close(_peaks(heat)[0, 0], torch.tensor([-1 + 1 / 64, 1 - 1 / 64]))
 
 
+def test_fan_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "face_alignment", None)
+    with pytest.raises(RecipeError, match=r"pip install 'faceaffect\[align\]'"):
+        create("priors", "fan")
+
+
 def test_missing_and_damaged_weights_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("face_alignment", reason=NOT_INSTALLED)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"prior\.download: true"):
         create("priors", "fan")
