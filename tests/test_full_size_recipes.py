@@ -18,7 +18,8 @@ SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit
          "trainer.accelerator=cpu", "data.batch_size=2", "data.num_workers=0"]  # fmt: skip
 
 PLACES = {"model.tower.name", "model.prior.weights", "model.prior.download",
-          "model.aggregator.qformer", "model.llm.name", "model.backbone.weights"}  # fmt: skip
+          "model.aggregator.qformer", "model.llm.name", "model.backbone.pretrained",
+          "model.backbone.weights"}  # fmt: skip
 """What is named anew in the model: where weights lie; nothing that they are."""
 
 
@@ -42,7 +43,7 @@ def places(recipe: str, root: Path) -> list[str]:
     backbone = model.get("backbone")
     if isinstance(backbone, dict) and backbone.get("pretrained"):
         file = pretrained.timm_weights(root / "backbone.safetensors", backbone["name"])
-        return [f"model.backbone.weights={file}"]
+        return ["model.backbone.pretrained=false", f"model.backbone.weights={file}"]
     return []
 
 
