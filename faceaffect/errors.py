@@ -1,7 +1,14 @@
 """Errors meant for the person at the keyboard: the command line prints the message alone."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+ENDING = ("SIGTERM", "SIGHUP", "SIGUSR1")
+"""The signals by which schedulers, containers and terminals end a command."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk without room says."""
 
 
 class FaceAffectError(Exception):
@@ -22,6 +29,14 @@ class SchemaError(FaceAffectError):
 
 class CheckpointError(FaceAffectError):
     """A checkpoint is damaged, belongs to another model or lacks weights."""
+
+
+class Stopped(BaseException):
+    """A signal asked the command to end; ``number`` is that of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

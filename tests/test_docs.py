@@ -101,3 +101,12 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert table["AU12"].between(0, 1).all()
     assert np.isfinite(table["valence"].astype(float)).all()
     plt.close("all")
+
+
+def test_every_line_of_the_security_page_is_held_by_a_test() -> None:
+    root = Path(__file__).parents[1]
+    may = (root / "SECURITY.md").read_text().partition("May not:")[0]
+    for line in may.split("\n* ")[1:]:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", line)
+        assert named, line
+        assert all((root / name).is_file() for name in named), line

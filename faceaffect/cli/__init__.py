@@ -5,11 +5,13 @@ command runs, not before.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from faceaffect import __version__
@@ -29,7 +31,7 @@ from faceaffect.cli import (
     train,
     tune,
 )
-from faceaffect.errors import FaceAffectError, RecipeError
+from faceaffect.errors import ENDING, FULL, FaceAffectError, RecipeError, Stopped, printable
 
 COMMANDS = (
     train, test, tune, crossval, compare, check, predict, graph, explain, ask, annotate, sheet, ls,
@@ -45,22 +47,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait for others sleep; spinning, they take the core from who they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        if getattr(args, "allow_env", None):
-            from faceaffect.interpolation import allowed_env
+        with _unwound_by_signals():
+            if getattr(args, "allow_env", None):
+                from faceaffect.interpolation import allowed_env
 
-            allowed_env.update(args.allow_env)
-        for module in getattr(args, "imports", None) or ():
-            _import(module)
-        code: int = args.run(args)
+                allowed_env.update(args.allow_env)
+            for module in getattr(args, "imports", None) or ():
+                _import(module)
+            code: int = args.run(args)
     except FaceAffectError as error:
         print(f"{_process()}error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{_process()}error: {_told(error, args.goes_on)}", file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            if not _process():
+                name = signal.Signals(stop.number).name
+                print(f"stopped by {name}{args.goes_on}", file=sys.stderr, flush=True)
+        return 143
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it must not stop the exit
         if not _process():
             print(f"interrupted{args.goes_on}", file=sys.stderr)
         return 130
     return code
+
+
+@contextlib.contextmanager
+def _unwound_by_signals() -> Iterator[None]:
+    """Let the signals by which machines end a command unwind it, unless they are ignored."""
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, _stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)
+
+
+def _told(error: OSError, goes_on: str) -> str:
+    """Return one line about a disk that is full, a folder that is gone, a right that is missing."""
+    place = f"{error.filename}: " if error.filename else ""
+    text = printable(f"{place}{error.strerror or error}")
+    return text + (f". Make room{goes_on}" if error.errno in FULL else "")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Processes that read or draw faces beside the one that computes."""
 
 import os
+import signal
 
 import cv2
 from threadpoolctl import threadpool_limits
@@ -22,3 +23,15 @@ def one_thread(worker: int = 0) -> None:
     """
     cv2.setNumThreads(0)
     threadpool_limits(1)
+    _outlive_the_step()
+
+
+def _outlive_the_step() -> None:
+    """Leave signals to the process that trains, which ends its step first; it ends this one then.
+
+    Schedulers signal all processes of a job at once.
+    """
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))

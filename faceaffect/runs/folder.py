@@ -173,9 +173,14 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; ``storage_options`` are not used."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            torch.save(checkpoint, part)
+        path.parent.mkdir(exist_ok=True)  # the run's own folder must not come back
+        try:
+            with replacing(path) as part, part.open("wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # of torch, about what the disk said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -1,12 +1,14 @@
 """What lets a run that ended at any moment go on with the numbers of one that did not."""
 
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from faceaffect.errors import RecipeError
+from faceaffect.errors import ENDING, RecipeError, Stopped
 
 _STARTED = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 """Counters of a validation amid its first batch, for which Lightning runs all of it anew."""
@@ -25,6 +27,7 @@ class Resuming(Callback):
         self._processes = 1
         self._resumes = False
         self._max_steps = -1
+        self._signal = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Note how many processes train."""
@@ -35,6 +38,30 @@ class Resuming(Callback):
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
         self._due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if not loop._should_accumulate() and self._is_to_stop(trainer):
+            self._stop(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End amid a validation, which is made up for; several processes end it together."""
+        if self._signal and trainer.world_size == 1 and not trainer.sanity_checking:
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End before the test where a signal came late."""
+        if self._is_to_stop(trainer):
+            raise Stopped(self._signal or signal.SIGTERM)
+
+    def _is_to_stop(self, trainer: L.Trainer) -> bool:
+        """Return whether any process was told to end."""
+        told = bool(self._signal)
+        return told if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(
+            told, all=False
+        )  # fmt: skip
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        """Write ``last.ckpt`` and end."""
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+        raise Stopped(self._signal or signal.SIGTERM)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hide a limit of steps while Lightning finds its place.
@@ -46,9 +73,17 @@ class Resuming(Callback):
             loop.max_steps, self._max_steps = -1, loop.max_steps
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let training end where it should."""
+        """Let training end where it should, and signals end it between steps."""
         if self._resumes and not self._due:
             self._limit_steps(trainer)
+        if threading.current_thread() is threading.main_thread():
+            for name in ENDING:
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._note)  # the trainer puts back what was there
+
+    def _note(self, number: int, frame: object) -> None:
+        self._signal = number
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let training end where it should, after a validation that was due."""

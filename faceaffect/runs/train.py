@@ -82,7 +82,7 @@ def _fit_and_test(
     try:
         callbacks = [clock, FrozenFeatures(), *checkpoint_callbacks(recipe, folder)]
         trainer = create_trainer(recipe, folder, callbacks)
-        reports.start(trainer.loggers, recipe.sections)
+        reports.start(trainer.loggers, recipe.stored)
     except RecipeError:
         if last is None and processes.is_first():
             shutil.rmtree(folder, ignore_errors=True)  # nothing was trained

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from faceaffect.cli import main
+from faceaffect.module import AffectModule
 from faceaffect.runs import cost
 from faces import write_csv
 
@@ -147,3 +150,72 @@ def test_so_does_one_that_validates_and_ends_otherwise(
 ) -> None:
     words = changes.replace(", ", ",").replace(": ", ":").split()
     check_every_state([*tiny, *(w.replace(",", ", ").replace(":", ": ") for w in words)], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "hook", "step"), [
+    ("SIGTERM", "training_step", 0), ("SIGHUP", "training_step", 1),
+    ("SIGUSR1", "validation_step", 0), ("SIGTERM", "test_step", 0),
+])  # fmt: skip
+def test_a_signal_ends_a_run_that_goes_on_with_the_same_numbers(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], name: str, hook: str, step: int,
+) -> None:  # fmt: skip
+    command = [*tiny, "checkpoint={}", "data.batch_size=2"]
+    assert main(command) == 0
+    wanted = numbers(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs")
+    original = getattr(AffectModule, hook)
+
+    def signalled(self: AffectModule, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == step and not self.trainer.sanity_checking:
+            os.kill(os.getpid(), getattr(signal, name))
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AffectModule, hook, signalled)
+        assert main(command) == 143
+    assert f"stopped by {name}; the same command with --resume" in capsys.readouterr().err
+    (last,) = (tmp_path / "runs").rglob("last.ckpt")
+    if hook != "test_step":
+        assert torch.load(last, weights_only=True)["epoch"] == 0
+    assert main([*command, "--resume"]) == 0
+    assert numbers(tmp_path / "runs") == wanted
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_after_room_is_made(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    resource = pytest.importorskip("resource")
+    assert main(tiny) == 0
+    wanted = numbers(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        code = main(tiny)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "File too large. Make room; the same command with --resume" in error
+    assert error.count("\n") == 1
+    assert main([*tiny, "--resume"]) == 0
+    assert numbers(tmp_path / "runs") == wanted
+
+
+def test_a_run_whose_folder_is_removed_ends_in_one_line(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    original = AffectModule.training_step
+
+    def removes(self: AffectModule, batch: Any, batch_idx: int) -> Any:
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(AffectModule, "training_step", removes)
+    assert main(tiny) == 2
+    error = capsys.readouterr().err
+    assert "No such file or directory" in error
+    assert error.count("\n") == 1
