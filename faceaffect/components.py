@@ -6,6 +6,7 @@ Which names there are, :mod:`faceaffect.registry` says.
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
@@ -78,6 +79,7 @@ def arguments(
                 f"{where}.{key}: unknown key{near or '.'} "
                 f"{target.__name__} takes: {', '.join(parameters) or 'nothing'}"
             )
+    node = {key: at_home(value) for key, value in node.items()}
     hints = _hints(target)
     fields = [(name, _holdable(hints.get(name, Any)), MISSING) for name in parameters]
     try:
@@ -95,6 +97,15 @@ def arguments(
         for mark in getattr(hints.get(key), "__metadata__", ()):
             _check_nested(mark, value, f"{where}.{key}")
     return kwargs
+
+
+def at_home(value: Any) -> Any:
+    """Return a value with ``~/`` before a path written out; no shell does that behind ``key=``."""
+    if isinstance(value, list):
+        return [at_home(item) for item in value]
+    if isinstance(value, str) and value.startswith(("~/", "~\\")):
+        return str(Path(value).expanduser())
+    return value
 
 
 def named_parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -176,6 +176,14 @@ class AffectModule(FaceModule):
                 "data and model share no label name: "
                 + "; ".join(self._data_schema.difference(self.schema, ("data", "model")))
             )
+        own, theirs = self.schema.expressions, self._data_schema.expressions
+        shared = [name for name in own if name in theirs]
+        if len(shared) == 1 and {*own} != {*theirs}:
+            raise SchemaError(
+                f"data and model share one expression only, {shared[0]}, and whoever answers "
+                "nothing else is always right: "
+                + "; ".join(self._data_schema.difference(self.schema, ("data", "model")))
+            )
         self.metrics = TaskMetrics(self._scored)
 
     def _take_crop(self, data: Any) -> None:

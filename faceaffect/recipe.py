@@ -5,6 +5,7 @@ heavy; a component's arguments are checked when it is built, see :mod:`faceaffec
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from faceaffect.components import at_home
 from faceaffect.errors import RecipeError, first_line, printable, shown, suggest
 from faceaffect.interpolation import Environment, check_references, forgotten, map_strings, without
 from faceaffect.registry import as_node, check_name
@@ -83,7 +85,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         RecipeError: there is no such file and no such shipped recipe; the nearest name is given.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path
     shipped = recipe_folder() / f"{name.removesuffix('.yaml')}.yaml"
@@ -155,6 +157,7 @@ def resolve(
         {**_DEFAULTS, **_check_sections(map_strings(resolved, put), where)}
         for put in (environment.read, environment.as_written)
     )
+    sections["output"] = at_home(sections["output"])
     return Recipe(name, sections, written)
 
 
@@ -177,7 +180,7 @@ def _merge(
     plain = map_strings(plain, partial(environment.mask, stays=stored))
     check_references(plain, environment.where)  # merging resolves what it merges into
     masked = OmegaConf.create(plain)
-    typed = [item.partition("=") for item in _outer_first(overrides)]
+    typed = [_path_as_it_is(item).partition("=") for item in _outer_first(overrides)]
     masked.merge_with_dotlist([k + e + environment.mask((k,), v) for k, e, v in typed])
     check_references(OmegaConf.to_container(masked), environment.where)
     return OmegaConf.to_container(masked, resolve=True)
@@ -190,6 +193,22 @@ def _check_name(name: str, where: str) -> None:
             f"{where}: '{printable(name, 80)}' is no name of a recipe, from which the folder of "
             "its runs is named"
         )
+
+
+_SPECIAL = re.compile(r"[\[\]{}#&*!|>'\"%@`]|: |:$")
+
+
+def _path_as_it_is(override: str) -> str:
+    """Quote the value of an override that names something on disk.
+
+    YAML would read a folder called ``a: b`` as a mapping, and cut ``a #1`` short.
+    """
+    key, _, value = override.partition("=")
+    special = _SPECIAL.search(value) and "${" not in value and "\0" not in value
+    if not special or len(value) > 4096 or not Path(value).expanduser().exists():
+        return override
+    quoted = value.replace("'", "''")
+    return f"{key}='{quoted}'"
 
 
 def _outer_first(overrides: Sequence[str]) -> list[str]:

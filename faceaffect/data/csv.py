@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
-from faceaffect.data.dataset import FaceDataset, Loaded, Samples, on_disk
+from faceaffect.data.cells import shown
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples, find_files
 from faceaffect.data.table import Table, read_table
 from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError
@@ -19,9 +20,10 @@ class CsvFaces(FaceDataset):
 
     Columns: ``image`` (or ``path``, or ``video``), and of the following those that there are:
     ``subject``; ``AU1``, ``AU12``, ...; ``expression``; ``valence`` and ``arousal``; ``part`` (or
-    ``split``: train, val, test); ``attribute/NAME`` for groups to compare. An empty cell is
-    unknown. Rows that occur twice, files with two different labels and files that are not on disk
-    are left out and counted.
+    ``split``: train, val, test); ``attribute/NAME`` for groups to compare. OpenFace's ``AU01_c``
+    and ``AU01_r`` are AU1's presence and intensity. An empty cell is unknown, and so is one that
+    says nan, NA, null, none or -. Rows that occur twice, files with two different labels and files
+    that are not on disk are left out and counted; a file is one whatever path leads to it.
 
     Args:
         table: the table, separated by commas, semicolons or tabs.
@@ -29,6 +31,11 @@ class CsvFaces(FaceDataset):
             to the table's own folder.
         classes: the expressions in index order, matched whatever their case; absent, those that
             occur in the table, in alphabetical order.
+        synonyms: names of expressions that mean the same (happy, Happiness, joy) are one class,
+            called as the field does (happiness); the notes of the result say what was renamed.
+            Without, names stay as they are.
+        unknown: what else stands for an unknown label, such as -1 or 999. A code that is a number
+            of a column, such as -1 in valence, is that number there.
         au_threshold: the AU columns hold intensities 0 to 5, and from this one on an AU counts as
             positive; absent, they hold 0 and 1.
         frames: how many frames are read of a clip (a film, an animated picture or a folder of
@@ -53,6 +60,8 @@ class CsvFaces(FaceDataset):
         *,
         root: str | None = None,
         classes: list[str] | None = None,
+        synonyms: bool = True,
+        unknown: list[Any] | None = None,
         au_threshold: float | None = None,
         frames: int = 8,
         image_size: int | None = None,
@@ -67,22 +76,30 @@ class CsvFaces(FaceDataset):
             raise RecipeError(f"data.au_threshold: {au_threshold} is not in (0, 5]")
         self.frames = frames
         self.image_size = image_size if align == "none" else None
-        rows = read_table(Path(table) if root is None else Path(root) / table)
+        place = Path(table) if root is None else Path(root) / table
+        rows = read_table(
+            place,
+            unknown=unknown or (),
+            intensities=au_threshold is not None,
+            synonyms=synonyms,
+        )
         folder = rows.path.parent if root is None else Path(root)
-        _keep_files_on_disk(rows, folder)
+        left_out = _keep_files_on_disk(rows, folder)
         schema, labels, attribute_names = _labels(rows, classes, au_threshold)
         known = "subject" in rows.cells
         ids = rows.text("file")
         samples = Samples(id=ids, subject=rows.text("subject") if known else ids, **labels)
         notes: dict[str, Any] = {"table": str(rows.path)}
         notes |= {"columns not used": rows.ignored} if rows.ignored else {}
+        notes |= {"expressions renamed": rows.renamed} if rows.renamed else {}
+        notes |= {"unknown": unknown} if unknown else {}
         notes |= {"au_threshold": au_threshold} if au_threshold is not None else {}
         super().__init__(
             schema,
             samples,
             root=folder,
             subjects_known=known,
-            left_out={reason: n for reason, n in rows.left_out.items() if n},
+            left_out={reason: n for reason, n in left_out.items() if n},
             attribute_names=attribute_names,
             notes=notes,
             aligner=open_aligner(align, crop, finder, crop_cache, folder, own=False),
@@ -95,16 +112,26 @@ class CsvFaces(FaceDataset):
         return self.cropped(index, lambda: read_media(path, self.frames, self.image_size))
 
 
-def _keep_files_on_disk(rows: Table, folder: Path) -> None:
-    there = on_disk(folder, rows.cells["file"])
-    if not there.any() and len(there):
+def _keep_files_on_disk(rows: Table, folder: Path) -> dict[str, int]:
+    """Leave out rows that occur twice, are in conflict or name no file; return the counts."""
+    places = find_files(folder, rows.cells["file"])
+    if len(places) and not any(places):
         first = folder / rows.cells["file"].iloc[0]
         raise DataError(
-            f"{rows.path}: none of its {len(there)} files is there, such as {first}; "
+            f"{rows.path}: none of its {len(places)} files is there, such as {shown(str(first))}; "
             "data.root names the folder that they are relative to"
         )
-    rows.left_out["not on disk"] = int((~there).sum())
+    # A file that is not there is told by its name.
+    names = rows.cells["file"].tolist()
+    files = [p.file if p else n for p, n in zip(places, names, strict=True)]
+    rows.cells = rows.cells.assign(
+        file=[p.name if p else n for p, n in zip(places, names, strict=True)],
+        there=[p is not None for p in places],
+    )
+    left_out = rows.repeated(files)
+    there = rows.cells.pop("there").to_numpy(bool)
     rows.cells = rows.cells[there]
+    return left_out | {"not on disk": int((~there).sum())}
 
 
 def _labels(
@@ -134,7 +161,10 @@ def _labels(
         )
     if "part" in rows.cells:
         labels["part"] = rows.text("part")
-    groups = {name.removeprefix("attribute/"): rows.classes(name, None) for name in rows.attributes}
+    groups = {
+        name.removeprefix("attribute/"): rows.classes(name, None, "another word")
+        for name in rows.attributes
+    }
     labels["attributes"] = {name: index for name, (_, index) in groups.items()}
     aus = tuple(int(name.removeprefix("AU")) for name in rows.au_names)
     schema = LabelSchema(aus, names, bool(affect))

@@ -1,10 +1,11 @@
 """What a dataset is: a table of labels, and a way to load one sample."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from faceaffect.data.align import Aligner
 from faceaffect.data.cropping import crop_one, make_crops
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
+from faceaffect.data.names import alike, plain
 from faceaffect.errors import DataError
 from faceaffect.schema import TASKS, LabelSchema
 
@@ -110,7 +112,7 @@ class FaceDataset:
         aligner: Aligner | None = None,
     ) -> None:
         self.schema = schema
-        self.samples = samples
+        self.samples = _known_people(samples, type(self).__name__) if subjects_known else samples
         self.root = root
         self.subjects_known = subjects_known
         self.left_out = dict(left_out or {})
@@ -178,15 +180,85 @@ def on_disk(root: Path, names: Iterable[str]) -> NDArray[np.bool_]:
     Returns:
         (N,) bool.
     """
-    folders: dict[str, set[str]] = {}
-    there = []
+    return np.array([place is not None for place in find_files(root, names)], bool)
+
+
+class Place(NamedTuple):
+    """Where a file is that somebody named.
+
+    Attributes:
+        name: its path relative to the root, as the disk spells it, if it lies in the root.
+        file: device and number of the file, the same whatever path leads to it.
+    """
+
+    name: str
+    file: tuple[int, int]
+
+
+def find_files(root: Path, names: Iterable[str]) -> list[Place | None]:
+    """Return where each of some files or folders is, None if it is not there.
+
+    ``./f.jpg``, ``a/../f.jpg``, a link to it and other Unicode forms of its name lead to one file.
+    Each folder is listed once.
+    """
+    folders: dict[str, _Folder] = {}
+    found: list[Place | None] = []
     for name in names:
-        folder, file = os.path.split(name)
+        folder, file = os.path.split(os.path.expanduser(name))  # noqa: PTH111
         if folder not in folders:
-            whole = root / folder
-            folders[folder] = set(os.listdir(whole)) if whole.is_dir() else set()  # noqa: PTH208
-        there.append(file in folders[folder])
-    return np.array(there, bool)
+            folders[folder] = _Folder(root, folder)
+        found.append(folders[folder].find(file))
+    return found
+
+
+class _Folder:
+    """What a folder holds, by name."""
+
+    def __init__(self, root: Path, folder: str) -> None:
+        whole, self.name = root / folder, folder
+        if folder and (Path(folder).is_absolute() or {".", ".."} & set(folder.split("/"))):
+            real = Path(os.path.realpath(whole))
+            base = Path(os.path.realpath(root))
+            inside = real.is_relative_to(base)
+            self.name = real.relative_to(base).as_posix() if inside else real.as_posix()
+            self.name = "" if self.name == "." else self.name
+        self.entries: dict[str, os.DirEntry[str]] = {}
+        self.device = 0
+        if whole.is_dir():
+            with os.scandir(whole) as entries:
+                self.entries = {entry.name: entry for entry in entries}
+            self.device = whole.stat().st_dev
+        self.forms = {unicodedata.normalize("NFC", name): name for name in self.entries}
+
+    def find(self, file: str) -> Place | None:
+        name = file if file in self.entries else self.forms.get(unicodedata.normalize("NFC", file))
+        if name is None:
+            return None
+        entry = self.entries[name]
+        where = f"{self.name.rstrip('/')}/{name}" if self.name else name
+        if not entry.is_symlink() and entry.inode():
+            return Place(where, (self.device, entry.inode()))
+        try:
+            status = entry.stat()
+        except OSError:  # a link that leads nowhere
+            return None
+        return Place(where, (status.st_dev, status.st_ino))
+
+
+def _known_people(samples: Samples, where: str) -> Samples:
+    """Return the samples with each person in one spelling.
+
+    Raises:
+        DataError: two names differ in case or leading zeros only.
+    """
+    names, index = np.unique(samples.subject, return_inverse=True)
+    people = [plain(name) for name in names.tolist()]
+    for one, other, *_ in alike(people):
+        raise DataError(
+            f"{where}: people whose names differ in case or leading zeros only, such as '{one}' "
+            f"and '{other}': spell one person in one way, and two people in two"
+        )
+    return replace(samples, subject=np.array(people, str)[index])
 
 
 def _check(schema: LabelSchema, samples: Samples, where: str) -> None:

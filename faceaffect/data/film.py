@@ -113,7 +113,7 @@ def _scan(path: Path, size: int, modified: int, pixels: int) -> Index:
             streams = {s.index: s for s in films(path, container)}
             packets = {index: [] for index in streams}
             for packet in container.demux(list(streams.values())):
-                index = packet.stream_index
+                index = packet.stream.index  # the last, empty packets know it only so
                 if packet.size and not packet.is_discard:
                     found = _Packet(packet.pts, packet.duration or 0, packet.is_keyframe)
                     packets[index].append(found)

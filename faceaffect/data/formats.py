@@ -22,6 +22,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -35,6 +36,7 @@ MAX_SCANS = 100
 
 # The classes themselves: Image.open would also try formats that run other programs.
 _PILLOW: dict[str, Callable[[BinaryIO], ImageFile]] = {
+    "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "GIF": GifImageFile,
     "WebP": WebPImageFile,
@@ -140,7 +142,7 @@ def decode(data: bytes, name: str, fits: Callable[[int, int], None]) -> NDArray[
     Raises:
         Exception: whatever the decoder raises where the data is damaged.
     """
-    if name == "JPEG":
+    if name == "JPEG" and _is_usual(data):
         return _decode_jpeg(data, fits)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata
@@ -175,6 +177,15 @@ def _open_heif(data: bytes, fits: Callable[[int, int], None]) -> ImageFile:
     picture: Any = heif.to_pillow()
     picture.info.pop("exif", None)  # it is upright by the container's own note; EXIF repeats it
     return picture  # type: ignore[no-any-return]
+
+
+def _is_usual(data: bytes) -> bool:
+    """Return whether the strict decoder knows a JPEG's subsampling; pillow knows any."""
+    try:
+        simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        return "subsampling" not in str(error)
+    return True
 
 
 def _decode_jpeg(data: bytes, fits: Callable[[int, int], None]) -> NDArray[np.uint8]:

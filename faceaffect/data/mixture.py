@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from faceaffect import registry
 from faceaffect.components import Component, create
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
+from faceaffect.data.names import expression_name
 from faceaffect.data.protocols import SIDES, Split, default_protocol
-from faceaffect.errors import RecipeError
+from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 
 
@@ -34,7 +35,7 @@ class Mixture(FaceDataset):
 
     Raises:
         RecipeError: no source, or a source that chooses on its own test part.
-        DataError: a source cannot be read.
+        DataError: a source cannot be read, or two sources have two names for one expression.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Mixture(FaceDataset):
         schema = self.sources[0].schema
         for dataset in self.sources[1:]:
             schema = schema.union(dataset.schema)
+        _refuse_synonyms(schema.expressions)
         self.names = _unique([node["name"] for node in nodes])
         groups = _attribute_names(self.sources)
         named = dict(zip(self.names, built, strict=True))
@@ -99,6 +101,18 @@ def _build(node: dict[str, Any], where: str) -> tuple[FaceDataset, Split]:
             "set data.protocol={name: official, selection: test} for the whole"
         )
     return dataset, split
+
+
+def _refuse_synonyms(classes: tuple[str, ...]) -> None:
+    """Refuse two names of one class, which come of a source that was told to keep its own."""
+    meant: dict[str, str] = {}
+    for name in classes:
+        first = meant.setdefault(expression_name(name), name)
+        if first != name:
+            raise DataError(
+                f"mixture: '{first}' and '{name}' are one expression under two names: leave out "
+                "synonyms=false, or give each source the same classes"
+            )
 
 
 def _unique(names: list[str]) -> list[str]:

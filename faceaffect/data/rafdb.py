@@ -9,6 +9,7 @@ import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import FaceDataset, Samples, on_disk
+from faceaffect.data.names import expression_name
 from faceaffect.errors import DataError, RecipeError, unknown
 from faceaffect.schema import LabelSchema
 
@@ -58,7 +59,7 @@ class RafDb(FaceDataset):
         finder: FinderNode = None,
         crop_cache: str | None = None,
     ) -> None:
-        names = tuple(CLASSES if classes is None else classes)
+        names = tuple(CLASSES if classes is None else map(expression_name, classes))
         for name in names:
             if name not in CLASSES:
                 raise RecipeError(unknown("data.classes", str(name), CLASSES))

@@ -1,29 +1,34 @@
-"""Reading a user's label table: every cell checked, every error with its line and column."""
+"""A user's label table under our names: every cell checked, every error with its line."""
 
 import logging
 import re
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from faceaffect.errors import DataError, suggest
+from faceaffect.data.cells import read_cells, shown
+from faceaffect.data.names import alike, expression_name, is_unknown, plain
+from faceaffect.errors import DataError, RecipeError, suggest
 
 _NAMES = {
     "image": "file", "path": "file", "video": "file", "subject": "subject", "part": "part",
     "split": "part", "expression": "expression", "valence": "valence", "arousal": "arousal",
 }  # fmt: skip
-_AU = re.compile(r"au0*([1-9]\d*)", re.IGNORECASE)
+# AU1, AU01, au 1, AU_1; with OpenFace's ending AU01_c for presence, AU01_r for intensity.
+_AU = re.compile(r"au[ _-]?0*([1-9]\d{0,2})(?:_([cr]))?")
+_LIKE_AU = re.compile(r"au[ _-]?\d")
 _PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test", "": "",
 }  # fmt: skip
+_NAMED = ("subject", "part", "expression")
+_OFTEN_UNKNOWN = (9, 99, 999)
 
 
 @dataclass
@@ -32,16 +37,21 @@ class Table:
 
     Attributes:
         path: the file.
-        cells: ``file``, ``subject``, ``part``, ``expression``, ``valence``, ``arousal``, ``AU12``,
-            ``attribute/NAME``: those that are there; the index holds line numbers.
+        cells: ``file``, ``subject``, ``part``, ``expression``, ``valence``, ``arousal``, ``AU12``
+            (of 0 and 1, or of intensities), ``attribute/NAME``: those that are there; the index
+            holds line numbers. A cell that stands for an unknown name is empty.
         ignored: columns that mean nothing here.
-        left_out: reason to count of rows.
+        unknown: codes that stand for an unknown label, besides the words that always do.
+        synonyms: names that mean the same expression are one, see :func:`.names.expression_name`.
+        renamed: what expressions were called in the table, to what they are called here.
     """
 
     path: Path
     cells: pd.DataFrame
     ignored: list[str]
-    left_out: dict[str, int]
+    unknown: Sequence[Any] = ()
+    synonyms: bool = True
+    renamed: dict[str, str] = field(default_factory=dict)
 
     @property
     def au_names(self) -> list[str]:
@@ -61,7 +71,9 @@ class Table:
     def numbers(
         self, column: str, valid: Callable[[NDArray[np.float64]], NDArray[np.bool_]], expected: str
     ) -> NDArray[np.float32]:
-        """Return a column of numbers (N,); an empty cell, or one that says nan, is NaN.
+        """Return a column of numbers (N,); a cell that stands for an unknown one is NaN.
+
+        A code for unknown that is a number of the column, such as -1 in valence, is that number.
 
         Args:
             column: its name.
@@ -71,15 +83,20 @@ class Table:
         Raises:
             DataError: a cell holds something else; its line is named.
         """
-        cells = self.cells[column].where(self.cells[column].str.lower() != "nan", "")
+        cells = self.cells[column]
         values = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64)
-        wrong = (cells != "").to_numpy() & ~valid(values)
-        if wrong.any():
-            self.fail(int(wrong.argmax()), column, f"expected {expected}, or an empty cell")
-        return values.astype(np.float32)
+        wrong = ~valid(values)
+        for row in np.flatnonzero(wrong).tolist():
+            cell = plain(cells.iloc[row])
+            if not is_unknown(cell, self.unknown):
+                hint = ""
+                if re.fullmatch(r"-?\d+(\.0+)?", cell):
+                    hint = f"; data.unknown=[{cell}] if it stands for an unknown label"
+                self.fail(row, column, f"expected {expected}, or an empty cell{hint}")
+        return np.where(wrong, np.nan, values).astype(np.float32)
 
     def classes(
-        self, column: str, names: Sequence[str] | None, key: str | None = None
+        self, column: str, names: Sequence[str] | None, key: str
     ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Return the class names of a column and its cells as indices (N,), -1 for an empty cell.
 
@@ -90,123 +107,204 @@ class Table:
             key: the argument that could name them, for the error.
 
         Raises:
-            DataError: a label is no class (its line is named), or two differ in case only.
+            DataError: a label is no class (its line is named), or two differ in case only, or one
+                looks like a code for an unknown label.
+            RecipeError: two of the names are one class.
         """
         cells = self.text(column)
-        found = sorted({*cells.tolist()} - {""})
-        index = {name.lower(): i for i, name in enumerate(found if names is None else names)}
-        if names is None and len(index) < len(found):
-            twice = [n for n in found if sum(n.lower() == other.lower() for other in found) > 1]
-            way_out = f"; name the classes with {key}" if key else ""
-            raise DataError(
-                f"{self.path}: column '{column}': {', '.join(twice)} differ in case only{way_out}"
-            )
+        if self.synonyms and column == "expression":
+            meant = {cell: expression_name(cell) for cell in {*cells.tolist()} - {""}}
+            self.renamed |= {cell: name for cell, name in meant.items() if cell != name}
+            cells = np.array([meant.get(cell, "") for cell in cells.tolist()], str)
+            names = None if names is None else _one_name_each(names, key)
+        if names is None:
+            names = sorted({*cells.tolist()} - {""})
+            self._refuse_alike(column, names, key)
+            self._refuse_codes(column, names, key)
+        index = {name.lower(): i for i, name in enumerate(names)}
         label = np.array([-1 if not c else index.get(c.lower(), -2) for c in cells], np.int64)
         if (label == -2).any():
-            row, known = int((label == -2).argmax()), names or found
-            near = suggest(str(cells[row]), known) or "."
-            self.fail(row, column, f"is no class{near} Classes: {', '.join(known)}")
-        return tuple(found if names is None else names), label
+            row = int((label == -2).argmax())
+            near = suggest(str(cells[row]), names) or "."
+            self.fail(row, column, f"is no class{near} Classes: {', '.join(names)}")
+        return tuple(names), label
+
+    def _refuse_alike(self, column: str, names: Sequence[str], key: str) -> None:
+        twice = alike(names)
+        if twice:
+            raise DataError(
+                f"{self.path}: column '{column}': {', '.join(twice[0])} differ in case or leading "
+                f"zeros only; spell them alike, or name the classes with {key}"
+            )
+
+    def _refuse_codes(self, column: str, names: Sequence[str], key: str) -> None:
+        """Refuse a class that is rather a code for an unknown label: -1, or 999 beside 0 to 6."""
+        numbers = {int(name) for name in names if re.fullmatch(r"-?\d{1,9}", name)}
+        lonely = {n for n in numbers if n in _OFTEN_UNKNOWN and n - 1 not in numbers}
+        for code in sorted({n for n in numbers if n < 0} | lonely):
+            row = int((self.text(column) == str(code)).argmax())
+            self.fail(
+                row,
+                column,
+                f"is it a class? data.unknown=[{code}] says that it stands for an unknown label, "
+                f"{key} names the classes",
+            )
 
     def fail(self, row: int, column: str, what: str) -> NoReturn:
         """Raise an error that names the line and column of a cell."""
-        value = self.cells[column].iloc[row]
+        value = shown(self.cells[column].iloc[row])
         raise DataError(f"{self.path}, line {self.cells.index[row]}, {column}: '{value}' {what}")
 
+    def repeated(self, file: Sequence[Any]) -> dict[str, int]:
+        """Leave out rows that occur twice and files with different labels, and count them.
 
-def read_table(path: Path) -> Table:
+        Cells are compared by what they mean: 1 and 1.0 are the same.
+
+        Args:
+            file: (N,) what file each row is about, whatever it calls it.
+        """
+        meaning = self.cells.assign(file=[str(f) for f in file])
+        if self.synonyms and "expression" in meaning:
+            meaning["expression"] = meaning["expression"].map(expression_name)
+        for column in [*self.au_names, "valence", "arousal"]:
+            if column in meaning:
+                numbers = pd.to_numeric(meaning[column], errors="coerce")
+                meaning[column] = numbers.astype(str).where(numbers.notna(), meaning[column])
+                unknown = [is_unknown(plain(cell), self.unknown) for cell in self.cells[column]]
+                meaning.loc[np.array(unknown, bool) & numbers.isna(), column] = ""
+        double = meaning.duplicated().to_numpy()
+        once = meaning[~double]
+        conflicting = once["file"].duplicated(keep=False).to_numpy()
+        files = int(once.loc[conflicting, "file"].nunique())
+        self.cells = self.cells[~double][~conflicting]
+        return {"duplicate rows": int(double.sum()), "conflicting labels": files}
+
+
+def read_table(
+    path: Path, *, unknown: Sequence[Any] = (), intensities: bool = False, synonyms: bool = True
+) -> Table:
     """Read a table separated by commas, semicolons or tabs, its columns under our names.
+
+    Args:
+        path: the file.
+        unknown: codes that stand for an unknown label.
+        intensities: the columns of action units hold intensities: of OpenFace's two columns the
+            one that ends in ``_r`` is taken, else that in ``_c``.
+        synonyms: whether expressions that mean the same are the same, so that rows that differ in
+            them are not in conflict.
 
     Raises:
         DataError: missing, empty or no table; a column is missing, doubled or misspelt; a file or
             a person is not named; a part is none that we know.
     """
-    cells = _read(path)
-    names, ignored = _columns(path, list(cells.columns))
+    cells = read_cells(path)
+    names, ignored = _columns(path, list(cells.columns), intensities)
     cells = cells[list(names)].rename(columns=names)
-    table = Table(path, cells, ignored, {})
+    table = Table(path, cells, ignored, unknown, synonyms)
     for column in ("file", "subject"):
-        if column in cells and (cells[column] == "").any():
-            table.fail(int((cells[column] == "").argmax()), column, "is empty")
+        if column in cells:
+            codes = unknown if column == "subject" else ()
+            nobody = [is_unknown(plain(cell), codes) for cell in cells[column]]
+            if any(nobody):
+                what = "names none; write it, or leave the row out"
+                table.fail(nobody.index(True), column, what)
+    for column in map(str, list(cells)):
+        if column in _NAMED or column.startswith("attribute/"):
+            cells[column] = _unified(cells[column], unknown)
     if "part" in cells:
         known = cells["part"].str.lower().map(_PARTS)
         if known.isna().any():
             table.fail(int(known.isna().argmax()), "part", "is none of train, val, test")
         cells["part"] = known
     cells["file"] = cells["file"].str.replace("\\", "/")
-    double, kept = cells.duplicated(), cells.drop_duplicates()
-    conflicting = kept["file"].duplicated(keep=False)
-    table.left_out = {
-        "duplicate rows": int(double.sum()),
-        "conflicting labels": int(kept.loc[conflicting, "file"].nunique()),
-    }
-    table.cells = kept[~conflicting]
+    table.cells = cells
     if ignored:
-        logging.getLogger(__name__).warning("%s: columns not used: %s", path, ", ".join(ignored))
+        logging.getLogger(__name__).warning(
+            "%s: columns not used: %s", path, ", ".join(map(shown, ignored))
+        )
     return table
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max(",;\t", key=header.count)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with too many cells
-            cells = pd.read_csv(
-                path,
-                sep=separator,
-                dtype=str,
-                keep_default_na=False,
-                skip_blank_lines=False,
-                encoding="utf-8-sig",
-                index_col=False,
+def _unified(cells: pd.Series, unknown: Sequence[Any]) -> pd.Series:
+    """Return names in one spelling each, empty where they stand for an unknown one."""
+    once = {cell: plain(cell) for cell in cells.unique()}
+    return cells.map({c: "" if is_unknown(n, unknown) else n for c, n in once.items()})
+
+
+def _one_name_each(names: Sequence[str], key: str) -> list[str]:
+    found = [expression_name(str(name)) for name in names]
+    for i, name in enumerate(found):
+        if name in found[:i]:
+            first = names[found.index(name)]
+            raise RecipeError(
+                f"{key}: '{first}' and '{names[i]}' are one class; data.synonyms=false keeps them "
+                "apart"
             )
-    except FileNotFoundError:
-        raise DataError(f"data.table: {path} is missing") from None
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: not readable as a table: {reason}") from None
-    cells = pd.DataFrame({name: cells[name].fillna("").str.strip() for name in cells})
-    cells.index = cells.index + 2  # as an editor counts lines
-    cells = cells.loc[(cells != "").any(axis=1)]
-    if cells.empty:
-        raise DataError(f"{path}: the table has no rows")
-    return cells
+    return found
 
 
-def _columns(path: Path, columns: list[str]) -> tuple[dict[str, str], list[str]]:
+def _columns(path: Path, columns: list[str], intensities: bool) -> tuple[dict[str, str], list[str]]:
     """Return our name of each column of the file that we use, and the other columns."""
     used: dict[str, str] = {}
     ignored: list[str] = []
+    endings: dict[str, str | None] = {}
     for column in columns:
-        plain = column.strip().lower()
-        au = _AU.fullmatch(plain)
-        name = _NAMES.get(plain, plain if plain.startswith("attribute/") else None)
+        lower = " ".join(column.lower().split())
+        au = _AU.fullmatch(lower)
+        name = _NAMES.get(lower, lower if lower.startswith("attribute/") else None)
         name = f"AU{au[1]}" if au else name
+        if name is None and _LIKE_AU.match(lower):
+            raise DataError(
+                f"{path}: the column '{shown(column)}' looks like an action unit: name it AU12, or "
+                "as OpenFace does AU12_c for presence and AU12_r for intensity"
+            )
         if name is None:
             ignored.append(column)
             continue
-        if name in used.values():
-            first = next(c for c, n in used.items() if n == name)
-            raise DataError(f"{path}: the columns '{first}' and '{column}' mean the same")
+        first = next((c for c, n in used.items() if n == name), None)
+        if first is not None:
+            if au is None or {endings[first], au[2]} != {"c", "r"}:
+                raise DataError(f"{path}: the columns '{first}' and '{column}' mean the same")
+            dropped = column if endings[first] == ("r" if intensities else "c") else first
+            ignored.append(dropped)
+            if dropped == column:
+                continue
+            del used[first]
         used[column] = name
-    absent = [known for known, name in _NAMES.items() if name not in used.values()]
-    for column in ignored:
-        near = get_close_matches(column.strip().lower(), absent, n=1, cutoff=0.8)
-        if near:
-            raise DataError(f"{path}: unknown column '{column}'; if it is '{near[0]}', name it so")
+        endings[column] = au[2] if au else None
+    _refuse_misspelt(path, ignored, used)
+    _refuse_wrong_kind(path, [c for c in used if endings[c]], endings, intensities)
+    for column in [c for c in used if endings[c] == "c" and intensities]:
+        ignored.append(column)  # presence beside intensities, such as OpenFace's AU28_c
+        del used[column]
     if "file" not in used.values():
-        raise DataError(
-            f"{path}: no column 'image', 'path' or 'video'; the columns are: {', '.join(columns)}"
-        )
+        named = ", ".join(shown(column) for column in columns[:20])
+        raise DataError(f"{path}: no column 'image', 'path' or 'video'; the columns are: {named}")
     return used, ignored
 
 
-def read_cells(path: Path) -> pd.DataFrame:
-    """Return the stripped text cells of any table, whatever its columns, rows counted from 0.
+def _refuse_misspelt(path: Path, ignored: list[str], used: dict[str, str]) -> None:
+    absent = [known for known, name in _NAMES.items() if name not in used.values()]
+    for column in ignored:
+        near = get_close_matches(column.lower()[:40], absent, n=1, cutoff=0.8)
+        if near:
+            raise DataError(
+                f"{path}: unknown column '{shown(column)}'; if it is '{near[0]}', name it so"
+            )
 
-    Raises:
-        DataError: it is not readable as a table, or has no rows.
-    """
-    return _read(path).reset_index(drop=True)
+
+def _refuse_wrong_kind(
+    path: Path, aus: list[str], endings: dict[str, str | None], intensities: bool
+) -> None:
+    """Refuse OpenFace's columns of the kind that was not asked for, where the other is missing."""
+    for column in aus:
+        if endings[column] == "r" and not intensities:
+            raise DataError(
+                f"{path}: the column '{column}' holds intensities; data.au_threshold=2 makes "
+                "labels of them"
+            )
+    if intensities and aus and all(endings[column] == "c" for column in aus):
+        raise DataError(
+            f"{path}: the column '{aus[0]}' holds 0 and 1, and data.au_threshold is for "
+            "intensities: leave out the one or the other"
+        )

@@ -11,10 +11,12 @@ frames calls :func:`.extract.extract_frames` once and then reads images.
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -313,5 +315,6 @@ def _stack(video: VideoReader | FrameFolder | Animation, frames: list[Frame]) ->
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    for packet in container.demux(stream):
-        yield from film.decode_packet(packet)
+    with suppress(av.FFmpegError):  # a damaged container ends the video
+        for packet in container.demux(stream):
+            yield from film.decode_packet(packet)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from faceaffect.data.batch import FaceBatch
-from faceaffect.data.table import read_cells
+from faceaffect.data.cells import read_cells
 from faceaffect.errors import DataError, RecipeError, unknown
 from faceaffect.models.table_forms import FORMS, Found, find_columns
 from faceaffect.module import AffectModule
@@ -130,7 +130,7 @@ _FILE = "file of this row"
 
 def _read(file: Path) -> pd.DataFrame:
     if file.suffix.lower() != ".parquet":
-        cells = read_cells(file)
+        cells = read_cells(file).reset_index(drop=True)
     else:
         try:
             cells = pd.read_parquet(file)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceaffect.data.table import read_cells
+from faceaffect.data.cells import read_cells
 from faceaffect.data.video import IMAGE_SUFFIXES
 from faceaffect.errors import DataError
 

@@ -7,6 +7,7 @@ from faceaffect.module import AffectModule
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.runs.train import build
+from faceaffect.runs.uses import doubts, faces_used
 
 
 def check(recipe: Recipe) -> None:
@@ -18,8 +19,14 @@ def check(recipe: Recipe) -> None:
     data, model = build(recipe)
     data.setup("fit")
     console.print(split_table(data))
+    console.print(faces_used(data), markup=False)
     for reason, count in data.dataset.left_out.items():
-        console.print(f"left out: {count} ({reason})")
+        console.print(f"left out: {count} ({reason})", markup=False)
+    for old, new in data.dataset.notes.get("expressions renamed", {}).items():
+        console.print(f"'{old}' is called {new}", markup=False)
+    doubtful = doubts(data)
+    for line in doubtful:
+        console.print(f"warning: {line}", markup=False)
     if not data.dataset.crop:
         seen = data.look(100)
         console.print(f"faces found in {seen.faces} of {seen.pictures} pictures looked at")
@@ -38,7 +45,7 @@ def check(recipe: Recipe) -> None:
         answers = model.answer(batch)[1]
         shapes = {task: tuple(v.shape) for task, v in answers.items() if task != "text"}
         console.print(f"answers: {shapes}")
-    console.print("all good")
+    console.print(f"good, with {len(doubtful)} warnings" if doubtful else "all good")
 
 
 def split_table(data: FaceDataModule) -> Table:

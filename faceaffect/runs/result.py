@@ -22,6 +22,7 @@ from faceaffect.optim import muon_dtype
 from faceaffect.progress import console, result_table
 from faceaffect.recipe import Recipe
 from faceaffect.runs import cost
+from faceaffect.runs.uses import faces_scored
 from faceaffect.scores.metrics import trivial_baselines
 
 RESULT = "metrics.json"
@@ -72,14 +73,15 @@ def write_result(
         result |= {
             "scored": scored.to_dict(),
             "not_scored": data.schema.difference(model.schema, ("data", "model")),
-            "n": len(predictions),
+            "n": predictions.known(),
             "metrics": predictions.metrics(),
             "baselines": trivial_baselines(scored, statistics, predictions.batch()),
             "unanswered": predictions.unanswered(),
             "cost": _cost(model, data) | spent,
         }
         table = result_table(
-            f"{recipe.name}: {len(predictions)} test samples",
+            f"{recipe.name}: "
+            + faces_scored(result["n"], len(predictions), model.schema, data.schema),
             {k: v for k, v in result["metrics"].items() if not (brief and "/" in k)},
             result["baselines"],
         )

@@ -43,6 +43,7 @@ from faceaffect.runs.trainer import (
     trainer_arguments,
 )
 from faceaffect.runs.tuned import tuned_section
+from faceaffect.runs.uses import doubts, faces_used
 
 
 def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
@@ -87,7 +88,9 @@ def _fit_and_test(
         if last is None and processes.is_first():
             shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
         raise
-    console.print(_headline(recipe, data, model, trainer))
+    console.print(_headline(recipe, data, model, trainer), markup=False)
+    for line in doubts(data):
+        console.print(f"warning: {line}", markup=False)
     best = folder / "checkpoints" / "best.ckpt"
     tested = False
     try:
@@ -365,5 +368,5 @@ def _headline(recipe: Recipe, data: FaceDataModule, model: FaceModule, trainer: 
     return (
         f"{recipe.name}: {recipe['model']['name']}, {trained:,} of {total:,} parameters trained, "
         f"on {device} in {precision.name} ({precision.why}); data: {recipe['data']['name']}, "
-        f"schema: {', '.join(data.schema.tasks)}"
+        f"schema: {', '.join(data.schema.tasks)}; {faces_used(data)}"
     )

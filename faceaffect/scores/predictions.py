@@ -114,6 +114,16 @@ class Predictions:
             batch["attributes"] = {name: torch.cat(v) for name, v in self._attributes.items()}
         return batch
 
+    def known(self) -> int:
+        """Return of how many samples any label is known, and so scored."""
+        known = torch.zeros(len(self), dtype=torch.bool)
+        for task, truth in self.batch().items():
+            if task == "expression":
+                known |= truth >= 0
+            elif task in self.schema.tasks:
+                known |= ~truth.isnan().all(1)
+        return int(known.sum())
+
     def answers(self) -> dict[str, Tensor]:
         """Return the predictions of all samples, as a model's ``predict`` gives them."""
         return {task: torch.cat(value) for task, value in self._answer.items() if value}

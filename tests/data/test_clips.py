@@ -169,6 +169,21 @@ def test_a_still_in_the_first_track_is_passed_over(tmp_path: Path) -> None:
     assert number_of(read_frames(path, indices=[23])[0]) == 23
 
 
+def test_a_film_behind_its_sound_is_read_to_its_end(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=44100)
+        film = container.add_stream("libx264", rate=25)
+        film.width, film.height, film.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number in range(3):
+            container.mux(film.encode(av.VideoFrame.from_ndarray(grey(number))))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate, silence.pts = 44100, 0
+        container.mux(sound.encode(silence))
+        container.mux(film.encode())
+        container.mux(sound.encode())
+    assert [number_of(frame) for frame in read_frames(tmp_path / "a.mp4")] == [0, 1, 2]
+
+
 # Evenly in time
 
 

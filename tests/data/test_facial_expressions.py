@@ -51,8 +51,12 @@ def test_classes_choose_and_order(root: Path) -> None:
     assert data.schema.expressions == ("anger", "neutral")
     assert np.bincount(data.samples.expression).tolist() == [12, 12]
     assert data.left_out["class sadness"] == 12
-    with pytest.raises(RecipeError, match="unknown name 'angry'; did you mean 'anger'"):
-        FacialExpressions(str(root), classes=["angry"])
+    with pytest.raises(RecipeError, match="unknown name 'angr'; did you mean 'anger'"):
+        FacialExpressions(str(root), classes=["angr"])
+    data = FacialExpressions(str(root), classes=["Angry", "neutral"])
+    assert data.schema.expressions == ("anger", "neutral")
+    with pytest.raises(RecipeError, match="named twice"):
+        FacialExpressions(str(root), classes=["angry", "anger"])
     with pytest.raises(RecipeError, match="named twice"):
         FacialExpressions(str(root), classes=["anger", "anger"])
 

@@ -1,5 +1,6 @@
 """Pictures as phones, cameras, browsers and attackers make them."""
 
+import base64
 import io
 import os
 import resource
@@ -202,6 +203,25 @@ def test_jpegs_have_the_pixels_of_the_library_that_everybody_uses(tmp_path: Path
         data = encoded(face(3, size=(71, 53)), "JPEG", **options)
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         assert np.array_equal(read(tmp_path, data), expected)
+
+
+UNUSUAL = (  # 24 x 16 pixels of two slopes, their colours sampled at a third
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwg"
+    "IyYnKSopGR8tMC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo"
+    "KCgoKCgoKCgoKCgoKCgoKCj/wAARCAAQABgDATEAAhEBAxEB/8QAFgABAQEAAAAAAAAAAAAAAAAABgUH/8QAGRAAAgMBAAAA"
+    "AAAAAAAAAAAAAAQGIjGh/8QAFQEBAQAAAAAAAAAAAAAAAAAABgT/xAAaEQACAwEBAAAAAAAAAAAAAAAABAUGITIx/9oADAMB"
+    "AAIRAxEAPwDGUY/lBAjH8oIEY/lOFLrvogrEhzpeRj+UECMfynBAjH8pwJOugasSHOn/2Q=="
+)
+
+
+def test_a_jpeg_of_unusual_sampling_is_read(tmp_path: Path) -> None:
+    data = base64.b64decode(UNUSUAL)
+    image = read(tmp_path, data).astype(int)
+    columns, rows = np.arange(24) * 10, np.arange(16)[:, None] * 15
+    assert np.abs(image[..., 0] - columns).mean() < 9
+    assert np.abs(image[..., 1] - rows).mean() < 9
+    with pytest.raises(DataError, match="truncated"):
+        read(tmp_path, data[:-40])
 
 
 # Formats whose library is not there, and what only looks like a picture

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from faceaffect.data.base import create_data
@@ -109,3 +110,20 @@ def test_wrong_sources_are_named(sources: list[dict], tmp_path: Path) -> None:
     unknown = write_table(tmp_path / "csv" / "x.csv", [{"image": "p0/1.jpg", "AU1": 1}])
     data = Mixture([sources[0], {"name": "csv", "table": str(unknown), "protocol": "all"}])
     assert not data.subjects_known
+
+
+def test_synonyms_of_two_sources_are_one_class(tmp_path: Path) -> None:
+    words = {"one": ("Neutral", "Happy", "surprised"), "two": ("neutral", "joy", "Surprise")}
+    sources: list[dict] = []
+    for name, spelt in words.items():
+        table = write_csv(tmp_path / name)
+        rows = pd.read_csv(table)
+        names = dict(zip(("neutral", "happiness", "anger"), spelt, strict=True))
+        rows["expression"] = rows["expression"].map(names)
+        rows.to_csv(table, index=False)
+        sources.append({"name": "csv", "table": str(table)})
+    data = Mixture(sources)
+    assert data.schema.expressions == ("happiness", "neutral", "surprise")
+    assert data.notes["csv.1"]["expressions renamed"]["Happy"] == "happiness"
+    with pytest.raises(DataError, match="are one expression under two names"):
+        Mixture([sources[0], sources[1] | {"synonyms": False}])
