@@ -21,6 +21,8 @@ from faceaffect.schema import LabelSchema
 from faceaffect.scores.metrics import TaskMetrics, score
 from faceaffect.scores.predictions import Predictions
 
+_LARGEST = 8192  # pixels of a face's side that a checkpoint may ask for
+
 FORMAT = 1
 """Version of what :class:`FaceModule` writes into a checkpoint besides Lightning's own keys."""
 
@@ -329,6 +331,11 @@ class AffectModule(FaceModule):
         crop = own.get("crop")  # older checkpoints do not tell
         self.crop = None if crop is None else Crop.from_dict(crop)
         self.image_size = own.get("image_size") or _size_of(self.recipe or own["recipe"])
+        if self.image_size is not None and not (
+            isinstance(self.image_size, int) and 0 < self.image_size <= _LARGEST
+        ):
+            shown = str(self.image_size)[:40]
+            raise CheckpointError(f"the checkpoint's image size is no number of pixels: {shown}")
         state = checkpoint["state_dict"]
         left_out = backbones.frozen_keys(self) if own["frozen"] else set()
         state.update({k: v for k, v in self.state_dict().items() if k in left_out})

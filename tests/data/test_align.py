@@ -24,7 +24,7 @@ from faceaffect.data.faces.crop import (
 )
 from faceaffect.data.faces.fan import FaceAlignment
 from faceaffect.data.faces.finder import Face, largest
-from faceaffect.errors import DataError, FaceAffectError, RecipeError
+from faceaffect.errors import CheckpointError, DataError, FaceAffectError, RecipeError
 from finders import Told
 
 SIZE = 96
@@ -388,3 +388,9 @@ def test_settings_of_a_crop_are_plain_and_checked() -> None:
             Crop(**wrong)
     with pytest.raises(RecipeError, match="align: none"):
         Aligner("auto", crop=Crop("none"))
+
+
+@pytest.mark.parametrize("plain", [5, "crop", {"kind": "landmark"}, {"size": "big"}, {"side": 3}])
+def test_a_crop_that_makes_no_sense_is_an_error_of_the_checkpoint(plain: object) -> None:
+    with pytest.raises(CheckpointError, match="crop"):
+        Crop.from_dict(plain)  # type: ignore[arg-type]

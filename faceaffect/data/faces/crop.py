@@ -72,12 +72,15 @@ class Crop:
         """Read what :meth:`to_dict` wrote; an absent field takes its default.
 
         Raises:
-            CheckpointError: a field is unknown.
+            CheckpointError: a field is unknown or makes no sense.
         """
-        extra = set(plain) - {field.name for field in fields(cls)}
-        if extra:
-            raise CheckpointError(f"crop: unknown field {', '.join(sorted(extra))}")
-        return cls(**plain)
+        try:
+            extra = {str(key) for key in dict(plain)} - {field.name for field in fields(cls)}
+            if extra:
+                raise CheckpointError(f"crop: unknown field {', '.join(sorted(extra))}")
+            return cls(**plain)
+        except (TypeError, ValueError, RecipeError) as error:
+            raise CheckpointError(f"the checkpoint's crop makes no sense: {error}") from None
 
 
 def cut(image: Frame, face: Face, crop: Crop) -> tuple[Frame, Points | None]:
