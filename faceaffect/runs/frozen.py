@@ -20,8 +20,12 @@ class FrozenFeatures(Callback):
     Face by face in the order of the data, so that a run that was killed finds the same numbers
     again; from then on the data serves features in place of images. Does nothing where images are
     augmented, since no face is then seen twice, where samples are clips, and where a model has
-    nothing frozen in front.
+    nothing frozen in front. Used for several trainings one after another, it keeps what it has for
+    the next, if the first faces look the same to that one's networks.
     """
+
+    def __init__(self) -> None:
+        self._kept: Features | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Send the faces of training and validation through the frozen networks."""
@@ -35,15 +39,34 @@ class FrozenFeatures(Callback):
         training = pl_module.training
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            features = _look(pl_module, data)
+            known = self._kept if _still_so(self._kept, pl_module, data) else None
+            features = known or _look(pl_module, data)
         pl_module.train(training)
+        self._kept = features
         if features is None:
             return
         data.keep(features)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and known is None:
             size = _bytes(features.table) / 2**20
             faces = len(features.row)
             console.print(f"the frozen networks have seen {faces:,} faces once ({size:.0f} MB)")
+
+
+def _still_so(known: Features | None, model: AffectModule, data: FaceDataModule) -> bool:
+    """Return whether features of another training are those of this one, by its first batch."""
+    if known is None:
+        return False
+    loader = data.in_order("train")
+    batch = data.transfer_batch_to_device(next(iter(loader)), model.device, 0)
+    loader.close()
+    seen = model.frozen_features(batch)
+    if seen is None or seen.keys() != known.table.keys():
+        return False
+    rows = [known.row.get(name, 0) for name in batch["id"]]
+    return all(
+        seen[name].shape[1:] == column.shape[1:] and torch.equal(seen[name].cpu(), column[rows])
+        for name, column in known.table.items()
+    )
 
 
 def _look(model: AffectModule, data: FaceDataModule) -> Features | None:

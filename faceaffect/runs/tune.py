@@ -3,8 +3,6 @@
 import gc
 import hashlib
 import json
-import logging
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,27 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import optuna
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 
-from faceaffect import registry
 from faceaffect.data.base import FaceDataModule
 from faceaffect.errors import CheckpointError, DataError, FaceAffectError, RecipeError
 from faceaffect.files import write_atomically
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
-from faceaffect.runs.calls import calling, quiet
+from faceaffect.runs.calls import quiet
 from faceaffect.runs.folder import made_of
 from faceaffect.runs.frozen import FrozenFeatures
 from faceaffect.runs.history import summary, write_best, write_history, write_plot
-from faceaffect.runs.processes import one_only
 from faceaffect.runs.result import plain
 from faceaffect.runs.space import Space, load_space, with_values
 from faceaffect.runs.study import (
@@ -52,13 +45,10 @@ from faceaffect.runs.study import (
     superfluous,
 )
 from faceaffect.runs.train import build
-from faceaffect.runs.trainer import checkpoint_section, create_trainer
+from faceaffect.runs.trial import fit, one_device
 
 STARTUP = 5
 """Trials, the recipe as it stands among them, before the sampler takes what it has seen."""
-
-_ONLY_LOG = ("learning_rate_monitor", "model_summary", "throughput")
-"""Callbacks that a trial, which logs nothing, does without."""
 
 _OURS = (DataError, CheckpointError, OSError, StorageInternalError)
 """Errors that no setting of a trial is to blame for: they end the search, and it can go on."""
@@ -146,28 +136,6 @@ def _check_split(data: FaceDataModule) -> None:
         )
 
 
-def one_device(recipe: Recipe, command: str) -> None:
-    """Refuse a training on several devices, whose processes would each begin the command.
-
-    Raises:
-        RecipeError: the recipe asks for several devices, or for some that are not there, or
-            torchrun or SLURM has started several processes.
-    """
-    one_only(command)
-    keys = ("accelerator", "devices", "num_nodes")
-    chosen: dict[str, Any] = {k: v for k, v in recipe["trainer"].items() if k in keys}
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        trainer = L.Trainer(**chosen, logger=False, barebones=True)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise RecipeError(f"trainer: {error}") from None
-    if trainer.num_devices * trainer.num_nodes > 1:
-        raise RecipeError(
-            f"{command} trains on one device, not on {trainer.num_devices * trainer.num_nodes}: "
-            "add trainer.devices=1"
-        )
-
-
 def _digest(recipe: Recipe, space: Space, made: dict[str, Any]) -> str:
     """Name all that the trials of a study have to share; where things lie does not matter."""
     sections = {k: v for k, v in recipe.sections.items() if k not in ("output", "logger")}
@@ -241,6 +209,7 @@ class _Search:
         self.recipe, self.space, self.data, self.study = recipe, space, data, study
         self.folder, self.trials, self.command = folder, trials, command
         self.own = space.own(recipe)
+        self.features = FrozenFeatures()  # of one trial are those of the next
         self._shown_trace = False
 
     def run(self) -> None:
@@ -321,7 +290,9 @@ class _Search:
         candidate = self._candidate(trial)
         start = time.monotonic()
         try:
-            score = self._train(candidate, trial)
+            same_data = candidate["data"] == self.recipe["data"]
+            data, model = build(candidate, self.data if same_data else None)
+            score = fit(trial, candidate, data, model, self.folder, self.features)
         except (optuna.TrialPruned, KeyboardInterrupt, *_OURS):
             raise
         except Exception as error:
@@ -347,19 +318,6 @@ class _Search:
             f"{self.recipe.name}: trial {done + 1} of {self.trials}: {shown}", markup=False
         )
         return self.recipe if unchanged else with_values(self.recipe, values)
-
-    def _train(self, candidate: Recipe, trial: optuna.Trial) -> float:
-        same_data = candidate["data"] == self.recipe["data"]
-        data, model = build(candidate, self.data if same_data else None)
-        watch = _Watch(trial, checkpoint_section(candidate).choose)
-        callbacks = [FrozenFeatures(), watch]
-        trainer = create_trainer(_without_files(candidate), self.folder, callbacks, logger=False)
-        try:
-            with calling(trainer):
-                trainer.fit(model, datamodule=data)
-        finally:
-            data.trainer = None  # it holds the model
-        return watch.score()
 
     def _note_failure(self, trial: optuna.Trial, error: Exception) -> None:
         known = isinstance(error, (FaceAffectError, torch.OutOfMemoryError))
@@ -406,56 +364,3 @@ class _Search:
         best = with_values(self.recipe, values)
         found = summary(self.study, self.space, best)
         return replace(best.changed(lambda s: s | {"tuned": found}), name=self._file().stem)
-
-
-class _Watch(Callback):
-    """Reports the score of each epoch to the study and ends a trial that is not worth going on.
-
-    Args:
-        trial: whose training it is.
-        choose: ``best`` or ``last`` epoch, as in the recipe's ``checkpoint`` section.
-    """
-
-    def __init__(self, trial: optuna.Trial, choose: str) -> None:
-        self._trial, self._choose = trial, choose
-        self._scores: list[float] = []
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the score."""
-        if not trainer.sanity_checking and "val/score" in trainer.callback_metrics:
-            self._scores.append(float(trainer.callback_metrics["val/score"]))
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report it.
-
-        Raises:
-            TrialPruned: earlier trials were better at this point, and more epochs would follow.
-        """
-        if not self._scores:
-            return
-        epoch = trainer.current_epoch + 1
-        self._trial.report(self._scores[-1], epoch)
-        last = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epoch
-        if not last and self._trial.should_prune():
-            console.print(f"pruned after epoch {epoch}: below the median of earlier trials")
-            raise optuna.TrialPruned
-
-    def score(self) -> float:
-        """Return the score of the epoch that would be tested.
-
-        Raises:
-            FaceAffectError: there is none, or it is not a number.
-        """
-        if not self._scores:
-            raise FaceAffectError("training ended before an epoch was validated")
-        known = [score for score in self._scores if not math.isnan(score)]
-        if not known:
-            raise FaceAffectError("val/score is undefined on this validation part")
-        return max(known) if self._choose == "best" else self._scores[-1]
-
-
-def _without_files(recipe: Recipe) -> Recipe:
-    """Return a recipe whose trainer leaves nothing on disk."""
-    callbacks = [c for c in recipe["callbacks"] if registry.as_node(c)["name"] not in _ONLY_LOG]
-    trainer = recipe["trainer"] | {"enable_checkpointing": False}
-    return recipe.changed(lambda s: s | {"callbacks": callbacks, "trainer": trainer})
