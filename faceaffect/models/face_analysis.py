@@ -238,7 +238,10 @@ class FaceAnalysis(PretrainingModule):
     def exported(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the network, and how to build it."""
         purpose = "for learning, tests and continuous integration; of no value on real faces"
-        return self.net, {"face_network": self.net.description, "purpose": purpose}
+        names = (name.replace("_", " ") for name in self.net.attributes)
+        labels = ", ".join(["68 landmarks", "head pose", *names])
+        about = {"face_network": self.net.description, "purpose": purpose, "labels": labels}
+        return self.net, about
 
 
 def load_face_analysis(name: str = "asset:mini_face", *, frozen: bool = True) -> FaceNetwork:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import faceaffect
+from faceaffect.data.base import FaceDataModule
 from faceaffect.data.batch import FaceBatch
 from faceaffect.module import FaceModule, log_loss
 from faceaffect.networks.weights import save_asset
@@ -30,7 +31,10 @@ class PretrainingModule(FaceModule):
 
     @abstractmethod
     def exported(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Return the network worth keeping, and plain values from which it can be built again."""
+        """Return the network worth keeping, and plain values from which it can be built again.
+
+        Among them ``labels``, what it learned in words: results of what is built on it say so.
+        """
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         """Return and log the loss of a batch."""
@@ -47,6 +51,13 @@ class PretrainingModule(FaceModule):
             **description,
             "schema": self.schema.to_dict(),
             "trained_by": self.recipe["name"],
+            "trained_on": f"{self._samples()}, {self.recipe['sections']['data']['name']}",
             "version": faceaffect.__version__,
         }
         save_asset(Path(self.trainer.default_root_dir) / EXPORT, network, about)
+
+    def _samples(self) -> str:
+        """Return what it was trained on, in words."""
+        data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        people = data.split.info["subjects"]["train"]
+        return f"{len(data.split.train):,} samples of {people:,} people"

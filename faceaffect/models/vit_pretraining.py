@@ -164,7 +164,8 @@ class VitPretraining(PretrainingModule):
     def exported(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the ViT without decoder, and how to build it."""
         purpose = "for learning, tests and continuous integration; of no value on real faces"
-        return self.backbone.net, {**self.backbone.describe(), "purpose": purpose}
+        about = {"purpose": purpose, "labels": "no labels, self-supervised"}
+        return self.backbone.net, self.backbone.describe() | about
 
 
 def describe_patches(image: Tensor, size: int, patch: int, cells: int) -> Tensor:

@@ -18,6 +18,7 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.errors import DataError
 from faceaffect.files import write_atomically
 from faceaffect.module import AffectModule, FaceModule
+from faceaffect.networks.provenance import started_from
 from faceaffect.optim import muon_dtype
 from faceaffect.progress import console, result_table
 from faceaffect.recipe import Recipe
@@ -62,6 +63,8 @@ def write_result(
         "schema": data.schema.to_dict(),
         "protocol": data.split.info,
         "precision": _precision(recipe, model),
+        "started_from": started_from(model),
+        "tuned": recipe["tuned"] or None,
         **(extra or {}),
     }
     if isinstance(model, AffectModule):

@@ -111,6 +111,7 @@ def _fit_and_test(
         spent["training_seconds"] = round(clock.time_elapsed("train"), 1)
         chosen = {"choose": checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
         extra["checkpoint"] = chosen
+        extra["training"] = {"epochs": trainer.current_epoch, "optimiser": model.optim.name}
     write_result(folder, recipe, data, model, trainer, spent, extra, brief=brief)
     trainer.strategy.barrier()  # only now is the run finished for all processes
 

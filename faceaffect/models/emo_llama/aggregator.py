@@ -92,6 +92,7 @@ class ClueAggregator(nn.Module):
         nn.init.normal_(self.queries, std=0.02)
         if checkpoint is not None:
             fill_part(self.qformer, checkpoint)
+            self.source = {"kind": checkpoint.kind, "name": checkpoint.name}
             fill_part(_holding(query_tokens=self.queries), checkpoint)
         self.norm = nn.LayerNorm(vision_width)
         if checkpoint is not None:
