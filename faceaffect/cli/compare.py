@@ -22,6 +22,20 @@ def add(commands: Commands) -> None:
         "--seeds", type=int, default=1, metavar="N", help="train each recipe with N seeds"
     )
     parser.add_argument(
+        "--tune",
+        type=int,
+        default=0,
+        metavar="N",
+        help="search each recipe by N trials on the validation people before it is trained",
+    )
+    parser.add_argument(
+        "--space",
+        type=Path,
+        action="append",
+        metavar="MODEL.yaml",
+        help="the keys to search in recipes of this model; else those that ship for it",
+    )
+    parser.add_argument(
         "--folder", type=Path, metavar="FOLDER", help="of the report; else OUTPUT/compare/TIME"
     )
     parser.add_argument(
@@ -47,5 +61,7 @@ def run(args: argparse.Namespace) -> int:
         args.folder,
         faces=args.faces,
         imports=args.imports or (),
+        trials=args.tune,
+        spaces=args.space or (),
     )
     return 1 if json.loads((folder / "report.json").read_text())["failed"] else 0

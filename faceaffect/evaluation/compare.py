@@ -18,8 +18,10 @@ from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.truth import truth_table
 from faceaffect.errors import DataError, FaceAffectError, RecipeError
 from faceaffect.evaluation import agreement, measuring, report, statistics
+from faceaffect.evaluation.conditions import conditions, unequal_terms
 from faceaffect.evaluation.entrants import Entrant, find_entrants
 from faceaffect.evaluation.gallery import disagreements, is_drawn
+from faceaffect.evaluation.tuning import tune_entrants
 from faceaffect.progress import console
 from faceaffect.runs import processes
 from faceaffect.runs.folder import new_folder, read_made_of
@@ -36,6 +38,8 @@ def compare(
     *,
     faces: bool = False,
     imports: Sequence[str] = (),
+    trials: int = 0,
+    spaces: Sequence[Path] = (),
 ) -> Path:
     """Train what is not trained yet, test all on the same samples, and write one report.
 
@@ -50,6 +54,9 @@ def compare(
         output: folder of the report; absent, a new one in ``compare`` below the runs.
         faces: show pictures and names of real people in the report; drawn faces are always shown.
         imports: modules that were imported for own models, for the command in the report.
+        trials: search each recipe by so many trials, on the same validation people, before it is
+            trained; 0 takes the recipes as they stand.
+        spaces: files with the keys to search, each named by its model; absent, those that ship.
 
     Returns:
         The folder of the report.
@@ -65,13 +72,15 @@ def compare(
         raise RecipeError("compare: name at least one recipe or run folder")
     entrants = find_entrants(sources, overrides, seeds)
     data, warnings = _agree(entrants)
+    entrants, untuned = tune_entrants(entrants, trials, spaces, overrides)
     runs = {entrant.name: _done(entrant) for entrant in entrants}
     _check_answers({n: [r for r in own if r] for n, own in runs.items()}, data)
     finished, failed = _train(entrants, runs)
+    failed = untuned | failed
     tables = _check_answers(finished, data)
     described = _describe(entrants, finished, tables, data, pictures=faces or is_drawn(data))
     described |= {
-        "command": _command(sources, overrides, seeds, faces, imports),
+        "command": _command(sources, overrides, seeds, trials, spaces, faces, imports),
         "failed": failed,
         "warnings": warnings + described["warnings"],
     }
@@ -117,7 +126,7 @@ def _describe(
         "environment": environment(recipe["seed"]),
         "models": {name: analysis["models"][name] for name in tables},
         "pairs": analysis["pairs"],
-        "warnings": analysis["warnings"] + warnings,
+        "warnings": unequal_terms(analysis["models"]) + analysis["warnings"] + warnings,
         "disagreements": disagreements(
             {name: own[0] for name, own in tables.items()}, data.schema, data, pictures=pictures
         ),
@@ -304,6 +313,7 @@ def _about(entrant: Entrant, runs: Sequence[Path]) -> dict[str, Any]:
         "runs": [str(run) for run in runs],
         "seeds": [result["environment"]["seed"] for result in results],
         "checkpoint": [result.get("checkpoint") for result in results],
+        "terms": conditions(entrant.recipes[0], results),
         "skipped": max(len(result["skipped"]) for result in results),
         "baselines": _mean(result["baselines"] for result in results),
     }
@@ -373,11 +383,15 @@ def _command(
     sources: Sequence[str],
     overrides: Sequence[str],
     seeds: int,
+    trials: int,
+    spaces: Sequence[Path],
     faces: bool,
     imports: Sequence[str],
 ) -> str:
     words = ["faceaffect", "compare", *sources, *overrides]
     words += ["--seeds", str(seeds)] if seeds > 1 else []
+    words += ["--tune", str(trials)] if trials else []
+    words += [word for space in spaces for word in ("--space", str(space))]
     words += ["--faces"] if faces else []
     words += [word for module in imports for word in ("--import", module)]
     return shlex.join(words)

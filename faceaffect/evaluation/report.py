@@ -13,15 +13,21 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from faceaffect.evaluation.conditions import unequal_terms
 from faceaffect.evaluation.headlines import HEADLINES
 from faceaffect.evaluation.plots import plots
-from faceaffect.evaluation.report_tables import checkpoints, form_of, headlines_in, tables
+from faceaffect.evaluation.report_tables import (
+    beyond_seeds,
+    checkpoints,
+    form_of,
+    headlines_in,
+    is_significant,
+    is_sure,
+    tables,
+)
 from faceaffect.evaluation.tables import At, Table, Value, latex, lookup, markdown, plain_text, show
 from faceaffect.runs.result import plain
 from faceaffect.schema import TASKS
-
-SURE = 0.05
-"""A difference is called one if its p after Holm's correction is below this."""
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
@@ -87,7 +93,7 @@ def words(report: Mapping[str, Any]) -> list[str]:
     """
     full = plain(dict(report))
     found = [_lead(full, metric) for metric in headlines_in(full)]
-    found += [_above_trivial(full), _price(full)]
+    found += [_unequal(full), _above_trivial(full), _price(full)]
     found += [f"{name} failed and is left out: {why}" for name, why in full["failed"].items()]
     return [sentence for sentence in found if sentence]
 
@@ -114,12 +120,28 @@ def _lead(report: Mapping[str, Any], metric: str) -> str:
         p = p if p.startswith("<") else f"= {p}"
         evidence.append(f"p {p} after Holm's correction")
     behind = "".join(f", {', '.join(evidence)}" if evidence else "")
-    if pair and pair["p_holm"] is not None and pair["p_holm"] < SURE:
-        return f"{first} leads by {ahead} {HEADLINES[metric].title} over {second}{behind}."
+    if pair and is_sure(report, pair):
+        return (
+            f"{first} leads by {ahead} {HEADLINES[metric].title} over {second}{behind}, and every "
+            "seed of it is above every seed of the other."
+        )
+    why = ""
+    if pair and is_significant(pair):
+        beyond = beyond_seeds(report, first, second, metric)
+        why = "; one seed does not make it sure" if beyond is None else "; within the seeds' spread"
     return (
         f"In {HEADLINES[metric].title} no model leads for sure: {first} is ahead of {second} by "
-        f"{ahead.removesuffix(' of')}{behind}."
+        f"{ahead.removesuffix(' of')}{behind}{why}."
     )
+
+
+def _unequal(report: Mapping[str, Any]) -> str:
+    """On what terms the models did not run alike; the warnings say more."""
+    if any(not model.get("terms") for model in report["models"].values()):
+        return ""
+    if not unequal_terms(report["models"]):
+        return ""
+    return "The models did not run on equal terms; the warnings say in what."
 
 
 def _amount(value: float, metric: str) -> str:

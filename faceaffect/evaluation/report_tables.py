@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from faceaffect.evaluation.conditions import terms_table
 from faceaffect.evaluation.headlines import HEADLINES, Headline, headline_of, headlines
 from faceaffect.evaluation.tables import (
     MINUS,
@@ -17,6 +18,9 @@ from faceaffect.evaluation.tables import (
     lookup,
 )
 from faceaffect.schema import LabelSchema
+
+SURE = 0.05
+"""A difference may be called one if its p after Holm's correction is below this."""
 
 
 def form_of(metric: str, *, signed: bool = False) -> str:
@@ -41,6 +45,7 @@ def tables(report: Mapping[str, Any]) -> dict[str, Table]:
         _calibration(report),
         _generated(report),
         _seeds(report),
+        terms_table(report),
         _cost(report),
         *_groups(report),
     ]
@@ -113,14 +118,15 @@ def _pairs(report: Mapping[str, Any]) -> Table:
         "Differences",
         "First model less second, on the same samples: difference with 95 % interval, p of a "
         "paired test, and p after Holm's correction over the pairs of a metric. Bold: p below 0.05 "
-        "after correction.",
+        "after correction, several seeds of each, and every seed of one above every seed of the "
+        "other; a test over people knows nothing of what another training would give.",
         ["pair", "metric", "difference", "p", "p (Holm)", "test"],
     )
     for i, pair in enumerate(report["pairs"]):
         form = form_of(pair["metric"], signed=True)
         small = _interval(("pairs", i, "interval"), form)
         known = (pair.get("interval") or [None])[0] is not None
-        sure = pair.get("p_holm") is not None and pair["p_holm"] < 0.05
+        sure = is_sure(report, pair)
         table.add(
             [
                 f"{pair['a']} {MINUS} {pair['b']}",
@@ -132,6 +138,29 @@ def _pairs(report: Mapping[str, Any]) -> Table:
             ]
         )
     return table
+
+
+def is_sure(report: Mapping[str, Any], pair: Mapping[str, Any]) -> bool:
+    """Return whether a difference is more than the chance of people and of trainings."""
+    beyond = beyond_seeds(report, pair["a"], pair["b"], pair["metric"])
+    return is_significant(pair) and beyond is True
+
+
+def is_significant(pair: Mapping[str, Any]) -> bool:
+    """Return whether other people would hardly turn a difference round."""
+    return pair.get("p_holm") is not None and pair["p_holm"] < SURE
+
+
+def beyond_seeds(report: Mapping[str, Any], a: str, b: str, metric: str) -> bool | None:
+    """Return whether every seed of one model is above every seed of the other.
+
+    None where one of them was trained with one seed only, so that nobody knows.
+    """
+    seeds = [lookup(report, ("models", name, "per_seed", metric)) or [] for name in (a, b)]
+    own, other = ([value for value in of if value is not None] for of in seeds)
+    if min(len(own), len(other)) < 2:
+        return None
+    return bool(min(own) > max(other) or min(other) > max(own))
 
 
 def parts_in(report: Mapping[str, Any], headline: Headline) -> list[str]:

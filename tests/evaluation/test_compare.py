@@ -459,3 +459,44 @@ def test_disagreement_counts_votes() -> None:
     two.loc[1, ["prob/x", "prob/y"]] = np.nan
     assert disagreement([one, two], schema)[1] == 1
     assert disagreement([one], schema).tolist() == [0, 0]
+
+
+SPACE = "optim.lr: {low: 1e-4, high: 1e-1, log: true}\nmodel.dropout: {low: 0, high: 0.5}\n"
+
+
+def test_every_recipe_is_searched_alike_before_it_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = write_recipes(tmp_path, write_csv(tmp_path / "faces", people=9, each=4))
+    space = tmp_path / "timm_classifier.yaml"
+    space.write_text(SPACE)
+    argv = ["compare", *recipes, "--tune", "2", "--space", str(space), "trainer.max_epochs=1"]
+    assert main(argv) == 0
+    (report,) = reports(tmp_path)
+    assert list(report["models"]) == ["a", "b"]
+    assert "--tune 2" in report["command"]
+    assert not any("equal terms" in sentence for sentence in report["words"])
+    for name, model in report["models"].items():
+        (folder,) = (tmp_path / "runs" / "tune").glob(f"{name}-*")
+        assert len(pd.read_csv(folder / "history.csv")) == 2
+        assert model["terms"]["trials"] == 2
+        assert model["terms"]["epochs"] == [1]
+        assert "optim.lr" in model["terms"]["chosen"]
+        (run,) = (Path(run) for run in model["runs"])
+        tuned = json.loads((run / "metrics.json").read_text())["tuned"]
+        assert tuned["chosen"].keys() == {"optim.lr", "model.dropout"}
+    # An entrant as it stands beside them is not on equal terms.
+    assert main(["compare", *recipes[:1], model["runs"][0], "trainer.max_epochs=1"]) == 0
+    assert any("not tuned alike" in warning for warning in reports(tmp_path)[-1]["warnings"])
+
+
+def test_bad_words_about_tuning(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(place / "a.yaml")
+    assert main(["compare", recipe, "--tune", "-1"]) == 2
+    assert "--tune: -1 is negative" in capsys.readouterr().err
+    (tmp_path / "timm_clasifier.yaml").write_text(SPACE)
+    space = ["--space", str(tmp_path / "timm_clasifier.yaml")]
+    assert main(["compare", recipe, "--tune", "2", *space]) == 2
+    assert "did you mean 'timm_classifier'?" in capsys.readouterr().err

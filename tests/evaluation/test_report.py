@@ -255,14 +255,39 @@ def example() -> dict[str, Any]:
     }
 
 
+def with_seeds(report: dict[str, Any], **values: list[float]) -> dict[str, Any]:
+    for name, each in values.items():
+        report["models"][name]["per_seed"] = {"au_f1": each}
+    return report
+
+
 def test_the_words_say_who_leads_by_how_much_and_at_what_cost() -> None:
-    assert words(example()) == [
+    report = with_seeds(example(), auformer=[0.66, 0.668], emo_llama=[0.62, 0.646])
+    assert words(report) == [
         "auformer leads by 3.1 points of mean AU F1 over emo_llama, 95 % interval 1.2 to 4.9, "
-        "p = 0.004 after Holm's correction.",
+        "p = 0.004 after Holm's correction, and every seed of it is above every seed of the other.",
         "Every model is above its trivial baselines, by 15.3 points or more in F1, accuracy and "
         "recall.",
         "emo_llama costs 40x the compute per face of auformer and 40x its time.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("auformer", "emo_llama", "why"),
+    [
+        ([0.664], [0.633], "; one seed does not make it sure."),
+        ([0.66, 0.668], [0.633], "; one seed does not make it sure."),
+        ([0.64, 0.688], [0.62, 0.646], "; within the seeds' spread."),
+    ],
+)
+def test_no_lead_is_sure_that_trainings_may_turn_round(
+    auformer: list[float], emo_llama: list[float], why: str
+) -> None:
+    report = with_seeds(example(), auformer=auformer, emo_llama=emo_llama)
+    said = words(report)[0]
+    assert said.startswith("In mean AU F1 no model leads for sure: auformer is ahead")
+    assert said.endswith(why)
+    assert not tables(complete(report))["pairs"].rows[0][2].best
 
 
 def test_the_words_claim_no_lead_that_may_be_chance() -> None:
