@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from faceaffect import registry
 from faceaffect.evaluation.tables import NONE, Cell, Part, Table, Value, lookup
 from faceaffect.recipe import Recipe
 from faceaffect.runs.space import value_of
@@ -25,15 +26,21 @@ def conditions(recipe: Recipe, results: Sequence[Mapping[str, Any]]) -> dict[str
     tuned = results[0].get("tuned") or {}
     chosen = tuned.get("chosen") or {}
     now = {key: value_of(recipe, key) for key in chosen}
+    trained = trains(recipe)
     return {
-        "before": _before(results[0].get("started_from")),
-        "optimiser": recipe["optim"].get("name", "adamw"),
+        "before": _before(results[0].get("started_from")) if trained else None,
+        "optimiser": recipe["optim"].get("name", "adamw") if trained else None,
         "epochs": [(result.get("training") or {}).get("epochs") for result in results],
         "trials": tuned.get("trials"),
         "scores": {key: tuned.get(key) for key in ("lowest", "median", "score")},
         "chosen": ", ".join(f"{key} {value}" for key, value in chosen.items()) or None,
         "changed": [key for key, value in chosen.items() if now[key] != value],
     }
+
+
+def trains(recipe: Recipe) -> bool:
+    """Return whether there is anything to train, and so to tune, in a recipe's model."""
+    return bool(getattr(registry.get("models", recipe["model"]["name"]), "needs_training", True))
 
 
 def _before(parts: Sequence[Mapping[str, Any]] | None) -> str | None:
@@ -49,7 +56,7 @@ def unequal_terms(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     Args:
         models: for each name what ``report.json`` says of it, :func:`conditions` in ``terms``.
     """
-    terms = {name: model["terms"] for name, model in models.items()}
+    terms = {name: of["terms"] for name, of in models.items() if of["terms"]["optimiser"]}
     found = []
     if len(by := _grouped(terms, "trials")) > 1:
         shown = "; ".join(f"{'none noted' if n is None else f'{n} trials'}: {', '.join(who)}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from faceaffect.errors import FaceAffectError, RecipeError, unknown
+from faceaffect.evaluation.conditions import trains
 from faceaffect.evaluation.entrants import Entrant
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
@@ -18,7 +19,8 @@ def tune_entrants(
 ) -> tuple[list[Entrant], dict[str, str]]:
     """Return the entrants with the recipes that a search found, and who has none and why.
 
-    Runs are taken as they are. All spaces are looked at before the first trial.
+    Runs, and models that are not trained, are taken as they are. All spaces are looked at before
+    the first trial.
 
     Args:
         entrants: recipes and runs.
@@ -35,13 +37,13 @@ def tune_entrants(
     files = _by_model(entrants, spaces)
     if not trials:
         return list(entrants), {}
-    recipes = [entrant for entrant in entrants if entrant.run is None]
+    recipes = [e for e in entrants if e.run is None and trains(e.placed)]
     for entrant in recipes:
         load_space(entrant.recipes[0], files.get(entrant.recipes[0]["model"]["name"]))
     found: list[Entrant] = []
     failed: dict[str, str] = {}
     for entrant in entrants:
-        if entrant.run is not None:
+        if entrant not in recipes:
             found.append(entrant)
             continue
         console.print(f"tuning {entrant.name}", markup=False)

@@ -94,14 +94,14 @@ def test_a_space_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_keys_are_set_at_any_depth_and_the_recipe_stays_as_it_was() -> None:
-    before = recipe()
+    before = load_recipe("mini_probe", ["data.augment=[light]"])
     after = with_values(
         before, {"model.backbone.drop_path": 0.1, "data.augment.0": "blur", "optim.lr": 0.5}
     )
     assert after["model"]["backbone"] == {"name": "asset:mini_vit", "drop_path": 0.1}
     assert after["data"]["augment"] == ["blur"]
     assert after["optim"] == before["optim"] | {"lr": 0.5}
-    assert before.sections == recipe().sections
+    assert before.sections == load_recipe("mini_probe", ["data.augment=[light]"]).sections
 
 
 def test_a_value_is_what_the_recipe_says_or_the_default() -> None:
