@@ -1,13 +1,9 @@
 """Who takes part in a comparison: recipes, to be trained, and finished runs."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from faceaffect import registry
@@ -16,6 +12,9 @@ from faceaffect.module import AffectModule
 from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
 from faceaffect.runs.result import RESULT, read_result
 from faceaffect.runs.train import check_sections
+from faceaffect.runs.trainer import one_device
+
+_ELSE = ", or train it with 'faceaffect train' and name the run folder"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _entrant(source: str, overrides: Sequence[str], seeds: int) -> Entrant:
     recipe = load_recipe(source, overrides)
     try:
         check_sections(recipe)
-        _one_device(recipe)
+        one_device(recipe, "compare", _ELSE)
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from None
     if not issubclass(registry.get("models", recipe["model"]["name"]), AffectModule):
@@ -99,19 +98,3 @@ def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
         for changes in ((), [f"output={folder.resolve().parents[1]}", *placing])
     )
     return Entrant(recipe.name, str(folder), (recipe,), placed, folder)
-
-
-def _one_device(recipe: Recipe) -> None:
-    """Refuse a training on several devices, whose processes would each begin the comparison."""
-    keys = ("accelerator", "devices", "num_nodes")
-    chosen: dict[str, Any] = {k: v for k, v in recipe["trainer"].items() if k in keys}
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        trainer = L.Trainer(**chosen, logger=False, barebones=True)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise RecipeError(f"trainer: {error}") from None
-    if trainer.num_devices * trainer.num_nodes > 1:
-        raise RecipeError(
-            f"compare trains on one device, not on {trainer.num_devices * trainer.num_nodes}: add "
-            "trainer.devices=1, or train it with 'faceaffect train' and name the run folder"
-        )

@@ -9,7 +9,6 @@ from faceaffect.errors import FaceAffectError, RecipeError, unknown
 from faceaffect.evaluation.conditions import trains
 from faceaffect.evaluation.entrants import Entrant
 from faceaffect.progress import console
-from faceaffect.recipe import Recipe
 from faceaffect.runs.space import load_space
 from faceaffect.runs.tune import tune
 
@@ -56,7 +55,7 @@ def tune_entrants(
             console.print(f"{entrant.name} failed, the others go on: {error}", markup=False)
             continue
         seeds = [recipe["seed"] for recipe in entrant.recipes]
-        each = tuple(Recipe(best.name, best.sections | {"seed": seed}) for seed in seeds)
+        each = tuple(best.changed(lambda s, seed=seed: s | {"seed": seed}) for seed in seeds)  # type: ignore[misc]
         found.append(replace(entrant, recipes=each, placed=best))
     if not found:
         lines = "\n  ".join(f"{name}, {reason}" for name, reason in failed.items())

@@ -18,6 +18,7 @@ from faceaffect.progress import progress
 from faceaffect.recipe import Recipe
 from faceaffect.registry import GIVEN_TO_LOGGERS
 from faceaffect.runs.folder import WholeCheckpoints
+from faceaffect.runs.processes import one_only
 from faceaffect.runs.resuming import Resuming
 
 _GIVEN_TO_TRAINER = {
@@ -143,3 +144,30 @@ def checkpoint_callbacks(recipe: Recipe, folder: Path) -> list[Callback]:
         return [best, epoch]
     within = ModelCheckpoint(filename="last", every_n_train_steps=section.every_n_steps, **common)
     return [best, epoch, within]
+
+
+def one_device(recipe: Recipe, command: str, otherwise: str = "") -> None:
+    """Refuse a training on several devices, whose processes would each begin the command.
+
+    Args:
+        recipe: a checked recipe.
+        command: its name, for the error.
+        otherwise: what else a person can do.
+
+    Raises:
+        RecipeError: the recipe asks for several devices, or for some that are not there, or
+            torchrun or SLURM has started several processes.
+    """
+    one_only(command)
+    keys = ("accelerator", "devices", "num_nodes")
+    chosen: dict[str, Any] = {k: v for k, v in recipe["trainer"].items() if k in keys}
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        trainer = L.Trainer(**chosen, logger=False, barebones=True)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise RecipeError(f"trainer: {error}") from None
+    if trainer.num_devices * trainer.num_nodes > 1:
+        raise RecipeError(
+            f"{command} trains on one device, not on {trainer.num_devices * trainer.num_nodes}: "
+            f"add trainer.devices=1{otherwise}"
+        )

@@ -1,23 +1,19 @@
 """One trial of a search: a training that is scored on validation and leaves nothing on disk."""
 
-import logging
 import math
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import optuna
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from faceaffect import registry
 from faceaffect.data.base import FaceDataModule
-from faceaffect.errors import FaceAffectError, RecipeError
+from faceaffect.errors import FaceAffectError
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.runs.calls import calling
 from faceaffect.runs.frozen import FrozenFeatures
-from faceaffect.runs.processes import one_only
 from faceaffect.runs.trainer import checkpoint_section, create_trainer
 
 _ONLY_LOG = ("learning_rate_monitor", "model_summary", "throughput")
@@ -56,28 +52,6 @@ def fit(
     finally:
         data.trainer = None  # it holds the model
     return watch.score()
-
-
-def one_device(recipe: Recipe, command: str) -> None:
-    """Refuse a training on several devices, whose processes would each begin the command.
-
-    Raises:
-        RecipeError: the recipe asks for several devices, or for some that are not there, or
-            torchrun or SLURM has started several processes.
-    """
-    one_only(command)
-    keys = ("accelerator", "devices", "num_nodes")
-    chosen: dict[str, Any] = {k: v for k, v in recipe["trainer"].items() if k in keys}
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        trainer = L.Trainer(**chosen, logger=False, barebones=True)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise RecipeError(f"trainer: {error}") from None
-    if trainer.num_devices * trainer.num_nodes > 1:
-        raise RecipeError(
-            f"{command} trains on one device, not on {trainer.num_devices * trainer.num_nodes}: "
-            "add trainer.devices=1"
-        )
 
 
 class Watch(Callback):

@@ -45,7 +45,8 @@ from faceaffect.runs.study import (
     superfluous,
 )
 from faceaffect.runs.train import build
-from faceaffect.runs.trial import fit, one_device
+from faceaffect.runs.trainer import one_device
+from faceaffect.runs.trial import fit
 
 STARTUP = 5
 """Trials, the recipe as it stands among them, before the sampler takes what it has seen."""
