@@ -51,13 +51,16 @@ class PretrainingModule(FaceModule):
             **description,
             "schema": self.schema.to_dict(),
             "trained_by": self.recipe["name"],
-            "trained_on": f"{self._samples()}, {self.recipe['sections']['data']['name']}",
+            "trained_on": self._trained_on(),
             "version": faceaffect.__version__,
         }
         save_asset(Path(self.trainer.default_root_dir) / EXPORT, network, about)
 
-    def _samples(self) -> str:
-        """Return what it was trained on, in words."""
-        data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+    def _trained_on(self) -> str:
+        """Return in words what it was trained on."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, FaceDataModule) or self.recipe is None:
+            return "data of the user's own"
         people = data.split.info["subjects"]["train"]
-        return f"{len(data.split.train):,} samples of {people:,} people"
+        name = self.recipe["sections"]["data"]["name"]
+        return f"{len(data.split.train):,} samples of {people:,} people, {name}"

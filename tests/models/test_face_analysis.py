@@ -119,7 +119,7 @@ def test_unknown_labels_cost_nothing_but_keep_the_graph() -> None:
 
 def test_an_export_brings_the_same_network_back(tmp_path: Path) -> None:
     net = module()
-    net.recipe = {"name": "mine", "sections": {}}
+    net.recipe = {"name": "mine", "sections": {"data": {"name": "synthetic"}}}
     loader = torch.utils.data.DataLoader([faces()], batch_size=None)
     trainer = L.Trainer(
         max_epochs=1,

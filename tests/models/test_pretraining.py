@@ -90,7 +90,7 @@ def test_learns_a_batch_better_than_its_mean() -> None:
 
 def test_an_export_is_a_backbone(tmp_path: Path) -> None:
     net = module()
-    net.recipe = {"name": "mine", "sections": {}}
+    net.recipe = {"name": "mine", "sections": {"data": {"name": "synthetic"}}}
     loader = torch.utils.data.DataLoader([face_batch(n=4, size=32)], batch_size=None)
     trainer = L.Trainer(
         max_epochs=1,
