@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise RecipeError("--blur has to find every face in every frame: leave out --fps, --faces")
     from faceaffect.prediction.inputs import find_inputs
 
-    inputs = find_inputs(args.inputs)
+    inputs = find_inputs(args.inputs, leave_out=args.overlay)
     from faceaffect.prediction.overlay import Overlay
     from faceaffect.prediction.predictor import Predictor
     from faceaffect.prediction.run import predict_to_table
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     )
     out = args.out or Path("predictions.jsonl" if predictor.speaks else "predictions.csv")
     console.print(f"{len(inputs)} inputs; {predictor.expects()}", markup=False)
-    overlay = args.overlay and Overlay(args.overlay, predictor.schema, blur=args.blur)
+    overlay = args.overlay and Overlay(args.overlay, predictor.schema, inputs, blur=args.blur)
     try:
         count = predict_to_table(predictor, inputs, out, fps=args.fps, overlay=overlay or None)
     except KeyboardInterrupt:

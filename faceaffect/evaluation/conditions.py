@@ -30,7 +30,7 @@ def conditions(recipe: Recipe, results: Sequence[Mapping[str, Any]]) -> dict[str
     return {
         "before": _before(results[0].get("started_from")) if trained else None,
         "optimiser": recipe["optim"].get("name", "adamw") if trained else None,
-        "epochs": [(result.get("training") or {}).get("epochs") for result in results],
+        "epochs": [(r.get("training") or {}).get("epochs") for r in results] if trained else None,
         "trials": tuned.get("trials"),
         "scores": {key: tuned.get(key) for key in ("lowest", "median", "score")},
         "chosen": ", ".join(f"{key} {value}" for key, value in chosen.items()) or None,

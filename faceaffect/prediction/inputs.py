@@ -39,24 +39,27 @@ class Input:
     camera: bool = False
 
 
-def find_inputs(words: Iterable[str | os.PathLike[str]]) -> list[Input]:
+def find_inputs(
+    words: Iterable[str | os.PathLike[str]], leave_out: Path | None = None
+) -> list[Input]:
     """Return what the words on a command line name, each once, in order.
 
     Args:
         words: files, folders (searched in depth for pictures and videos), patterns with ``*``,
             ``camera:0``, and tables (``.csv``, ``.tsv``) with a column of paths.
+        leave_out: a folder that is passed over where it lies in another.
 
     Raises:
         DataError: nothing is there, or a folder or table holds nothing to look at.
     """
     found: dict[str, Input] = {}
     for word in words:
-        for one in _find(os.fspath(word)):
+        for one in _find(os.fspath(word), leave_out):
             found.setdefault(one.path, one)
     return list(found.values())
 
 
-def _find(word: str) -> Sequence[Input]:
+def _find(word: str, leave_out: Path | None) -> Sequence[Input]:
     if word.startswith(CAMERA):
         number = word.removeprefix(CAMERA)
         if not number.isdigit():
@@ -65,7 +68,7 @@ def _find(word: str) -> Sequence[Input]:
     path = Path(word).expanduser()
     try:
         if path.is_dir():
-            return _in_folder(path)
+            return _in_folder(path, leave_out)
         if path.suffix.lower() in _TABLES and path.is_file():
             return _in_table(path)
         if path.exists():
@@ -85,11 +88,12 @@ def _by_pattern(word: str, path: Path) -> list[Input]:
     return [Input(str(file), str(file)) for file in files]
 
 
-def _in_folder(folder: Path) -> list[Input]:
+def _in_folder(folder: Path, leave_out: Path | None) -> list[Input]:
     """Return the pictures and videos of a folder; what has another ending is no input."""
-    found = []
+    found, other = [], None if leave_out is None else leave_out.resolve()
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        own = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in own if Path(place, name).resolve() != other)
         for name in sorted(files):
             path = Path(place, name)
             if not name.startswith(".") and path.suffix.lower() in (*PICTURES, *VIDEOS):

@@ -1,12 +1,14 @@
 """Pictures and videos with what was seen drawn in, each beside a timeline of its persons."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from faceaffect.data.extract import encode_jpeg, write_atomic
 from faceaffect.data.faces.finder import Frame
-from faceaffect.errors import DataError
+from faceaffect.errors import DataError, RecipeError
 from faceaffect.prediction.draw import draw, hide
 from faceaffect.prediction.film import Film
+from faceaffect.prediction.inputs import Input
 from faceaffect.prediction.reading import Ended
 from faceaffect.prediction.seen import Answered, Seen
 from faceaffect.prediction.timeline import Timeline
@@ -24,20 +26,30 @@ class Overlay:
     Args:
         folder: where to write; made if missing.
         schema: what the model answers.
+        inputs: all that is looked at, so that a copy has the same name in a run that goes on.
         blur: make the faces unknown; the answers stay.
 
     Raises:
         DataError: the folder cannot be made.
+        RecipeError: an input lies in it, which a copy could overwrite.
     """
 
-    def __init__(self, folder: Path, schema: LabelSchema, *, blur: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        schema: LabelSchema,
+        inputs: Iterable[Input] = (),
+        *,
+        blur: bool = False,
+    ) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{folder}: {error.strerror or error}") from None
         self.folder, self.schema, self.blur = folder, schema, blur
         self._names: dict[str, str] = {}
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}
+        self._name(inputs)
         self._film: Film | None = None
         self._timeline = Timeline(schema)
         self._held: list[Answered] = []
@@ -92,13 +104,24 @@ class Overlay:
         self._film, self._timeline = None, Timeline(self.schema)
         self._held, self._hidden = [], []
 
+    def _name(self, inputs: Iterable[Input]) -> None:
+        own = self.folder.resolve()
+        for one in inputs:
+            if not one.camera and Path(one.path).parent.resolve() == own:
+                raise RecipeError(
+                    f"--overlay {self.folder}: {one.name} lies there, and copies could overwrite "
+                    "what is looked at; name another folder"
+                )
+            self._place(one.name)
+
     def _place(self, name: str) -> Path:
         """Return where an input's copy lies, without an ending: its own name where it is free."""
         if name not in self._names:
             stem = Path(name).stem.replace(":", "-") or "picture"
-            chosen, number = stem, 2
+            chosen, known = stem, stem.lower()  # some systems do not tell cases apart
             while chosen.lower() in self._taken:
-                chosen, number = f"{stem}-{number}", number + 1
+                self._taken[known] += 1
+                chosen = f"{stem}-{self._taken[known]}"
             self._names[name] = chosen
-            self._taken.add(chosen.lower())  # some systems do not tell cases apart
+            self._taken[chosen.lower()] = 1
         return self.folder / self._names[name]

@@ -125,7 +125,14 @@ class Predictor:
         return hasattr(self.model, "describe")
 
     def expects(self) -> str:
-        """Return in words how faces are cut out, and whether that is how the model was trained."""
+        """Return in words what the model is asked about: how faces are cut out, and what of clips.
+
+        That says also whether faces are cut out as those that it was trained on.
+        """
+        clips = "; this model takes clips, and each frame of a video is to it a clip of one frame"
+        return self._cuts_out() + (clips if self.model.clips else "")
+
+    def _cuts_out(self) -> str:
         trained = self.model.crop
         if self.crop is None:
             return "pictures are taken as faces that are cropped already"

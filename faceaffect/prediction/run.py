@@ -77,7 +77,6 @@ class _Run:
         self.count = Count(**kept["count"])
         if kept["video"] is not None:
             self.state.restore(kept["video"])
-        console.print(f"going on at input {self.start + 1} of {len(self.inputs)}", markup=False)
 
     def done(self, source: int, frame: int, *, within: bool) -> None:
         """Note that all before a frame of an input is in the table."""
@@ -131,14 +130,17 @@ def predict_to_table(
         out: the table: ``.csv``, ``.parquet`` or ``.jsonl``. What could not be read is listed
             beside it, in ``NAME.unreadable.csv``.
         fps: looks a second at a video; None looks at every frame.
-        overlay: draws what was seen; then a video is gone on with from its beginning.
+        overlay: draws what was seen; then a video that was interrupted starts over.
 
     Raises:
         RecipeError: the table is there already, or belongs to another run.
     """
-    table = Table(out, predictor.columns, _made_of(predictor, inputs, fps))
+    table = Table(out, predictor.columns, _made_of(predictor, inputs, fps, overlay))
     try:
         run = _Run(predictor, inputs, table)
+        if table.state is not None:
+            over = " (a video with an overlay starts over)" if overlay is not None else ""
+            console.print(f"going on at input {run.start + 1} of {len(inputs)}{over}", markup=False)
         shots = read_inputs(
             inputs, fps=fps, all_frames=overlay is not None, start=run.start, start_frame=run.frame
         )
@@ -167,8 +169,10 @@ def predict_to_table(
     return run.count
 
 
-def _made_of(predictor: Predictor, inputs: Sequence[Input], fps: float | None) -> dict[str, Any]:
-    """Return what the rows of a table depend on."""
+def _made_of(
+    predictor: Predictor, inputs: Sequence[Input], fps: float | None, overlay: Overlay | None
+) -> dict[str, Any]:
+    """Return what the rows of a table depend on, and the overlay, which is to be whole."""
     names = "\n".join(f"{one.name}\0{one.path}" for one in inputs)
     return {
         "inputs": hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
@@ -179,6 +183,7 @@ def _made_of(predictor: Predictor, inputs: Sequence[Input], fps: float | None) -
         "largest": predictor.largest,
         "smooth": predictor.smooth,
         "fps": fps,
+        "overlay": overlay and [str(overlay.folder), overlay.blur],
     }
 
 

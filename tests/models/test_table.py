@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import faceaffect
+from dies_in_compare import fake_cost
 from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.evaluation import measuring
 from faceaffect.models.loading import load_model
 from faceaffect.models.table import Table
 from faceaffect.runs.train import evaluate
@@ -220,6 +222,57 @@ def test_tables_stand_in_a_report(tmp_path: Path) -> None:
     assert any("made elsewhere" in warning for warning in report["warnings"])
     assert report["models"]["sharp"]["cost"]["images_per_second"] is None
     assert "sharp" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+AUS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26)
+
+
+def write_openface(folder: Path, faces: pd.DataFrame, lost: str) -> None:
+    """Write a table a picture with OpenFace's columns; in one it finds no face."""
+    rng = np.random.default_rng(3)
+    for row in faces.to_dict("records"):
+        found = int(row["image"] != lost)
+        cells = OPENFACE | {"confidence": 0.98 * found, "success": found}
+        cells |= {f"gaze_{eye}_{axis}": rng.normal() for eye in (0, 1) for axis in "xyz"}
+        cells |= {f"pose_{name}": rng.normal() for name in ("Tx", "Ty", "Tz", "Rx", "Ry", "Rz")}
+        cells |= {f"{axis}_{n}": rng.uniform(0, 48) for axis in "xy" for n in range(68)}
+        cells |= {f"AU{au:02d}_r": rng.uniform(0, 5) for au in AUS}  # says nothing: _c is there
+        cells |= {f"AU{au:02d}_c": found * row.get(f"AU{au}", 0) for au in (*AUS, 28)}
+        place = (folder / row["image"]).with_suffix(".csv")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_table(place, [{f" {name}": value for name, value in cells.items()}])
+
+
+def test_openface_stands_beside_a_trained_model_in_a_report(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "measure_alone", fake_cost)
+    table = pd.read_csv(faces)[["image", "subject", "AU1", "AU12"]]
+    table.to_csv(faces, index=False)  # what both answer
+    write_openface(tmp_path / "openface", table, lost="p1/2.jpg")
+    data = {"name": "csv", "table": str(faces), "num_workers": 0, "batch_size": 4, "image_size": 48,
+            "protocol": {"name": "subject_kfold", "folds": 2, "fold": 1, "val_fraction": 0.4}}  # fmt: skip # noqa: E501
+    models = {
+        "openface": {"name": "table", "file": str(tmp_path / "openface"), "columns": "openface"},
+        "ours": {"name": "timm_classifier", "backbone": "test_vit"},
+    }
+    trainer = {"max_epochs": 1, "accelerator": "cpu"}
+    for name, node in models.items():
+        recipe = {"model": node, "data": data, "trainer": trainer, "output": str(tmp_path / "runs")}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    trained = faceaffect.train(tmp_path / "ours.yaml")
+    folder = faceaffect.compare(tmp_path / "openface.yaml", trained, folder=tmp_path / "report")
+    report = json.loads((folder / "report.json").read_text())
+    assert not report["failed"]
+    assert list(report["models"]) == ["openface", "ours"]
+    scores = {name: model["metrics"] for name, model in report["models"].items()}
+    assert report["n"] == 12
+    assert scores["openface"]["au_accuracy"] == pytest.approx(11 / 12)  # the face it did not find
+    assert scores["ours"]["au_accuracy"] < 11 / 12
+    assert "openface: 1 of 12 answers" in " ".join(report["warnings"])
+    assert report["models"]["openface"]["cost"]["parameters"] is None
+    assert report["models"]["openface"]["terms"]["epochs"] is None
+    assert report["pairs"]
 
 
 @pytest.mark.usefixtures("faces")

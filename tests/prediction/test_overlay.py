@@ -3,20 +3,24 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from faceaffect.cli import main
 from faceaffect.data.faces.finder import Face
 from faceaffect.data.image import read_image
 from faceaffect.data.video import read_frames
+from faceaffect.prediction import run as running
 from faceaffect.prediction.draw import draw, hide
 from faceaffect.prediction.film import Film
+from faceaffect.prediction.inputs import Input
 from faceaffect.prediction.overlay import Overlay
 from faceaffect.prediction.reading import Ended, Shot
 from faceaffect.prediction.seen import Answered, Seen
 from faceaffect.prediction.timeline import Timeline
 from faceaffect.registry import TABLES
 from faceaffect.schema import LabelSchema
+from finders import Bright
 from predicting import SCHEMA, scene, write_film, write_model, write_scene
 
 WIDE = LabelSchema((1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24), ("neutral", "happiness"), True)
@@ -88,6 +92,73 @@ def sound_of(path: Path) -> tuple[str, float]:
 @pytest.fixture
 def bright(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TABLES["finders"], "bright", "finders:Bright")
+
+
+def test_copies_have_the_same_names_in_a_run_that_goes_on(tmp_path: Path) -> None:
+    names = ["x/a.png", "y/A.png", "z/a-2.png", "camera:0"]
+    inputs = [Input(name, name, camera=name == "camera:0") for name in names]
+    image = scene()
+    for at in (2, 0, 1, 3):  # each in a run of its own
+        overlay = Overlay(tmp_path / "drawn", SCHEMA, inputs)
+        overlay.take(Seen(Shot(at, names[at], names[at], image + np.uint8(at)), []))
+    drawn = {file.name: read_image(file).mean() for file in (tmp_path / "drawn").iterdir()}
+    expected = {"a.jpg": 0, "A-2.jpg": 1, "a-2-2.jpg": 2, "camera-0.jpg": 3}
+    assert drawn == {n: pytest.approx(image.mean() + at, abs=0.3) for n, at in expected.items()}
+
+
+@pytest.mark.usefixtures("bright")
+def test_copies_never_overwrite_what_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album = tmp_path / "album"
+    picture = write_scene(album / "a.jpg", (30, 30, 40))
+    before = picture.read_bytes()
+    words = ["predict", str(write_model(tmp_path / "m.ckpt")), str(album), "--finder", "bright",
+             "--device", "cpu"]  # fmt: skip
+    out = ["--out", str(tmp_path / "t.csv")]
+    assert main([*words, *out, "--overlay", str(album)]) == 2
+    assert "copies could overwrite" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+    assert not (tmp_path / "t.csv.part").exists()
+    for number in range(2):  # the copies of the first are no inputs of the second
+        out = ["--out", str(tmp_path / f"{number}.csv")]
+        assert main([*words, *out, "--overlay", str(album / "drawn")]) == 0
+        assert "1 faces in 1 pictures or frames of 1 inputs" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("bright")
+def test_an_interrupted_film_is_drawn_anew_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "_EVERY", 0.0)
+    folder = tmp_path / "in"
+    write_scene(folder / "a.png", (30, 30, 40))
+    write_film(folder / "film.mp4", [scene((4 + n, 10, 24)) for n in range(12)])
+    words = ["predict", str(write_model(tmp_path / "m.ckpt")), str(folder), "--finder", "bright",
+             "--device", "cpu", "--batch", "2", "--out", str(tmp_path / "t.csv")]  # fmt: skip
+    drawn = ["--overlay", str(tmp_path / "drawn")]
+    with monkeypatch.context() as patch:
+        looks, find = iter(range(99)), Bright.find
+
+        def stop(self: Bright, images: list[np.ndarray]) -> list[list[Face]]:
+            if next(looks) == 4:
+                raise KeyboardInterrupt
+            return find(self, images)
+
+        patch.setattr(Bright, "find", stop)
+        assert main([*words, *drawn]) == 130
+    assert [file.name for file in (tmp_path / "drawn").iterdir()] == ["a.jpg"]
+    capsys.readouterr()
+    assert main(words) == 2  # without the overlay it would not be the same run
+    assert "with other settings" in capsys.readouterr().err
+    assert main([*words, *drawn]) == 0
+    assert (
+        "going on at input 2 of 2 (a video with an overlay starts over)" in capsys.readouterr().out
+    )
+    assert len(read_frames(tmp_path / "drawn" / "film.mp4")) == 12
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["frame"].dropna().tolist() == list(range(12))
+    assert table["input"].value_counts().tolist() == [12, 1]
 
 
 @pytest.mark.usefixtures("bright")

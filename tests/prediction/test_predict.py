@@ -2,14 +2,16 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import av
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
@@ -24,7 +26,17 @@ from faceaffect.prediction.predictor import Predictor
 from faceaffect.prediction.reading import Ended, Shot, read_inputs
 from faceaffect.registry import TABLES
 from finders import Bright
-from predicting import ANSWERS, SCHEMA, Speaking, model, scene, write_film, write_model, write_scene
+from predicting import (
+    ANSWERS,
+    SCHEMA,
+    Corners,
+    Speaking,
+    model,
+    scene,
+    write_film,
+    write_model,
+    write_scene,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +139,23 @@ def test_a_model_of_ready_crops_cuts_likewise_and_says_so(tmp_path: Path) -> Non
     assert "not known" in Predictor(unknown).expects()
     assert "cropped already" in Predictor(unknown, crop="none").expects()
     assert "as those it was trained on" in Predictor(model()).expects()
+
+
+def test_a_model_of_clips_says_what_a_frame_is_to_it(tmp_path: Path) -> None:
+    class Clips(Corners):
+        clips = True
+        frames: ClassVar[list[int]] = []
+
+        def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
+            self.frames.append(batch["video"].shape[1])
+            return super().predict(FaceBatch(image=batch["video"][:, 0], id=batch["id"]))
+
+    predictor = Predictor(model(kind=Clips), finder=Bright())
+    assert "each frame of a video is to it a clip of one frame" in predictor.expects()
+    table = predictor.predict(write_film(tmp_path / "film.mp4", moving(4)))
+    assert table["AU12"].notna().all()
+    assert set(Clips.frames) == {1}
+    assert "clip" not in Predictor(model()).expects()
 
 
 def test_what_python_takes(checkpoint: Path, tmp_path: Path) -> None:
@@ -325,6 +354,26 @@ def test_bad_films_are_listed_and_the_others_go_on(checkpoint: Path, tmp_path: P
     bad = pd.read_csv(tmp_path / "t.unreadable.csv")
     assert [Path(name).name for name in bad["input"]] == ["cut.mp4", "empty.mkv", "text.avi"]
     assert pd.read_csv(tmp_path / "t.csv")["frame"].max() == 5
+
+
+def test_a_film_whose_pictures_change_their_size(checkpoint: Path, tmp_path: Path) -> None:
+    parts = []
+    for size, place in (((96, 128), (20, 30, 30)), ((64, 96), (40, 10, 24))):
+        part = tmp_path / f"{size[0]}.h264"
+        with av.open(str(part), "w", format="h264") as container:
+            stream = container.add_stream("libx264", rate=10, options={"bf": "0", "crf": "1"})
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            for image in [scene(place, size=size)] * 4:
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        parts.append(part.read_bytes())
+    film = tmp_path / "film.h264"
+    film.write_bytes(b"".join(parts))
+    table = Predictor(checkpoint, finder=Bright()).predict(film)
+    assert table["frame"].tolist() == list(range(8))
+    np.testing.assert_allclose(table["x"], [20] * 4 + [40] * 4, atol=1)
+    np.testing.assert_allclose(table["w"], [30] * 4 + [24] * 4, atol=2)
 
 
 class FakeCamera:
