@@ -3,13 +3,18 @@
 import sys
 import uuid
 import warnings
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import (
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
@@ -149,6 +154,16 @@ class Worker:
             self._lock.close()
             self._lock = None
         (self._folder / f"{self.name}.lock").unlink(missing_ok=True)
+
+    def leave(self, study: optuna.Study) -> None:
+        """End the trials of this process, where it was told to stop amid one, so that they go on.
+
+        A storage that fails now is told nothing; it finds the process dead later.
+        """
+        with suppress(StorageInternalError):
+            for trial in running(study):
+                if trial.user_attrs.get(_WORKER) == self.name:
+                    _fail(study, trial)
 
     def mark(self, trial: optuna.Trial) -> None:
         """Note on a trial that this process trains it."""

@@ -1,6 +1,7 @@
 """One trial of a search: a training that is scored on validation and leaves nothing on disk."""
 
 import math
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -51,6 +52,7 @@ def fit(
             trainer.fit(model, datamodule=data)
     finally:
         data.trainer = None  # it holds the model
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a process told to stop
     return watch.score()
 
 

@@ -242,6 +242,7 @@ class _Search:
                 waited = True
                 time.sleep(2)
         finally:
+            worker.leave(self.study)
             worker.close()
 
     def result(self) -> Tuning:

@@ -183,6 +183,26 @@ def test_ctrl_c_says_how_to_go_on(
     assert table["as it stands"].tolist()[0] == "yes"
 
 
+def test_a_search_that_is_told_to_stop_goes_on_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = [*write(tmp_path), "--trials", "1"]
+    start = AffectModule.on_train_batch_start
+
+    def told(self: Any, batch: Any, batch_idx: int) -> None:
+        if self.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        start(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AffectModule, "on_train_batch_start", told)
+        assert main(argv) == 143
+    assert [trial.state for trial in study_of(tmp_path).trials] == [TrialState.FAIL]
+    assert not (tuning(tmp_path) / "checkpoints").exists()
+    assert main(argv) == 0
+    assert history(tmp_path)["as it stands"].tolist() == ["yes"]
+
+
 def test_nothing_is_read_of_the_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = [*write(tmp_path), "--trials", "2"]
     read: set[str] = set()
