@@ -172,7 +172,7 @@ class AffectModule(FaceModule):
                 self.prepare(data.statistics())
             if hasattr(data, "crop"):
                 self._take_crop(data)
-        self._scored = self.schema.shared(self._data_schema)
+        self._scored = self.schema.scored_on(self._data_schema)
         if not self._scored.tasks:
             raise SchemaError(
                 "data and model share no label name: "

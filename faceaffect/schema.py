@@ -78,12 +78,18 @@ class LabelSchema:
             raise SchemaError(f"schema: unknown field {', '.join(sorted(extra))}")
         return cls(**plain)
 
-    def shared(self, other: "LabelSchema") -> "LabelSchema":
-        """Return the names that both have, in the order of this schema."""
+    def scored_on(self, data: "LabelSchema") -> "LabelSchema":
+        """Return what a model of this schema is scored in on data of another.
+
+        Of AUs, valence and arousal those that both have. Of expressions all of this schema if any
+        is shared: a model goes on choosing among all of its own classes, and one that the data
+        never has is a wrong answer.
+        """
+        shared = any(name in data.expressions for name in self.expressions)
         return LabelSchema(
-            tuple(au for au in self.aus if au in other.aus),
-            tuple(name for name in self.expressions if name in other.expressions),
-            self.valence_arousal and other.valence_arousal,
+            tuple(au for au in self.aus if au in data.aus),
+            self.expressions if shared else (),
+            self.valence_arousal and data.valence_arousal,
         )
 
     def union(self, other: "LabelSchema") -> "LabelSchema":

@@ -31,9 +31,14 @@ def test_difference_ignores_order_and_names_both_sides() -> None:
     ]
 
 
-def test_shared_and_union_keep_the_first_order() -> None:
+def test_a_model_is_scored_in_shared_aus_and_among_all_of_its_classes() -> None:
     other = LabelSchema((12, 4, 1), ("happiness", "fear"))
-    assert SCHEMA.shared(other) == LabelSchema((1, 12), ("happiness",))
+    assert SCHEMA.scored_on(other) == LabelSchema((1, 12), SCHEMA.expressions)
+    assert SCHEMA.scored_on(LabelSchema((12,), ("fear",))) == LabelSchema((12,))
+
+
+def test_union_keeps_the_first_order() -> None:
+    other = LabelSchema((12, 4, 1), ("happiness", "fear"))
     assert SCHEMA.union(other) == LabelSchema((1, 12, 4), ("neutral", "happiness", "fear"), True)
 
 

@@ -54,7 +54,7 @@ def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> F
     Args:
         batch: labels in the order of ``source``.
         source: the schema of the data.
-        target: the schema wanted; its names must be among the source's.
+        target: the schema wanted; its AUs must be among the source's.
     """
     if source == target:
         return batch
@@ -85,14 +85,13 @@ def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> F
 def move_predictions(
     prediction: dict[str, Tensor], source: LabelSchema, target: LabelSchema
 ) -> dict[str, Tensor]:
-    """Return predictions in the order of another schema, matched by name.
-
-    Expression probabilities are renormalised over the classes of the target.
+    """Return predictions for what a model is scored in, AUs matched by name.
 
     Args:
         prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2) in the order of ``source``.
         source: the schema of the model.
-        target: the schema wanted; its names must be among the source's.
+        target: of :meth:`LabelSchema.scored_on`: some of the model's AUs and tasks, and all of its
+            expressions or none.
     """
     if source == target:
         return prediction
@@ -100,9 +99,7 @@ def move_predictions(
     if target.aus:
         moved["au"] = prediction["au"][:, [source.aus.index(au) for au in target.aus]]
     if target.expressions:
-        classes = [source.expressions.index(name) for name in target.expressions]
-        kept = prediction["expression"][:, classes]
-        moved["expression"] = kept / kept.sum(1, keepdim=True).clamp_min(1e-12)
+        moved["expression"] = prediction["expression"]
     if target.valence_arousal:
         moved["va"] = prediction["va"]
     return moved

@@ -329,10 +329,17 @@ def _rare(outcome: Outcome, schema: LabelSchema) -> list[str]:
         present |= {n: outcome.truth["expression"] == i for i, n in enumerate(schema.expressions)}
     people = {name: len(torch.unique(outcome.subject[rows])) for name, rows in present.items()}
     absent = [name for name, number in people.items() if number == 0]
+    aus = [name for name in absent if name in schema.au_names]
+    classes = [name for name in absent if name not in schema.au_names]
     rare = [f"{name} ({number})" for name, number in people.items() if 0 < number < FEW_IN_GROUP]
     found = []
-    if absent:
-        found.append(f"Never in the truth, so left out of means: {', '.join(absent)}.")
+    if aus:
+        found.append(
+            f"Never in the truth: {', '.join(aus)}. Their F1 is 0 for a model that reports them, "
+            "and left out of the mean for one that does not; au_f1_present leaves them out for all."
+        )
+    if classes:
+        found.append(f"Never in the truth, so left out of recalls: {', '.join(classes)}.")
     if rare:
         found.append(
             f"Shown by fewer than {FEW_IN_GROUP} people, so their own numbers and intervals mean "

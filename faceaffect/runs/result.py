@@ -24,7 +24,7 @@ from faceaffect.progress import console, result_table
 from faceaffect.recipe import Recipe
 from faceaffect.runs import cost
 from faceaffect.runs.uses import faces_scored
-from faceaffect.scores.metrics import trivial_baselines
+from faceaffect.scores.metrics import absent, trivial_baselines
 
 RESULT = "metrics.json"
 """The file that is written last: a run folder that has it is finished."""
@@ -77,6 +77,7 @@ def write_result(
             "scored": scored.to_dict(),
             "not_scored": data.schema.difference(model.schema, ("data", "model")),
             "n": predictions.known(),
+            "absent": absent(scored, predictions.batch()),
             "metrics": predictions.metrics(),
             "baselines": trivial_baselines(scored, statistics, predictions.batch()),
             "unanswered": predictions.unanswered(),
@@ -105,6 +106,8 @@ def write_result(
     console.print(table)
     if result.get("unanswered"):
         console.print(f"{result['unanswered']} samples have no answer, which counts as wrong")
+    if result.get("absent"):
+        console.print(f"never in the truth of this test: {', '.join(result['absent'])}")
     if skipped:
         console.print(f"{len(skipped)} samples could not be read and were left out; see {RESULT}")
     console.print(f"written to {folder}")

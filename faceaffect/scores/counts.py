@@ -45,9 +45,21 @@ def au_confusion(prob: Tensor, target: Tensor, threshold: float) -> Tensor:
 
 
 def f1(confusion: Tensor) -> Tensor:
-    """F1 of (4, A) counts, NaN where the truth has no positive."""
+    """F1 of (4, A) counts: 0 for false alarms alone, NaN where nothing is present or predicted."""
     tp, fp, fn, _ = confusion.cpu()
-    return ratio(2 * tp, 2 * tp + fp + fn).where(tp + fn > 0, torch.nan)
+    return ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def present(confusion: Tensor) -> Tensor:
+    """Which AUs of (4, A) counts have a positive in the truth, (A,) bool."""
+    tp, _, fn, _ = confusion.cpu()
+    return tp + fn > 0
+
+
+def class_f1(confusion: Tensor) -> Tensor:
+    """(K,) F1 of (K, K + 1) counts of classes, each against all others; undefined as :func:`f1`."""
+    right, predicted = confusion.diagonal(), confusion.sum(0)[:-1]
+    return ratio(2 * right, predicted + confusion.sum(1))
 
 
 def class_confusion(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:

@@ -25,9 +25,11 @@ from faceaffect.scores.counts import (
     au_confusion,
     ccc_of,
     class_confusion,
+    class_f1,
     f1,
     icc31_of,
     moments,
+    present,
     ratio,
     recall,
     rmse_of,
@@ -46,7 +48,8 @@ def au_f1(prob: Tensor, target: Tensor, threshold: float = 0.5) -> Tensor:
         threshold: a probability above it is positive.
 
     Returns:
-        (A,), NaN where an AU has no positive in the truth.
+        (A,); of an AU without a positive in the truth 0 if it was predicted at all, as everywhere
+        in the field, else NaN, since there is nothing to score.
 
     >>> au_f1(torch.tensor([[0.9, 0.2], [0.8, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     tensor([0.6667,    nan], dtype=torch.float64)
@@ -127,7 +130,7 @@ class AUF1(AUConfusion):
     """Accumulating :func:`au_f1` (``num_aus``, ``threshold=0.5``), (A,)."""
 
     def compute(self) -> Tensor:
-        """Return F1 of each AU, NaN where it has no positive in the truth."""
+        """Return F1 of each AU, see :func:`au_f1`."""
         return f1(self.counts)
 
 
@@ -179,11 +182,12 @@ class TaskMetrics(nn.Module):
     """All metrics of a schema's tasks, pooled over batches and processes.
 
     Names: ``au_f1``, ``au_accuracy``, ``au_auroc``, ``au_ece``, each the mean over the AUs and, as
-    ``au_f1/AU12``, of one AU; ``expression_war``, ``expression_uar``, ``expression_ece`` and
-    ``expression_recall/<class>``; ``va_ccc``, ``va_rmse``, each the mean of both and, as
-    ``va_ccc/valence``, of one. The names depend on the schema alone; what the truth leaves
-    undefined is NaN, and left out of the mean. ECE has 15 bins, for AUs over the probability of
-    presence, for expressions over that of the predicted class.
+    ``au_f1/AU12``, of one AU; ``au_f1_present``, the mean F1 over the AUs that occur in the truth;
+    ``expression_war``, ``expression_uar``, ``expression_f1`` (macro F1, the UF1 of the
+    micro-expression challenges), ``expression_ece`` and ``expression_recall/<class>``; ``va_ccc``,
+    ``va_rmse``, each the mean of both and, as ``va_ccc/valence``, of one. The names depend on the
+    schema alone; what is undefined is NaN, and left out of the mean. ECE has 15 bins, for AUs over
+    the probability of presence, for expressions over that of the predicted class.
 
     Args:
         schema: labels and predictions come in its order.
@@ -193,8 +197,6 @@ class TaskMetrics(nn.Module):
     def __init__(self, schema: LabelSchema, *, sync: bool = True) -> None:
         super().__init__()
         self.schema = schema
-        self.au_f1_undefined: list[str] = []
-        """Names of the AUs without a positive in the truth, at the last ``compute``."""
         self.confusion_matrix = torch.zeros(0, 0, dtype=torch.long)
         """(K, K) counts of the last ``compute``, truth in rows; unreadable answers in no column."""
         if "au" in schema.tasks:
@@ -260,15 +262,10 @@ class TaskMetrics(nn.Module):
         confusion = self.au_confusion.compute()
         auroc, ece = self.au_curves.compute()
         accuracy = ratio(confusion[0] + confusion[3], confusion.sum(0))
-        columns = {
-            "au_f1": f1(confusion),
-            "au_accuracy": accuracy,
-            "au_auroc": auroc,
-            "au_ece": ece,
-        }
-        values = _named(columns, self.schema.au_names)
-        self.au_f1_undefined = [n for n in self.schema.au_names if math.isnan(values[f"au_f1/{n}"])]
-        return values
+        there, each = present(confusion), f1(confusion)
+        columns = {"au_f1": each, "au_accuracy": accuracy, "au_auroc": auroc, "au_ece": ece}
+        mean = each.where(there, torch.nan).nanmean().item()
+        return _named(columns, self.schema.au_names) | {"au_f1_present": mean}
 
     def _of_expression(self) -> dict[str, float]:
         confusion = self.class_confusion.compute().cpu()
@@ -278,6 +275,7 @@ class TaskMetrics(nn.Module):
         return {
             "expression_war": ratio(confusion.diagonal().sum(), confusion.sum()).item(),
             "expression_uar": recalls.nanmean().item(),
+            "expression_f1": class_f1(confusion).nanmean().item(),
             "expression_ece": ece.item(),
         } | {
             f"expression_recall/{name}": value
@@ -329,6 +327,26 @@ def score(
     parts = [(value, weight) for value, weight in parts if not math.isnan(value)]
     whole = sum(weight for _, weight in parts)
     return sum(value * weight for value, weight in parts) / whole if parts else math.nan
+
+
+def absent(schema: LabelSchema, target: Mapping[str, Any]) -> list[str]:
+    """Return the AUs and classes that the truth of some samples never has.
+
+    Args:
+        schema: names of the labels.
+        target: truth as in a batch: ``au`` (N, A), ``expression`` (N,).
+
+    >>> absent(LabelSchema((1, 4)), {"au": torch.tensor([[1.0, 0.0], [0.0, torch.nan]])})
+    ['AU4']
+    """
+    names = []
+    if "au" in target:
+        there = (torch.as_tensor(target["au"]) == 1).any(0).tolist()
+        names += [name for name, any_ in zip(schema.au_names, there, strict=True) if not any_]
+    if "expression" in target:
+        known = set(torch.as_tensor(target["expression"]).tolist())
+        names += [name for i, name in enumerate(schema.expressions) if i not in known]
+    return names
 
 
 def trivial_baselines(

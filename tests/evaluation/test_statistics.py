@@ -77,10 +77,11 @@ def test_a_constant_prediction_has_no_concordance() -> None:
     assert metrics_of("va", counts.sum(0)).tolist() == [0, 0, 0]
 
 
-def test_undefined_labels_are_left_out_of_the_mean() -> None:
-    assert metrics_of("au", torch.tensor([3.0, 0, 1, 2, 1, 0, 5, 5])).tolist() == pytest.approx(
-        [0.75, 0.75, math.nan], nan_ok=True
-    )
+def test_an_au_without_positives_is_0_if_predicted_and_else_left_out_of_the_mean() -> None:
+    cells = torch.tensor([[3.0, 0, 1, 2, 1, 0, 5, 5], [3.0, 0, 1, 0, 1, 0, 5, 5]])
+    expected = [[0.375, 0.75, 0], [0.75, 0.75, math.nan]]
+    for row, values in zip(cells, expected, strict=True):
+        assert metrics_of("au", row).tolist() == pytest.approx(values, nan_ok=True)
 
 
 # Bootstrap.
@@ -497,7 +498,7 @@ def test_warnings_say_what_is_uncertain() -> None:
     assert "Only 4 people" in text
     assert "p below 0.125" in text
     assert "one seed" in text
-    assert "left out of means: AU1" in text
+    assert "Never in the truth: AU1. Their F1 is 0 for a model that reports them" in text
     assert "a: 2 of 12 answers to task 'au' are unreadable" in text
     assert "Groups of 'skin_tone'" in text
     many = [answer(truth_table(40, 2), 1.0, seed) for seed in (1, 2)]

@@ -76,7 +76,8 @@ def test_names_depend_on_the_schema_alone() -> None:
     names = list(_all(*_faces()))
     assert names == [
         *(f"au_{kind}{au}" for kind in ("f1", "accuracy", "auroc", "ece") for au in _AU),
-        *("expression_war", "expression_uar", "expression_ece"),
+        "au_f1_present",
+        *("expression_war", "expression_uar", "expression_f1", "expression_ece"),
         *(f"expression_recall/{name}" for name in SCHEMA.expressions),
         *("va_ccc", "va_ccc/valence", "va_ccc/arousal"),
         *("va_rmse", "va_rmse/valence", "va_rmse/arousal"),
@@ -86,7 +87,7 @@ def test_names_depend_on_the_schema_alone() -> None:
         nothing = TaskMetrics(SCHEMA).compute()
     assert list(nothing) == names
     assert all(math.isnan(value) for value in nothing.values())
-    assert list(_all(*_faces(), LabelSchema((1, 4, 12)))) == names[:16]
+    assert list(_all(*_faces(), LabelSchema((1, 4, 12)))) == names[:17]
 
 
 _AU = ("", "/AU1", "/AU4", "/AU12")
@@ -124,7 +125,7 @@ def test_au_metrics_equal_sklearn() -> None:
 
 
 def test_expression_metrics_equal_sklearn() -> None:
-    from sklearn.metrics import confusion_matrix, recall_score
+    from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
     prediction, batch = _faces()
     whole = TaskMetrics(SCHEMA)
@@ -139,6 +140,9 @@ def test_expression_metrics_equal_sklearn() -> None:
     assert values["expression_war"] == pytest.approx((truth == pred).mean())
     recall = recall_score(truth, pred, labels=[0, 1, 2], average=None)
     assert values["expression_uar"] == pytest.approx(recall.mean())
+    assert 3 in pred  # "fear", which the truth never has, counts 0
+    expected = f1_score(truth, pred, labels=range(4), average="macro", zero_division=0)
+    assert values["expression_f1"] == pytest.approx(expected)
     for name, value in zip(SCHEMA.expressions, [*recall, math.nan], strict=True):
         assert values[f"expression_recall/{name}"] == pytest.approx(value, nan_ok=True)
     assert values["expression_ece"] == pytest.approx(_ece(prob.max(1), truth == pred), abs=1e-6)
@@ -155,22 +159,35 @@ def test_va_metrics() -> None:
         assert values[f"va_{kind}/arousal"] == pytest.approx(column[1])
 
 
-def test_means_leave_undefined_aus_out_and_list_them() -> None:
+def test_an_au_that_the_truth_never_has_counts_0_where_it_is_predicted() -> None:
+    from sklearn.metrics import f1_score
+
     prediction, batch = _faces()
     batch["au"][:, 1] = batch["au"][:, 1].where(batch["au"][:, 1].isnan(), 0)
     batch["au"][:, 2] = torch.nan
     whole = TaskMetrics(SCHEMA)
     whole.update(prediction, batch)
     values = whole.compute()
-    assert whole.au_f1_undefined == ["AU4", "AU12"]
-    assert values["au_f1"] == values["au_f1/AU1"]
+    assert metrics.absent(SCHEMA, batch) == ["AU4", "AU12", "fear"]
+    known = ~batch["au"][:, 1].isnan()
+    said = prediction["au"][known, 1] > 0.5
+    assert said.any()
+    assert values["au_f1/AU4"] == f1_score(batch["au"][known, 1], said, zero_division=0) == 0
+    assert values["au_f1"] == values["au_f1/AU1"] / 2
+    assert values["au_f1_present"] == values["au_f1/AU1"]
     assert values["au_auroc"] == values["au_auroc/AU1"]
     assert values["au_accuracy"] == (values["au_accuracy/AU1"] + values["au_accuracy/AU4"]) / 2
     assert math.isnan(values["au_ece/AU12"])
-    whole.reset()
-    whole.update(*_faces())
-    whole.compute()
-    assert whole.au_f1_undefined == []
+    prediction["au"][:, 1] = 0.1  # nothing there, nothing said: nothing to score
+    assert math.isnan(_all(prediction, batch)["au_f1/AU4"])
+    assert metrics.absent(SCHEMA, _faces()[1]) == ["fear"]
+
+
+def test_a_model_that_fires_on_everything_gains_nothing_by_absent_aus() -> None:
+    schema = LabelSchema((1, 2))
+    truth = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    values = _all({"au": torch.ones(2, 2)}, {"au": truth}, schema)
+    assert (values["au_f1"], values["au_f1_present"]) == (0.5, 1.0)
 
 
 def test_batches_in_any_order_and_precision() -> None:
