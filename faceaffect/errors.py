@@ -1,6 +1,7 @@
 """Errors meant for the person at the keyboard: the command line prints the message alone."""
 
 import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -78,3 +79,18 @@ def shown(value: object) -> str:
         return printable(repr(value), 200)
     except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
         return f"a {type(value).__name__}"
+
+
+_OBEYED = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
+)
+"""What a terminal obeys instead of showing: control characters, and those that turn text round."""
+
+
+def harmless(text: str) -> str:
+    r"""Spell out what a terminal would obey, since names and answers come from anywhere.
+
+    >>> harmless("a\x1b[31m, b")
+    'a\\x1b[31m, b'
+    """
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -22,6 +22,8 @@ from faceaffect.scores.metrics import TaskMetrics, score
 from faceaffect.scores.predictions import Predictions
 
 _LARGEST = 8192  # pixels of a face's side that a checkpoint may ask for
+_NAMED = 3
+"""So many samples are named in an error."""
 
 FORMAT = 1
 """Version of what :class:`FaceModule` writes into a checkpoint besides Lightning's own keys."""
@@ -217,6 +219,12 @@ class AffectModule(FaceModule):
         """Report a loss that was not finite before a checkpoint is written."""
         self._raise_if_not_finite()
 
+    def on_validation_epoch_start(self) -> None:
+        """Report a training that went astray before its weights are judged and kept."""
+        self._raise_if_not_finite()
+        if not self.trainer.sanity_checking:
+            self._raise_if_weights_not_finite()
+
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
         if batch["id"]:
@@ -279,11 +287,31 @@ class AffectModule(FaceModule):
     def _raise_if_not_finite(self) -> None:
         pending, self._finite = self._finite, None
         if pending is not None and not pending[0]:
+            names = pending[1]
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             raise FaceAffectError(
-                f"the loss became NaN or infinite at epoch {self.current_epoch}, samples: "
-                f"{', '.join(pending[1])}. Lower optim.lr, clip gradients "
-                "(trainer.gradient_clip_val=1) or look at these samples"
+                f"the loss became NaN or infinite at epoch {self.current_epoch + 1}. "
+                f"{self._remedy()}; if it goes on, look at the samples of this step: "
+                f"{', '.join(names[:_NAMED])}{more}"
             )
+
+    def _raise_if_weights_not_finite(self) -> None:
+        """A last step may spoil the weights after a finite loss; they would answer NaN."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise FaceAffectError(
+                    f"the weights {name} became NaN or infinite in epoch {self.current_epoch + 1}. "
+                    f"{self._remedy()}"
+                )
+
+    def _remedy(self) -> str:
+        lower = f"optim.lr={self.optim.lr / 10:g}"
+        half = str(self.trainer.precision) in ("16-mixed", "16-true")
+        return (
+            f"The learning rate {self.optim.lr:g} is probably too high: try {lower}, clip "
+            "gradients (trainer.gradient_clip_val=1) or warm up longer (optim.warmup_epochs)"
+            + (", or use trainer.precision=32-true, since float16 overflows" if half else "")
+        )
 
     # Checkpoints
 

@@ -3,16 +3,32 @@
 import math
 import sys
 import time
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from faceaffect.errors import harmless
 from faceaffect.optim import steps_per_epoch
 
-console = Console(soft_wrap=True, quiet=rank_zero_only.rank > 0)  # type: ignore[attr-defined]
+
+class _Console(Console):
+    """Prints names, paths and texts as they are: no markup in them means anything."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(harmless(text), **options)
+
+
+console = _Console(
+    soft_wrap=True,
+    markup=False,
+    emoji=False,
+    quiet=rank_zero_only.rank > 0,  # type: ignore[attr-defined]
+)
 """Where the commands print: of several processes the first alone."""
 
 

@@ -31,6 +31,7 @@ SECTIONS: dict[str, type] = {
     "task_weights": dict,
     "tuned": dict,
     "output": str,
+    "subject_names": bool,
 }
 """The sections of a recipe and what each holds."""
 
@@ -226,9 +227,9 @@ def _check_sections(sections: dict[Any, Any], where: str) -> dict[str, Any]:
         kind = SECTIONS[section]
         if section == "logger" and isinstance(value, (str, dict)):
             sections[section] = value = [value]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise RecipeError(f"{where}: {section}: {shown(value)} is no {kind.__name__}")
-        if isinstance(value, int) and not 0 <= value < 2**32:  # the seed
+        if kind is int and isinstance(value, int) and not 0 <= value < 2**32:  # the seed
             raise RecipeError(f"{where}: seed: {shown(value)} is not between 0 and {2**32 - 1}")
     for section in ("model", "data"):
         if section not in sections:

@@ -54,6 +54,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "protocols": {
         "all": f"{_PROTOCOLS}:All",
+        "lodo": "faceaffect.data.across:LeaveOneDatasetOut",
         "leave_one_subject_out": f"{_PROTOCOLS}:LeaveOneSubjectOut",
         "official": f"{_PROTOCOLS}:Official",
         "subject_kfold": f"{_PROTOCOLS}:SubjectKFold",
@@ -80,7 +81,7 @@ TABLES: dict[str, dict[str, str]] = {
         "timer": "lightning.pytorch.callbacks:Timer",
     },
     "loggers": {
-        "csv": "lightning.pytorch.loggers:CSVLogger",
+        "csv": "faceaffect.runs.logs:Utf8CSVLogger",
         "mlflow": f"{_LOGGERS}:mlflow",
         "tensorboard": f"{_LOGGERS}:tensorboard",
         "wandb": f"{_LOGGERS}:wandb",

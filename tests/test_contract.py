@@ -183,10 +183,16 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_model(tmp_path)
     broken = tmp_path / "broken.ckpt"
-    broken.write_bytes(b"PK\x03\x04 not a zip")
-    with pytest.raises(CheckpointError, match=r"broken\.ckpt: not readable"):
-        load_model(broken)
+    torch.save({"pickled": Path("a")}, tmp_path / "path.ckpt")
+    whole = (tmp_path / "path.ckpt").read_bytes()
+    for content in (b"PK\x03\x04 not a zip", b"a text", b"", b"\x89PNG\r\n", whole, whole[:200]):
+        broken.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"broken\.ckpt: not read") as caught:
+            load_model(broken)
+        assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)
     foreign = tmp_path / "foreign.ckpt"
-    torch.save({"state_dict": {}}, foreign)
-    with pytest.raises(CheckpointError, match="not a checkpoint of faceaffect"):
-        load_model(foreign)
+    for plain in ({"state_dict": {}}, {"faceaffect": None}, {"faceaffect": {"a": 1}}, [1]):
+        torch.save(plain, foreign)
+        with pytest.raises(CheckpointError, match=r"(not a|no) checkpoint of faceaffect"):
+            load_model(foreign)

@@ -35,6 +35,11 @@ def mixture(root: Path, recipe: str) -> list[str]:
         faces, clips = rafdb.write(root / "rafdb"), dfew.write(root / "dfew")
         return [f"data.sources.0.root={faces}", f"data.sources.1.root={clips}",
                 "data.sources.1.frames=2"]  # fmt: skip
+    if recipe == "auformer_lodo":
+        roots = [bp4d(root / "bp4d")[0], disfa(root / "disfa")[0]]
+        return [word for i, place in enumerate(roots)
+                for word in (f"data.sources.{i}.{place.removeprefix('data.')}",
+                             f"data.sources.{i}.align=none")]  # fmt: skip
     table, other = write_csv(root / "csv"), write_facial_expressions(root / "other")
     return [f"data.sources.0.table={table}", f"data.sources.1.root={other}"]
 

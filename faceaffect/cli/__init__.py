@@ -7,6 +7,7 @@ command runs, not before.
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -31,7 +32,15 @@ from faceaffect.cli import (
     train,
     tune,
 )
-from faceaffect.errors import ENDING, FULL, FaceAffectError, RecipeError, Stopped, printable
+from faceaffect.errors import (
+    ENDING,
+    FULL,
+    FaceAffectError,
+    RecipeError,
+    Stopped,
+    harmless,
+    printable,
+)
 
 COMMANDS = (
     train, test, tune, crossval, compare, check, predict, graph, explain, ask, annotate, sheet, ls,
@@ -42,6 +51,9 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error in what the user gave is one line, and the exit code is 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that a terminal lacks letters for
+            stream.reconfigure(errors="backslashreplace")
     args = _parse(argv)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network on import
     # Threads that wait for others sleep; spinning, they take the core from who they wait for.
@@ -56,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _import(module)
             code: int = args.run(args)
     except FaceAffectError as error:
-        print(f"{_process()}error: {error}", file=sys.stderr)
+        print(harmless(f"{_process()}error: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{_process()}error: {_told(error, args.goes_on)}", file=sys.stderr)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from faceaffect.cli.arguments import Commands, add_command, add_recipe
-from faceaffect.errors import RecipeError
+from faceaffect.errors import RecipeError, harmless
 
 
 def add(commands: Commands) -> None:
@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     count = annotate_recipe(
         recipe, args.out, endpoint=endpoint or None, part=args.part, style=args.style
     )
-    print(f"{args.out}: {count} items")
+    print(harmless(f"{args.out}: {count} items"))
     return 0

@@ -74,6 +74,15 @@ def add_folder(parser: Parser) -> None:
     )
 
 
+def add_spreadsheet_safe(parser: Parser) -> None:
+    """Take the wish for tables that a spreadsheet only shows."""
+    parser.add_argument(
+        "--spreadsheet-safe",
+        action="store_true",
+        help="put an apostrophe before a text of predictions.csv that begins like a formula",
+    )
+
+
 def check_source(source: str) -> Path:
     """Return the path of a trained model.
 

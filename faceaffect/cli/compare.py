@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from faceaffect.cli.arguments import Commands, add_command
+from faceaffect.cli.arguments import Commands, add_command, add_spreadsheet_safe
 
 
 def add(commands: Commands) -> None:
@@ -36,6 +36,13 @@ def add(commands: Commands) -> None:
         help="the keys to search in recipes of this model; else those that ship for it",
     )
     parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train under N assignments of people to folds, to see the spread of each lead",
+    )
+    parser.add_argument(
         "--folder", type=Path, metavar="FOLDER", help="of the report; else OUTPUT/compare/TIME"
     )
     parser.add_argument(
@@ -43,6 +50,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="show pictures of people in the report; drawn faces are always shown",
     )
+    add_spreadsheet_safe(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,5 +71,7 @@ def run(args: argparse.Namespace) -> int:
         imports=args.imports or (),
         trials=args.tune,
         spaces=args.space or (),
+        repeats=args.repeats,
+        spreadsheet_safe=args.spreadsheet_safe,
     )
-    return 1 if json.loads((folder / "report.json").read_text())["failed"] else 0
+    return 1 if json.loads((folder / "report.json").read_text(encoding="utf-8"))["failed"] else 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from faceaffect.cli.arguments import Commands, add_command, add_recipe
+from faceaffect.cli.arguments import Commands, add_command, add_recipe, add_spreadsheet_safe
 
 
 def add(commands: Commands) -> None:
@@ -14,6 +14,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--folds", type=int, nargs="+", metavar="FOLD", help="only these folds, counted from 1"
     )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="N assignments of people to folds, and the spread between them",
+    )
+    add_spreadsheet_safe(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     from faceaffect.evaluation.crossval import crossval
 
-    crossval(recipe, args.folds)
+    crossval(recipe, args.folds, repeats=args.repeats, spreadsheet_safe=args.spreadsheet_safe)
     return 0

@@ -11,6 +11,7 @@ from faceaffect.cli.arguments import (
     add_source,
     folder_for,
 )
+from faceaffect.errors import harmless
 
 
 def add(commands: Commands) -> None:
@@ -40,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
         predictor.model, args.images, folder, read=predictor.face_in, targets=args.target
     )
     for path in pictures:
-        print(path)
+        print(harmless(str(path)))
     return 0

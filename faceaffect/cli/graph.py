@@ -10,6 +10,7 @@ from faceaffect.cli.arguments import (
     add_source,
     folder_for,
 )
+from faceaffect.errors import harmless
 
 
 def add(commands: Commands) -> None:
@@ -28,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.runs.train import reopen
 
     for path in graph_report(*reopen(args.source, args.overrides), folder, sample=args.sample):
-        print(path)
+        print(harmless(str(path)))
     return 0

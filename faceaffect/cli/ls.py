@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         for table in tables:
             print(_describe(table, what))
     elif what in lists["recipes"]:
-        print(find_recipe(what).read_text(), end="")
+        print(find_recipe(what).read_text(encoding="utf-8"), end="")
     else:
         known = {*lists, "backbones", *(name for names in lists.values() for name in names)}
         raise RecipeError(unknown("ls", what, known))
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _first_comment(path: Path) -> str:
-    line = path.read_text().partition("\n")[0]
+    line = path.read_text(encoding="utf-8").partition("\n")[0]
     return (
         line.removeprefix("#").partition("faceaffect ")[0].strip() if line.startswith("#") else ""
     )

@@ -3,6 +3,7 @@
 import argparse
 
 from faceaffect.cli.arguments import Commands, add_command
+from faceaffect.errors import harmless
 
 
 def add(commands: Commands) -> None:
@@ -17,5 +18,5 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.data.synthetic.sheet import write_sheets
 
     for path in write_sheets(args.folder):
-        print(path)
+        print(harmless(str(path)))
     return 0

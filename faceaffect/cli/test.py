@@ -2,7 +2,14 @@
 
 import argparse
 
-from faceaffect.cli.arguments import Commands, add_command, add_overrides, add_source, check_source
+from faceaffect.cli.arguments import (
+    Commands,
+    add_command,
+    add_overrides,
+    add_source,
+    add_spreadsheet_safe,
+    check_source,
+)
 
 
 def add(commands: Commands) -> None:
@@ -11,6 +18,7 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "test", run, text)
     add_source(parser)
     add_overrides(parser, "for instance data.name=csv data.root=faces data.protocol=all")
+    add_spreadsheet_safe(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
         check_source(args.source)
     from faceaffect.runs.train import evaluate
 
-    evaluate(args.source, args.overrides)
+    evaluate(args.source, args.overrides, spreadsheet_safe=args.spreadsheet_safe)
     return 0

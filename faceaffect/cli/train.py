@@ -2,7 +2,7 @@
 
 import argparse
 
-from faceaffect.cli.arguments import Commands, add_command, add_recipe
+from faceaffect.cli.arguments import Commands, add_command, add_recipe, add_spreadsheet_safe
 
 
 def add(commands: Commands) -> None:
@@ -16,6 +16,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="go on with the newest unfinished run of the same recipe",
     )
+    add_spreadsheet_safe(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     from faceaffect.runs.train import train
 
-    train(recipe, resume=args.resume)
+    train(recipe, resume=args.resume, spreadsheet_safe=args.spreadsheet_safe)
     return 0

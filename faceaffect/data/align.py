@@ -186,7 +186,7 @@ class Aligner:
         except (FileNotFoundError, ValueError):  # ValueError: damaged from outside, made again
             pass
         try:
-            raise DataError(file.with_suffix(".failed").read_text())
+            raise DataError(file.with_suffix(".failed").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from faceaffect import registry
 from faceaffect.components import Component, arguments, create
+from faceaffect.data.across import hide
 from faceaffect.data.dataset import FaceDataset as FaceDataset
 from faceaffect.data.dataset import Loaded as Loaded
 from faceaffect.data.dataset import Samples as Samples
@@ -23,6 +24,7 @@ from faceaffect.data.image import IMAGE_SIZE, MAX_PIXELS, pixel_limit
 from faceaffect.data.loader import BatchReader, FaceLoader, Features
 from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
+from faceaffect.data.subset import fewer_people
 from faceaffect.data.transforms import build
 from faceaffect.data.workers import cores
 from faceaffect.errors import DataError, FaceAffectError, RecipeError, shown, suggest
@@ -50,6 +52,10 @@ class FaceDataModule(L.LightningDataModule):
         balance: what training draws equally often: ``expression`` classes, or more often: faces
             with a rare ``au``.
         balance_power: how far, from 0, not at all, to 1, all the way; the weights are raised to it.
+        people: so many people of the training part are left, for learning from less data; absent,
+            all. Validation and test stay whole.
+        fraction: the same as a share of them.
+        subset_seed: of choosing them; a smaller part lies within a larger one of the same seed.
         on_error: ``skip`` leaves unreadable samples out, counts them in ``skipped`` and stops only
             where there are many; ``raise`` stops at the first.
         max_pixels: of the largest picture that is decoded; larger ones are left out as unreadable,
@@ -75,6 +81,9 @@ class FaceDataModule(L.LightningDataModule):
         augment: Annotated[list[Any] | None, Component("transforms")] = None,
         balance: Literal["none", "expression", "au"] = "none",
         balance_power: float = 1.0,
+        people: int | None = None,
+        fraction: float | None = None,
+        subset_seed: int = 0,
         on_error: Literal["raise", "skip"] = "skip",
         max_pixels: int = MAX_PIXELS,
         seed: int = 0,
@@ -98,7 +107,6 @@ class FaceDataModule(L.LightningDataModule):
                 f"data.balance: the data has no labels for '{balance}'; "
                 f"its tasks are: {', '.join(dataset.schema.tasks)}"
             )
-        self.dataset = dataset
         self.schema = dataset.schema
         self.image_size = image_size
         self.batch_size = batch_size
@@ -116,7 +124,11 @@ class FaceDataModule(L.LightningDataModule):
             if protocol is None
             else create("protocols", protocol, "data.protocol")
         )
-        self.split: Split = self.protocol.split(dataset)
+        whole = self.protocol.split(dataset)
+        self.split: Split = fewer_people(
+            dataset, whole, people=people, fraction=fraction, seed=subset_seed
+        )
+        self.dataset = hide(dataset, self.split)
         self._train: FaceLoader | None = None
         self._loaders: WeakSet[FaceLoader] = WeakSet()
         self._resume: dict[str, int] | None = None

@@ -92,6 +92,9 @@ class FaceDataset:
         aligner: cuts out the faces of pictures that :meth:`cropped` is given; its crop is then the
             dataset's.
 
+    Attributes:
+        origin: (N,) the name of the dataset that each sample is from; None if there is but one.
+
     Raises:
         DataError: the table is empty, an id occurs twice, or labels do not fit the schema.
     """
@@ -124,6 +127,7 @@ class FaceDataset:
         self.crop = crop if self.aligner is None else self.aligner.crop
         if self.aligner is not None:
             self.notes["crop"] = self.aligner.settings()
+        self.origin: NDArray[np.str_] | None = None
         _check(schema, samples, type(self).__name__)
 
     def __len__(self) -> int:

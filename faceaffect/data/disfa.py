@@ -196,7 +196,7 @@ def _read_labels(folder: Path, name: str, aus: tuple[int, ...]) -> pd.DataFrame:
 
 def _read_column(file: Path) -> pd.Series:
     try:
-        text = file.read_text().replace(",", " ")
+        text = file.read_text(encoding="utf-8").replace(",", " ")
         table = pd.read_csv(StringIO(text), header=None, sep=r"\s+", dtype=float)
         frames, values = table[0].to_numpy(np.int64), table[1].to_numpy(np.float64)
     except (ValueError, KeyError, OSError) as error:

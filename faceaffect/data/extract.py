@@ -115,5 +115,5 @@ def _inventory(folder: Path, wanted: Iterable[int]) -> Extracted:
         if frame_file(folder, index).exists():
             frames += 1
         elif marker.exists():
-            failed[index] = marker.read_text()
+            failed[index] = marker.read_text(encoding="utf-8")
     return Extracted(frames, failed)

@@ -30,8 +30,9 @@ class BatchReader(Dataset[FaceBatch]):
         image_size: side of the images in pixels.
         augment: what is done to a sample, seeded by (seed, epoch, index) alone; None for nothing.
         seed: the first part of that seed.
-        spare: indices to read instead where no sample of a batch is readable, so that a training
-            batch is not empty; None leaves it empty.
+        spare: indices to read instead where fewer than two samples of a batch are readable, so
+            that a training batch is not empty, and no single sample meets batch norm; None leaves
+            it as it is.
         max_pixels: of the largest picture that is decoded.
 
     Attributes:
@@ -63,8 +64,9 @@ class BatchReader(Dataset[FaceBatch]):
         rows: list[int] = []
         faces: list[Loaded] = []
         skipped: list[tuple[str, str]] = []
+        least = min(2, len(keys))
         for epoch, index in [*keys, *self._spare(keys)]:
-            if len(rows) + len(skipped) >= len(keys) and rows:
+            if len(rows) + len(skipped) >= len(keys) and len(rows) >= least:
                 break
             try:
                 faces.append(self.read(epoch, index))

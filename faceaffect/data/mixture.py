@@ -67,6 +67,7 @@ class Mixture(FaceDataset):
             notes={n: {"protocol": _brief(s), **d.notes} for n, (d, s) in named.items()},
             weights=np.concatenate([_weights(d, s, power) for d, s in built]),
         )
+        self.origin = np.repeat(np.array(self.names), [len(dataset) for dataset in self.sources])
 
     def path(self, index: int) -> Path | None:
         """Return the file behind a sample; see :meth:`FaceDataset.path`."""
@@ -132,7 +133,7 @@ def _brief(split: Split) -> dict[str, Any]:
 
 
 def _weights(dataset: FaceDataset, split: Split, power: float) -> NDArray[np.float64]:
-    n = max(len(split.train), 1)
+    n = len(split.train) or len(dataset)
     if dataset.weights is None:
         return np.full(len(dataset), n ** (power - 1))
     share: NDArray[np.float64] = dataset.weights / max(dataset.weights[split.train].sum(), 1e-12)

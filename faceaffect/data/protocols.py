@@ -29,8 +29,8 @@ class Split:
         train: indices of the training part.
         val: indices of the part that chooses the checkpoint.
         test: indices of the test part.
-        info: ``name``, ``fold``, ``folds``, ``selection``, and for each side ``sizes``,
-            ``subjects`` (how many), ``subject_names`` and ``sha256`` (of its sorted sample ids);
+        info: ``name``, ``fold``, ``folds``, ``selection``, ``seed`` of the protocol; for each side
+            ``sizes``, ``subjects`` (how many), ``subject_names``, ``sha256`` (of its sorted ids);
             ``subjects_known``; ``joined_people`` and ``identical_images``, counts of what was
             joined, with ``joined`` naming the people; ``unused``: samples on no side.
     """
@@ -42,9 +42,15 @@ class Split:
 
 
 class Protocol(ABC):
-    """Base of the protocols."""
+    """Base of the protocols.
+
+    Attributes:
+        name: its registered name.
+        assigns: whether another ``seed`` puts other people into its folds.
+    """
 
     name: ClassVar[str]
+    assigns: ClassVar[bool] = False
 
     @abstractmethod
     def split(self, dataset: FaceDataset) -> Split:
@@ -60,7 +66,7 @@ class Protocol(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Selecting(Protocol):
+class Selecting(Protocol):
     """What the protocols with a training part share: how the checkpoint is chosen.
 
     Args:
@@ -103,7 +109,7 @@ class _Selecting(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectKFold(_Selecting):
+class SubjectKFold(Selecting):
     """People are shared out over folds of like label distribution; one fold is tested.
 
     Args:
@@ -115,6 +121,7 @@ class SubjectKFold(_Selecting):
     """
 
     name: ClassVar[str] = "subject_kfold"
+    assigns: ClassVar[bool] = True
     folds: int = 5
     fold: int = 1
 
@@ -123,7 +130,7 @@ class SubjectKFold(_Selecting):
         super().__post_init__()
         if self.folds < 2:
             raise RecipeError(f"{self.name}.folds: {self.folds} is fewer than 2")
-        _check_fold(self.name, self.fold, self.folds)
+        check_fold(self.name, self.fold, self.folds)
 
     def split(self, dataset: FaceDataset) -> Split:
         """Share out the people; see :class:`Protocol`."""
@@ -150,7 +157,7 @@ class SubjectKFold(_Selecting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaveOneSubjectOut(_Selecting):
+class LeaveOneSubjectOut(Selecting):
     """One person is tested, in the order of their names.
 
     Args:
@@ -166,7 +173,7 @@ class LeaveOneSubjectOut(_Selecting):
     def split(self, dataset: FaceDataset) -> Split:
         """Set one person apart; see :class:`Protocol`."""
         who = people(dataset)
-        _check_fold(self.name, self.fold, who.count)
+        check_fold(self.name, self.fold, who.count)
         test = who.group == self.fold - 1
         return self._divide(
             dataset,
@@ -183,7 +190,7 @@ class LeaveOneSubjectOut(_Selecting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThreeFold(_Selecting):
+class ThreeFold(Selecting):
     """The published three parts of people: fold 1 tests part 3, fold 2 part 2, fold 3 part 1.
 
     So do ME-GraphAU's lists for DISFA and BP4D.
@@ -201,7 +208,7 @@ class ThreeFold(_Selecting):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _check_fold(self.name, self.fold, 3)
+        check_fold(self.name, self.fold, 3)
 
     def split(self, dataset: FaceDataset) -> Split:
         """Set one published part apart; see :class:`Protocol`."""
@@ -228,7 +235,7 @@ class ThreeFold(_Selecting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Official(_Selecting):
+class Official(Selecting):
     """The parts that the dataset itself names.
 
     Without a published validation part one is carved out of the training part, by people.
@@ -317,6 +324,7 @@ def describe(
         "fold": None,
         "folds": 1,
         "selection": None,
+        "seed": getattr(protocol, "seed", None),
         **info,
         "sizes": {side: len(i) for side, i in named.items()},
         "subjects": {side: len(names) for side, names in people_of.items()},
@@ -337,7 +345,8 @@ def hash_ids(ids: list[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
-def _check_fold(name: str, fold: int, folds: int) -> None:
+def check_fold(name: str, fold: int, folds: int) -> None:
+    """Raise a RecipeError unless the fold is one of 1 to ``folds``."""
     if not 1 <= fold <= folds:
         raise RecipeError(f"{name}.fold: {fold} is out of range; the folds are 1 to {folds}")
 
@@ -361,6 +370,7 @@ def _refuse_leaks(
     if found:
         more = f", and {len(found) - 5} more" if len(found) > 5 else ""
         raise DataError(
-            f"{protocol.name}: the split leaks: {'; '.join(found[:5])}{more}. The protocol "
-            "{name: official, on_leak: drop} leaves them out of training"
+            f"{protocol.name}: the split leaks: {'; '.join(found[:5])}{more}. The protocol {{name: "
+            f"{protocol.name if hasattr(protocol, 'on_leak') else 'official'}, on_leak: drop}} "
+            "leaves them out of training"
         )

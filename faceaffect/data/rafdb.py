@@ -113,7 +113,7 @@ def _read(folder: Path) -> pd.DataFrame:
     if not found:
         raise DataError(f"{folder / 'EmoLabel'}: no label table {' or '.join(_LABELS)}. {_HELP}")
     rows = []
-    for number, line in enumerate(found[0].read_text().splitlines(), 1):
+    for number, line in enumerate(found[0].read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         match = re.fullmatch(r"\s*((?:train|test)_\d+\.\w+)\s+([1-7])\s*", line)

@@ -12,13 +12,14 @@ from faceaffect import registry
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import LABELS, labels_of
+from faceaffect.runs.people import people_of
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.predictions import answer_columns
 
 HOW_IT_IS_READ = tuple(
     key
     for key in inspect.signature(FaceDataModule).parameters
-    if key not in ("dataset", "protocol", "seed")
+    if key not in ("dataset", "protocol", "seed", "people", "fraction", "subset_seed")
 )
 """Keys of the data section that belong to a model's training, not to the dataset; may differ."""
 
@@ -155,22 +156,24 @@ def _other_truth(table: pd.DataFrame, truth: pd.DataFrame) -> list[str]:
     return found
 
 
-def leaks(table: pd.DataFrame, info: Mapping[str, Any], seen: Iterable[str]) -> list[str]:
+def leaks(table: pd.DataFrame, result: Mapping[str, Any], seen: Iterable[str]) -> list[str]:
     """Return who is tested although the model was trained, or its checkpoint chosen, on them.
 
     Args:
         table: the predictions.
-        info: the ``protocol`` of the result; its own ``subject_names`` are looked at too.
+        result: of the run; the people that it tells of, by name or by hash, are looked at too.
         seen: people of the training side of the split.
     """
-    sides = info.get("subject_names", {})
-    trained = {*seen, *sides.get("train", ())}
-    if info.get("selection") != "test":
-        trained |= set(sides.get("val", ()))
-    both = sorted(trained & {*table["subject"].tolist(), *sides.get("test", ())})
+    sides, called = people_of(result)
+    trained = {called(name) for name in seen} | sides["train"]
+    if result["protocol"].get("selection") != "test":
+        trained |= sides["val"]
+    tested = {called(name): name for name in set(table["subject"])}
+    both = trained & ({*tested} | sides["test"])
     if not both:
         return []
-    return [f"is tested on {len(both)} people that it was trained on: {_some(both)}"]
+    names = sorted(tested.get(person, person) for person in both)
+    return [f"is tested on {len(both)} people that it was trained on: {_some(names)}"]
 
 
 def seen_people(data: FaceDataModule) -> set[str]:

@@ -1,9 +1,7 @@
 """Compare: several models on the same samples, trained where they are not, in one report."""
 
-import gc
 import json
 import shlex
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,17 +14,21 @@ import faceaffect
 from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.truth import truth_table
-from faceaffect.errors import DataError, FaceAffectError, RecipeError
+from faceaffect.errors import DataError, RecipeError
 from faceaffect.evaluation import agreement, measuring, report, statistics
+from faceaffect.evaluation.assignments import assignments, over_assignments, reassigned
 from faceaffect.evaluation.conditions import conditions, unequal_terms
 from faceaffect.evaluation.entrants import Entrant, find_entrants
 from faceaffect.evaluation.gallery import disagreements, is_drawn
+from faceaffect.evaluation.headlines import headlines
+from faceaffect.evaluation.training import done, train_missing
 from faceaffect.evaluation.tuning import tune_entrants
 from faceaffect.progress import console
 from faceaffect.runs import processes
 from faceaffect.runs.folder import new_folder, read_made_of
+from faceaffect.runs.limits import limits_of, partial_test
+from faceaffect.runs.people import without_people
 from faceaffect.runs.result import environment, plain, read_result
-from faceaffect.runs.train import matching_runs, train
 from faceaffect.scores.predictions import read_table
 
 
@@ -40,6 +42,8 @@ def compare(
     imports: Sequence[str] = (),
     trials: int = 0,
     spaces: Sequence[Path] = (),
+    repeats: int = 1,
+    spreadsheet_safe: bool = False,
 ) -> Path:
     """Train what is not trained yet, test all on the same samples, and write one report.
 
@@ -57,6 +61,9 @@ def compare(
         trials: search each recipe by so many trials, on the same validation people, before it is
             trained; 0 takes the recipes as they stand.
         spaces: files with the keys to search, each named by its model; absent, those that ship.
+        repeats: train each model under so many assignments of people to folds, to see how much of
+            a lead is luck of the split; intervals, tests and tables are of the first.
+        spreadsheet_safe: as in :func:`~faceaffect.runs.train.train`.
 
     Returns:
         The folder of the report.
@@ -72,24 +79,57 @@ def compare(
         raise RecipeError("compare: name at least one recipe or run folder")
     entrants = find_entrants(sources, overrides, seeds)
     data, warnings = _agree(entrants)
+    assignments(entrants[0].placed, data.protocol, repeats)  # refused before anything is trained
     entrants, untuned = tune_entrants(entrants, trials, spaces, overrides)
-    runs = {entrant.name: _done(entrant) for entrant in entrants}
+    runs = {entrant.name: done(entrant) for entrant in entrants}
     _check_answers({n: [r for r in own if r] for n, own in runs.items()}, data)
-    finished, failed = _train(entrants, runs)
+    finished, failed = train_missing(entrants, runs, spreadsheet_safe)
     failed = untuned | failed
     tables = _check_answers(finished, data)
+    others, lost = _other_assignments(entrants, finished, data, repeats, spreadsheet_safe)
     described = _describe(entrants, finished, tables, data, pictures=faces or is_drawn(data))
     described |= {
-        "command": _command(sources, overrides, seeds, trials, spaces, faces, imports),
+        "assignments": others,
+        "command": _command(sources, overrides, seeds, trials, spaces, repeats, faces, imports),
         "failed": failed,
-        "warnings": warnings + described["warnings"],
     }
+    described["warnings"] = warnings + lost + described["warnings"] + report.doubtful(described)
     described["words"] = report.words(described)
     folder = output or new_folder(Path(entrants[0].placed["output"]) / "compare")
     folder.mkdir(parents=True, exist_ok=True)
     report.write_report(folder, plain(described))
     _say(described, folder)
     return folder
+
+
+def _other_assignments(
+    entrants: Sequence[Entrant],
+    finished: Mapping[str, Sequence[Path]],
+    data: FaceDataModule,
+    repeats: int,
+    spreadsheet_safe: bool,
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Train under the other assignments of people to folds too.
+
+    Returns:
+        The section of the report, None if there is one assignment; and who failed in another.
+    """
+    left = [entrant for entrant in entrants if entrant.name in finished]
+    runs, lost = {name: [list(first)] for name, first in finished.items()}, []
+    for number in range(1, repeats):
+        console.print(f"assignment {number + 1} of {repeats} of people to folds")
+        again = [reassigned(entrant, data.protocol, number) for entrant in left]
+        ready = {entrant.name: done(entrant) for entrant in again}
+        trained, failed = train_missing(again, ready, spreadsheet_safe)
+        _check_answers(trained, create_data(**again[0].recipes[0]["data"]))
+        lost += [f"{name} has no spread over assignments: {why}" for name, why in failed.items()]
+        left = [entrant for entrant in left if entrant.name in trained]
+        runs = {name: [*runs[name], list(own)] for name, own in trained.items()}
+    if repeats == 1:
+        return None, []
+    return over_assignments(
+        runs, [name for task in data.schema.tasks for name in headlines(task)]
+    ), lost
 
 
 def _describe(
@@ -118,7 +158,7 @@ def _describe(
         "created": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
         "version": faceaffect.__version__,
         "schema": data.schema.to_dict(),
-        "protocol": {k: v for k, v in data.split.info.items() if k not in _NAMES_PEOPLE},
+        "protocol": without_people(data.split.info),
         "data": recipe.stored["data"],
         "n": len(first),
         "subjects": int(first["subject"].nunique()),
@@ -131,10 +171,6 @@ def _describe(
             {name: own[0] for name, own in tables.items()}, data.schema, data, pictures=pictures
         ),
     }
-
-
-_NAMES_PEOPLE = ("subject_names", "joined")
-"""What a split says about single people; a report does without."""
 
 
 def _agree(entrants: Sequence[Entrant]) -> tuple[FaceDataModule, list[str]]:
@@ -187,83 +223,16 @@ def _known_differences(entrants: Sequence[Entrant]) -> list[str]:
         if key not in ("num_workers", "batch_size", "on_error"):
             notes += [f"allowed to differ: data.{line}" for line in agreement.differences(values)]
     for entrant in entrants:
+        notes += [
+            f"{entrant.name}: trained with trainer.{key}={value}"
+            for key, value in limits_of(entrant.recipes[0]["trainer"]).items()
+        ]
         if entrant.run is None:
             continue
         version = read_result(entrant.run)["environment"]["versions"]["faceaffect"]
         if version != faceaffect.__version__:
             notes.append(f"{entrant.name}: a run of version {version}")
     return notes
-
-
-def _done(entrant: Entrant) -> list[Path | None]:
-    """Return, for each seed, the finished run to take over, None where there is none."""
-    if entrant.run is not None:
-        return [entrant.run]
-    return [next(iter(matching_runs(r, finished=True)), None) for r in entrant.recipes]
-
-
-def _train(
-    entrants: Sequence[Entrant], runs: Mapping[str, Sequence[Path | None]]
-) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """Train what is missing, and return the runs of each model and why models failed.
-
-    Raises:
-        FaceAffectError: all models failed.
-    """
-    finished: dict[str, list[Path]] = {}
-    failed: dict[str, str] = {}
-    left = _Estimate(sum(run is None for own in runs.values() for run in own))
-    for number, entrant in enumerate(entrants, 1):
-        own: list[Path] = []
-        for recipe, run in zip(entrant.recipes, runs[entrant.name], strict=True):
-            where = f"model {number} of {len(entrants)}, {entrant.name}, seed {recipe['seed']}"
-            if run is not None:
-                console.print(f"{where}: done in {run}", markup=False)
-                own.append(run)
-                continue
-            console.print(f"{where}: training{left}", markup=False)
-            try:
-                own.append(train(recipe, resume=True, brief=True))
-            except Exception as error:
-                reason = str(error) if isinstance(error, FaceAffectError) else repr(error)
-                failed[entrant.name] = f"seed {recipe['seed']}: {reason}"
-                console.print(f"{entrant.name} failed, the others go on: {reason}", markup=False)
-                if not isinstance(error, FaceAffectError):
-                    console.print_exception(max_frames=8)
-                break
-            finally:
-                left.count()
-                _clean_up()
-        else:
-            finished[entrant.name] = own
-    if not finished:
-        lines = "\n  ".join(f"{name}, {reason}" for name, reason in failed.items())
-        raise FaceAffectError(f"no model is left to compare:\n  {lines}")
-    return finished, failed
-
-
-def _clean_up() -> None:
-    """Free what a training leaves in cycles: trainer, model and the processes that read data."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-class _Estimate:
-    """Time left for the whole, from the trainings so far."""
-
-    def __init__(self, trainings: int) -> None:
-        self._wanted, self._count, self._start = trainings, 0, time.monotonic()
-
-    def count(self) -> None:
-        self._count += 1
-
-    def __str__(self) -> str:
-        if not self._count:
-            return f" ({self._wanted} trainings in all)"
-        spent = time.monotonic() - self._start
-        seconds = spent / self._count * (self._wanted - self._count)
-        return f" ({self._count} of {self._wanted} trainings done, about {seconds:.0f} s left)"
 
 
 def _check_answers(
@@ -283,8 +252,10 @@ def _check_answers(
     wrong = []
     for name, run in ((name, run) for name, own in runs.items() for run in own):
         result, table = read_result(run), read_table(run / "predictions.csv")
+        if partial := partial_test(result):
+            wrong.append(f"{name} ({run}) is {partial}")
         found = agreement.table_problems(table, truth, data.schema, result["skipped"])
-        found += agreement.leaks(table, result["protocol"], seen)
+        found += agreement.leaks(table, result, seen)
         wrong += [f"{name} ({run}) {problem}" for problem in found]
         tables[name].append(table)
     wrong += _unequal(tables)
@@ -385,6 +356,7 @@ def _command(
     seeds: int,
     trials: int,
     spaces: Sequence[Path],
+    repeats: int,
     faces: bool,
     imports: Sequence[str],
 ) -> str:
@@ -392,6 +364,7 @@ def _command(
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     words += ["--tune", str(trials)] if trials else []
     words += [word for space in spaces for word in ("--space", str(space))]
+    words += ["--repeats", str(repeats)] if repeats > 1 else []
     words += ["--faces"] if faces else []
     words += [word for module in imports for word in ("--import", module)]
     return shlex.join(words)

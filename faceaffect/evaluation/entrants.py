@@ -10,6 +10,7 @@ from faceaffect import registry
 from faceaffect.errors import RecipeError
 from faceaffect.module import AffectModule
 from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
+from faceaffect.runs.limits import partial_test, refuse_partial_test
 from faceaffect.runs.result import RESULT, read_result
 from faceaffect.runs.train import check_sections
 from faceaffect.runs.trainer import one_device
@@ -69,6 +70,7 @@ def _entrant(source: str, overrides: Sequence[str], seeds: int) -> Entrant:
     try:
         check_sections(recipe)
         one_device(recipe, "compare", _ELSE)
+        refuse_partial_test(recipe["trainer"])
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from None
     if not issubclass(registry.get("models", recipe["model"]["name"]), AffectModule):
@@ -89,6 +91,8 @@ def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
     result = read_result(folder)
     if "n" not in result:
         raise RecipeError(f"{folder}: a pre-training, which answers nothing to compare")
+    if partial := partial_test(result):
+        raise RecipeError(f"{folder}: {partial}; test all of them to compare")
     placing = [o for o in overrides if o.partition("=")[0].split(".")[0] in ("data", "output")]
     config = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
     assert isinstance(config, dict)

@@ -218,7 +218,7 @@ def _draw(face: NDArray[np.uint8], maps: dict[str, Map], picture: Path) -> None:
     )
     for axis, (title, image) in zip(axes[0], panels.items(), strict=True):
         axis.imshow(image)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)  # a name may hold any sign
         axis.set_axis_off()
     figure.savefig(picture, dpi=120)
     plt.close(figure)

@@ -172,19 +172,24 @@ def draw_graphs(
     Returns:
         The two files.
     """
-    figure, axes = plt.subplots(
-        1, len(matrices), figsize=(4.6 * len(matrices), 4.6), squeeze=False, layout="constrained"
-    )
-    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
-        widest = _draw(axis, np.asarray(matrix), nodes)
-        axis.set_title(f"{name}\nwidest edge {widest:.2f}", fontsize=10)
-    figure.suptitle(title)
-    scale = ScalarMappable(Normalize(0, 1), cmap="Blues")
-    figure.colorbar(scale, ax=axes[0][-1], shrink=0.6, label="weight of the node itself")
-    files = [file.with_name(f"{file.name}.{kind}") for kind in ("png", "svg")]
-    for path in files:
-        figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with plt.rc_context({"text.parse_math": False}):  # a name may hold any sign
+        figure, axes = plt.subplots(
+            1,
+            len(matrices),
+            figsize=(4.6 * len(matrices), 4.6),
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+            widest = _draw(axis, np.asarray(matrix), nodes)
+            axis.set_title(f"{name}\nwidest edge {widest:.2f}", fontsize=10)
+        figure.suptitle(title)
+        scale = ScalarMappable(Normalize(0, 1), cmap="Blues")
+        figure.colorbar(scale, ax=axes[0][-1], shrink=0.6, label="weight of the node itself")
+        files = [file.with_name(f"{file.name}.{kind}") for kind in ("png", "svg")]
+        for path in files:
+            figure.savefig(path, dpi=120)
+        plt.close(figure)
     return files
 
 

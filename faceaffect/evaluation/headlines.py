@@ -96,8 +96,8 @@ def _cells(counts: Tensor, rows: int) -> Tensor:
 _AU = Parts(
     "au_f1",
     "F1 of each AU",
-    "In points. An AU that the truth never has counts 0 where a model reports it, and is left out of "
-    "the mean where none is reported. Trivial: always present.",
+    "In points. An AU that the truth never has counts 0 where a model reports it, and is left out "
+    "of the mean where it does not. Trivial: always present.",
 )
 _CLASS = Parts(
     "expression_recall",

@@ -27,6 +27,7 @@ WIDTH = 4.0  # inches: 288 px of the drawing, so that its text is readable at 36
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "faceaffect",
+    "text.parse_math": False,  # a name may hold any sign
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -177,7 +178,7 @@ def _parts(report: Mapping[str, Any], headline: Headline) -> list[Plot]:
     figure, ax = _figure(1.3 + 0.2 * len(names) + 0.1 * len(models))
     for i, (name, model) in enumerate(models.items()):
         x, y = _points(model["metrics"], names)
-        ax.plot(x, y, label=name, linestyle="", markersize=5, alpha=0.85, **_look(i))
+        ax.plot(x, y, label=_legend_name(name), linestyle="", markersize=5, alpha=0.85, **_look(i))
     x, y = _points(next(iter(models.values())).get("baselines") or {}, names)
     ax.plot(x, y, "|", color=GREY, markersize=9, label="trivial")
     _rows(ax, [n.partition("/")[2] for n in names])
@@ -208,8 +209,8 @@ def _cost(report: Mapping[str, Any], metric: str, key: str) -> Plot:
     figure, ax = _figure(2.7)
     for name, cost, value in _costs(report, key, metric):
         bar = _error(value, lookup(report, ("models", name, "intervals", metric)), scale)
-        look = _look(names.index(name))
-        ax.errorbar(cost, value * scale, yerr=bar, capsize=3, linestyle="", label=name, **look)
+        look = _look(names.index(name)) | {"label": _legend_name(name), "linestyle": ""}
+        ax.errorbar(cost, value * scale, yerr=bar, capsize=3, **look)
     baseline = lookup(report["models"][names[0]], ("baselines", metric))
     if baseline is not None:
         ax.axhline(baseline * scale, color=GREY, linestyle="--", linewidth=1, label="trivial")
@@ -241,7 +242,7 @@ def _reliability(report: Mapping[str, Any], task: str) -> Plot:
         look = _look(i)
         ax.plot(x, y, color=look["color"], linewidth=1.2)
         sizes = [6 + 44 * row["n"] / most for row in bins]
-        ax.scatter(x, y, s=sizes, color=look["color"], marker=look["marker"], label=name)
+        ax.scatter(x, y, s=sizes, label=_legend_name(name), **look)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
     what = {
         "au": ("presence of an AU", "share present"),
@@ -260,6 +261,11 @@ def _reliability(report: Mapping[str, Any], task: str) -> Plot:
 def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height))
     return figure, figure.add_subplot()
+
+
+def _legend_name(name: str) -> str:
+    """A name as matplotlib shows it: with an underscore in front it would be left out."""
+    return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
 
 
 def _legend(figure: Figure) -> None:

@@ -7,6 +7,16 @@ counts of these works differ; none was measured here.
 from collections.abc import Sequence
 from typing import Final
 
+FLOOR = 0.065
+"""What mean AU F1 moves by, up or down, between assignments of people to three folds of BP4D+."""
+
+NOISE_FLOOR = (
+    "On BP4D+, repeated 3-fold splits move mean AU F1 by 0.065 up and down (quoted from Hinduja et "
+    "al., Beyond the Fold, arXiv 2604.02162): a lead within that may turn round with the next "
+    "assignment. --repeats measures it on your data."
+)
+READ_SPREAD = "A lead within the spread may turn round with the next assignment."
+
 # The last column is quoted too: in four rows it is not the mean of its cells (on BP4D DRML, on
 # DISFA SRERL, UGN-B and FAUDT).
 _TABLES: Final = {

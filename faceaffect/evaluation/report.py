@@ -6,6 +6,7 @@ without scripts: it fetches nothing, and reads the same on a phone, on paper and
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from faceaffect.evaluation.assignments import doubtful_leads
 from faceaffect.evaluation.conditions import unequal_terms
 from faceaffect.evaluation.headlines import HEADLINES
 from faceaffect.evaluation.plots import plots
 from faceaffect.evaluation.report_tables import (
+    AUC,
     beyond_seeds,
     checkpoints,
     form_of,
@@ -25,7 +28,17 @@ from faceaffect.evaluation.report_tables import (
     is_sure,
     tables,
 )
-from faceaffect.evaluation.tables import At, Table, Value, latex, lookup, markdown, plain_text, show
+from faceaffect.evaluation.tables import (
+    At,
+    Table,
+    Value,
+    latex,
+    lookup,
+    markdown,
+    md,
+    plain_text,
+    show,
+)
 from faceaffect.runs.result import plain
 from faceaffect.schema import TASKS
 
@@ -208,6 +221,12 @@ def _times(ratio: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 9.95 else f"{ratio:.1f}x"
 
 
+def doubtful(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each lead that another assignment of people to folds may turn round."""
+    full = plain(dict(report))
+    return [line for metric in headlines_in(full) for line in doubtful_leads(full, metric)]
+
+
 # The files.
 
 
@@ -258,6 +277,7 @@ def _parts_of(found: Mapping[str, Table]) -> dict[str, list[str]]:
     for headline in HEADLINES.values():
         if headline.parts and headline.parts.prefix in found:
             keys[headline.task].append(headline.parts.prefix)
+    keys["au"] += [AUC] if AUC in found else []
     return keys
 
 
@@ -297,13 +317,14 @@ def _shade(count: float, total: float) -> str:
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
-    lines = [f"# {report['title']}", ""]
-    lines += [f"* {sentence}" for sentence in report["words"]] + [""]
+    lines = [f"# {md(report['title'])}", ""]
+    lines += [f"* {md(sentence)}" for sentence in report["words"]] + [""]
     if report["warnings"]:
-        lines += ["## Mind", "", *(f"* {warning}" for warning in report["warnings"]), ""]
+        lines += ["## Mind", "", *(f"* {md(warning)}" for warning in report["warnings"]), ""]
     lines += [markdown(report, table) for table in tables(report).values()]
     lines += ["## Protocol", "", *_protocol_lines(report), ""]
-    lines += ["## Reproduce", "", "```bash", report["command"], "```", ""]
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report["command"])), default=0))
+    lines += ["## Reproduce", "", f"{fence}bash", report["command"], fence, ""]
     version, created = report["version"], report["created"]
     return "\n".join([*lines, f"faceaffect {version}, {created}. Page: report.html.", ""])
 
@@ -312,10 +333,10 @@ def _protocol_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [f"* test: {report['n']} samples of {report['subjects']} people"]
     lines.append(f"* seeds: {', '.join(str(seed) for seed in report['seeds'])}")
     for place in _flat(report.get("protocol") or {}):
-        lines.append(f"* {' '.join(place)}: {lookup(report['protocol'], place)}")
+        lines.append(f"* {md(' '.join(place))}: {md(str(lookup(report['protocol'], place)))}")
     for name in report["models"]:
         chosen = plain_text(report, checkpoints(report, name))
-        lines += [f"* checkpoint of {name}: {chosen}"] if chosen else []
+        lines += [f"* checkpoint of {md(name)}: {chosen}"] if chosen else []
     return lines
 
 

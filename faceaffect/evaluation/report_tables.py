@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from faceaffect.evaluation.assignments import assignments_table
 from faceaffect.evaluation.conditions import terms_table
 from faceaffect.evaluation.headlines import HEADLINES, Headline, headline_of, headlines
 from faceaffect.evaluation.tables import (
@@ -36,16 +37,28 @@ def headlines_in(report: Mapping[str, Any]) -> list[str]:
     return [name for task in schema.tasks for name in headlines(task)]
 
 
+AUC = "au_auroc"
+"""Stands beside F1, without intervals and tests."""
+
+
+def _shown(report: Mapping[str, Any]) -> list[str]:
+    """Return the headline metrics, and beside F1 the AUC."""
+    known = all(AUC in model["metrics"] for model in report["models"].values())
+    beside = {"au_f1": [AUC]} if known else {}
+    return [name for first in headlines_in(report) for name in (first, *beside.get(first, ()))]
+
+
 def tables(report: Mapping[str, Any]) -> dict[str, Table]:
     """Return all tables that the report has numbers for, by key."""
     found = [
         _overview(report),
         _pairs(report),
-        *(_parts(report, headline) for headline in HEADLINES.values()),
+        *(table for headline in HEADLINES.values() for table in _of_task(report, headline)),
         _calibration(report),
         _generated(report),
         _seeds(report),
         terms_table(report),
+        assignments_table(report),
         _cost(report),
         *_groups(report),
     ]
@@ -86,14 +99,16 @@ def _trivial(report: Mapping[str, Any], metric: str) -> Cell:
 
 
 def _overview(report: Mapping[str, Any]) -> Table:
-    metrics, models = headlines_in(report), report["models"]
+    metrics, models = _shown(report), report["models"]
+    shorts = {name: headline.short for name, headline in HEADLINES.items()} | {AUC: "AU AUC"}
     table = Table(
         "overview",
         "All models",
-        "Points of 100; CCC from -1 to 1. Below each number: 95 % interval over people; standard "
-        "deviation over several seeds; distance from the trivial baseline. Bold: highest; which "
-        "differences are more than chance, the table of pairs says.",
-        ["model", *(HEADLINES[m].short for m in metrics), "ms per face"],
+        "Points of 100; CCC from -1 to 1; AUC: area under the ROC curve, which needs no threshold. "
+        "Below each number: 95 % interval over people; standard deviation over several seeds; "
+        "distance from the trivial baseline. Bold: highest; which differences are more than "
+        "chance, the table of pairs says.",
+        ["model", *(shorts[m] for m in metrics), "ms per face"],
     )
     best = {m: _best(report, [("models", n, "metrics", m) for n in models]) for m in metrics}
     for name in models:
@@ -165,24 +180,36 @@ def beyond_seeds(report: Mapping[str, Any], a: str, b: str, metric: str) -> bool
 
 def parts_in(report: Mapping[str, Any], headline: Headline) -> list[str]:
     """Return the names of the parts of a mean that the report has: AUs, classes or dimensions."""
-    if headline.parts is None:
-        return []
+    return _under(report, headline.parts.prefix) if headline.parts else []
+
+
+def _under(report: Mapping[str, Any], prefix: str) -> list[str]:
     first = next(iter(report["models"].values()))
-    return [name for name in first["metrics"] if name.startswith(f"{headline.parts.prefix}/")]
+    return [name for name in first["metrics"] if name.startswith(f"{prefix}/")]
 
 
-def _parts(report: Mapping[str, Any], headline: Headline) -> Table | None:
+def _of_task(report: Mapping[str, Any], headline: Headline) -> list[Table]:
+    """Tables of the parts of a mean, of F1 with those of the AUC behind it."""
+    if headline.parts is None or not parts_in(report, headline):
+        return []
+    prefix, note = headline.parts.prefix, headline.parts.note
+    note = f"{note} Below: 95 % interval over people, ± over seeds."
+    found = [_parts(report, prefix, headline.name, headline.parts.title, note)]
+    if headline.name == "au_f1" and AUC in _shown(report):
+        note = (
+            "Area under the ROC curve in points: how well a model ranks faces, at no threshold; it "
+            "moves less with the rate of an AU than F1. Trivial: always present."
+        )
+        found.append(_parts(report, AUC, AUC, "AUC of each AU", note))
+    return found
+
+
+def _parts(report: Mapping[str, Any], prefix: str, mean: str, title: str, note: str) -> Table:
     """One row for each part of a mean, and one for the mean."""
-    models, names = report["models"], parts_in(report, headline)
-    if headline.parts is None or not names:
-        return None
-    note = (
-        f"{headline.parts.note} Below: 95 % interval over people, ± over seeds. "
-        "Bold: highest of the row."
-    )
+    models = report["models"]
     columns = ["", *models, "trivial"]
-    table = Table(headline.parts.prefix, capital(headline.parts.title), note, columns)
-    for name in [*names, headline.name]:
+    table = Table(prefix, capital(title), f"{note} Bold: highest of the row.", columns)
+    for name in [*_under(report, prefix), mean]:
         best = _best(report, [("models", model, "metrics", name) for model in models])
         label = name.partition("/")[2] or "mean"
         cells = [_metric(report, model, name, best) for model in models]

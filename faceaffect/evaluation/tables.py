@@ -4,9 +4,12 @@ A cell holds texts and values. A :class:`Value` is a place in the report, never 
 so that no table can say anything else than ``report.json``.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from faceaffect.errors import harmless
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
@@ -169,20 +172,30 @@ def markdown(report: Mapping[str, Any], table: Table) -> str:
     """Write a table as Markdown."""
 
     def line(cells: Iterable[str]) -> str:
-        return (
-            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-        )
+        return "| " + " | ".join(cells) + " |"
 
-    rows = [line(table.columns), line(["---"] * len(table.columns))]
+    rows = [line(map(md, table.columns)), line(["---"] * len(table.columns))]
     for row in table.rows:
-        rows.append(line(_marked(report, cell, "**", "**") for cell in row))
-    return "\n".join([f"## {table.title}", "", table.note, "", *rows, ""])
+        rows.append(line(_marked(report, cell) for cell in row))
+    return "\n".join([f"## {md(table.title)}", "", md(table.note), "", *rows, ""])
 
 
-def _marked(report: Mapping[str, Any], cell: Cell, start: str, end: str) -> str:
-    main, small = plain_text(report, cell.main), plain_text(report, cell.small)
-    main = f"{start}{main}{end}" if cell.best else main
-    return " ".join(f"{main} {small}".split())
+def _marked(report: Mapping[str, Any], cell: Cell) -> str:
+    main, small = (md(plain_text(report, parts)) for parts in (cell.main, cell.small))
+    main = f"**{main}**" if cell.best else main
+    return f"{main} {small}".strip()
+
+
+_MARKDOWN = re.compile(r"[\\`*|$~#]|<(?=[A-Za-z/!?])|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])")
+
+
+def md(text: str) -> str:
+    r"""Make a text safe for Markdown, on one line: what it says is shown, never obeyed.
+
+    >>> md("mini_sacl <b> [x](y) | *z*")
+    'mini_sacl \\<b> [x]\\(y) \\| \\*z\\*'
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(harmless(text).split()))
 
 
 def latex(report: Mapping[str, Any], table: Table) -> str:
@@ -202,7 +215,7 @@ def latex(report: Mapping[str, Any], table: Table) -> str:
         [
             r"\begin{table}",
             rf"\caption{{{escape(table.title)}. {escape(table.note)}}}",
-            rf"\label{{tab:{table.key.replace('_', '-')}}}",
+            rf"\label{{tab:{re.sub('[^A-Za-z0-9]', '-', table.key)}}}",
             r"\centering\small",
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
             r"\toprule",
@@ -238,4 +251,5 @@ def escape(text: str) -> str:
     >>> escape("mini_sacl: 5 %")
     'mini\\_sacl: 5 \\%'
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    line = " ".join(harmless(text).split())
+    return "".join(_LATEX.get(character, character) for character in line)

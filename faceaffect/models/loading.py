@@ -13,8 +13,6 @@ from faceaffect.errors import (
     CheckpointError,
     FaceAffectError,
     RecipeError,
-    first_line,
-    printable,
     shown,
 )
 from faceaffect.module import FORMAT, AffectModule, FaceModule
@@ -56,9 +54,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: not read: damaged, or it holds more than plain values, which could run code"
         ) from None
-    except Exception as error:
+    except Exception:  # torch's own reasons are of the kind of '101'
         raise CheckpointError(
-            f"{file}: not readable as a checkpoint: {printable(first_line(error))}"
+            f"{file}: not readable as a checkpoint: another kind of file, or one that was cut short"
         ) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("faceaffect"), dict):
         raise CheckpointError(f"{file}: not a checkpoint of faceaffect")

@@ -197,7 +197,7 @@ def _commit(cached: Path) -> str:
 def _folder(folder: Path, kind: str, title: str) -> Source:
     file = folder / "config.json"
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(file.read_text(encoding="utf-8"))
         name, described = about["architecture"], about["pretrained_cfg"]
     except FileNotFoundError:
         raise CheckpointError(

@@ -70,7 +70,7 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.exists():  # where getrusage inherits the peak of the process that started this one
-        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+        return 1024 * int(status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -87,7 +87,7 @@ def device_name(device: torch.device) -> str:
 def _processor() -> str:
     """Return what the processor calls itself, as far as the system tells."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(filter(None, (*named, platform.processor(), platform.machine())), "cpu")
 

@@ -55,7 +55,7 @@ def hold(folder: Path, name: str = "lock") -> IO[str] | None:
     The lock ends when the file that is returned is closed, or with the process, however that ends.
     Where the system or the file system knows no locks, nobody else is seen.
     """
-    file = (folder / name).open("a+")
+    file = (folder / name).open("a+", encoding="utf-8")
     if sys.platform != "win32":
         try:
             # Not flock, which workers that outlive a killed process would go on holding.
@@ -144,7 +144,7 @@ def write_made_of(folder: Path, made: Mapping[str, Any]) -> None:
 def read_made_of(folder: Path) -> dict[str, Any]:
     """Return what a run was made of; empty if the run did not note it."""
     try:
-        found = json.loads((folder / MADE_OF).read_text())
+        found = json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -23,11 +23,19 @@ from faceaffect.optim import muon_dtype
 from faceaffect.progress import console, result_table
 from faceaffect.recipe import Recipe
 from faceaffect.runs import cost
+from faceaffect.runs.limits import limits_of
+from faceaffect.runs.people import people_section, without_people
 from faceaffect.runs.uses import faces_scored
 from faceaffect.scores.metrics import absent, trivial_baselines
+from faceaffect.scores.predictions import Predictions
 
 RESULT = "metrics.json"
 """The file that is written last: a run folder that has it is finished."""
+
+_WHERE_NAMES_ARE = (
+    "predictions.csv holds the ids and people of the data as they are, and 'skipped' and 'notes' "
+    "name files: remove names before you pass these on"
+)
 
 
 def write_result(
@@ -40,6 +48,7 @@ def write_result(
     extra: dict[str, Any] | None = None,
     *,
     brief: bool = False,
+    spreadsheet_safe: bool = False,
 ) -> None:
     """Write ``predictions.csv`` and, last of all, ``metrics.json``, and print the metrics.
 
@@ -52,6 +61,7 @@ def write_result(
         spent: what else belongs to the cost, for instance ``training_seconds``.
         extra: further sections of the result.
         brief: print no metrics of single AUs and classes.
+        spreadsheet_safe: write no text that a spreadsheet would compute.
     """
     skipped = _skipped(data)
     if not trainer.is_global_zero:
@@ -61,7 +71,9 @@ def write_result(
         "recipe": recipe.name,
         "data": recipe.stored["data"],
         "schema": data.schema.to_dict(),
-        "protocol": data.split.info,
+        "protocol": without_people(data.split.info),
+        "people": people_section(data.split.info, names=recipe["subject_names"]),
+        "names": _WHERE_NAMES_ARE,
         "precision": _precision(recipe, model),
         "started_from": started_from(model),
         "tuned": recipe["tuned"] or None,
@@ -70,13 +82,19 @@ def write_result(
     if isinstance(model, AffectModule):
         predictions = model.predictions
         assert predictions is not None
-        predictions.write(folder / "predictions.csv", data.dataset.attribute_names)
+        seen = _seen(data, predictions, skipped)
+        predictions.write(
+            folder / "predictions.csv",
+            data.dataset.attribute_names,
+            spreadsheet_safe=spreadsheet_safe,
+        )
         statistics = model.statistics or data.statistics()
         scored = predictions.schema
         result |= {
             "scored": scored.to_dict(),
             "not_scored": data.schema.difference(model.schema, ("data", "model")),
             "n": predictions.known(),
+            "partial": seen,
             "absent": absent(scored, predictions.batch()),
             "metrics": predictions.metrics(),
             "baselines": trivial_baselines(scored, statistics, predictions.batch()),
@@ -84,7 +102,7 @@ def write_result(
             "cost": _cost(model, data) | spent,
         }
         table = result_table(
-            f"{recipe.name}: "
+            f"{recipe.name}: {_partial(seen)}"
             + faces_scored(result["n"], len(predictions), model.schema, data.schema),
             {k: v for k, v in result["metrics"].items() if not (brief and "/" in k)},
             result["baselines"],
@@ -97,6 +115,7 @@ def write_result(
         }
         table = result_table(recipe.name, result["metrics"], {})
     result |= {
+        "limits": limits_of(recipe["trainer"]),
         "skipped": skipped,
         "left_out": data.dataset.left_out,
         "notes": data.dataset.notes,
@@ -136,10 +155,26 @@ def read_result(folder: Path) -> dict[str, Any]:
         DataError: it is damaged.
     """
     try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{folder / RESULT}: not readable: {error}") from None
     return result
+
+
+def _seen(
+    data: FaceDataModule, predictions: Predictions, skipped: dict[str, str]
+) -> dict[str, int] | None:
+    """Return how many samples of the test part were looked at, None if all were.
+
+    One that could not be read was looked at; one in a batch that the trainer passed over was not.
+    """
+    wanted = set(data.dataset.samples.id[data.split.test].tolist())
+    left = len(wanted - set(predictions.id) - set(skipped))
+    return {"seen": len(wanted) - left, "of": len(wanted)} if left else None
+
+
+def _partial(seen: dict[str, int] | None) -> str:
+    return f"PARTIAL TEST of {seen['seen']} samples of {seen['of']}: " if seen else ""
 
 
 def _skipped(data: FaceDataModule) -> dict[str, str]:
@@ -191,7 +226,9 @@ def _git_revision() -> str | None:
         return None
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        answer = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None

@@ -34,6 +34,7 @@ from faceaffect.runs.folder import (
     write_made_of,
 )
 from faceaffect.runs.frozen import FrozenFeatures
+from faceaffect.runs.limits import batches_of_one
 from faceaffect.runs.result import RESULT, write_result
 from faceaffect.runs.trainer import (
     checkpoint_callbacks,
@@ -46,7 +47,9 @@ from faceaffect.runs.tuned import tuned_section
 from faceaffect.runs.uses import doubts, faces_used
 
 
-def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
+def train(
+    recipe: Recipe, *, resume: bool = False, brief: bool = False, spreadsheet_safe: bool = False
+) -> Path:
     """Train the recipe's model, test its best checkpoint and return the run folder.
 
     Args:
@@ -55,6 +58,8 @@ def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
             data, weights and code, and that no other process trains, if there is one. So does a
             training that torchrun or SLURM starts again.
         brief: print no metrics of single AUs and classes, and nothing if there is no such run.
+        spreadsheet_safe: put an apostrophe before texts in ``predictions.csv`` that a spreadsheet
+            would compute.
 
     Raises:
         FaceAffectError: something in the recipe or the data is wrong.
@@ -63,7 +68,8 @@ def train(recipe: Recipe, *, resume: bool = False, brief: bool = False) -> Path:
     processes.meet(recipe["trainer"])
     run = _open_run(recipe, made_of(data, model, recipe), resume, brief)
     try:
-        _fit_and_test(recipe, run.folder, run.last, data, model, brief)
+        shown = {"brief": brief, "spreadsheet_safe": spreadsheet_safe}
+        _fit_and_test(recipe, run.folder, run.last, data, model, shown)
     finally:
         os.environ.pop(processes.FOLDER, None)
         if run.lock is not None:
@@ -77,7 +83,7 @@ def _fit_and_test(
     last: Path | None,
     data: FaceDataModule,
     model: FaceModule,
-    brief: bool,
+    shown: dict[str, bool],
 ) -> None:
     clock = TrainingClock()
     try:
@@ -96,7 +102,8 @@ def _fit_and_test(
     try:
         with calling(trainer):
             if model.needs_training:
-                trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+                with batches_of_one():
+                    trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
                 _check_validated(folder, best)
             found = best if model.needs_training else None
             trainer.test(model, datamodule=data, ckpt_path=found, weights_only=True, verbose=False)
@@ -112,7 +119,7 @@ def _fit_and_test(
         chosen = {"choose": checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
         extra["checkpoint"] = chosen
         extra["training"] = {"epochs": trainer.current_epoch, "optimiser": model.optim.name}
-    write_result(folder, recipe, data, model, trainer, spent, extra, brief=brief)
+    write_result(folder, recipe, data, model, trainer, spent, extra, **shown)
     trainer.strategy.barrier()  # only now is the run finished for all processes
 
 
@@ -124,29 +131,34 @@ def _check_validated(folder: Path, best: Path) -> None:
         )
 
 
-def evaluate(source: str | Path, overrides: Sequence[str] = ()) -> Path:
+def evaluate(
+    source: str | Path, overrides: Sequence[str] = (), *, spreadsheet_safe: bool = False
+) -> Path:
     """Test a trained model and return the folder of the result.
 
     The data is that of the model's own recipe, changed by the overrides.
 
     Args:
         source: a run folder or a checkpoint, or a recipe of a model that is not trained.
-        overrides: ``key=value``; another ``data.name`` replaces the whole data section.
+        overrides: ``key=value``; another ``data.name`` replaces the whole data section, and
+            ``output`` says where the result goes, else into the run.
+        spreadsheet_safe: as in :func:`train`.
 
     Raises:
         FaceAffectError: the checkpoint, an override or the data is wrong.
     """
     if is_recipe(str(source)):
-        return _test_recipe(load_recipe(str(source), overrides))
+        return _test_recipe(load_recipe(str(source), overrides), spreadsheet_safe)
     model, data, recipe = _reopen(source, overrides)
     processes.meet(recipe["trainer"])
-    folder = _test_folder(Path(source), recipe)
+    folder = _test_folder(Path(source), recipe, overrides)
     try:
         trainer = create_trainer(recipe, folder, [], logger=False)
         with calling(trainer):
             trainer.test(model, datamodule=data, verbose=False)
         trained = {"trained_schema": model.schema.to_dict()}
-        write_result(folder, recipe, data, model, trainer, {}, trained)
+        safe = {"spreadsheet_safe": spreadsheet_safe}
+        write_result(folder, recipe, data, model, trainer, {}, trained, **safe)
     except FaceAffectError:
         if processes.is_first():
             shutil.rmtree(folder, ignore_errors=True)
@@ -161,14 +173,14 @@ def is_recipe(source: str) -> bool:
     return source in list_recipes() or Path(source).suffix in (".yaml", ".yml")
 
 
-def _test_recipe(recipe: Recipe) -> Path:
+def _test_recipe(recipe: Recipe, spreadsheet_safe: bool) -> Path:
     name = recipe["model"]["name"]
     if getattr(registry.get("models", name, "model.name"), "needs_training", True):
         raise RecipeError(
             f"{recipe.name}: the model '{name}' has to be trained before it is tested: "
             f"faceaffect train {recipe.name}"
         )
-    return train(recipe)
+    return train(recipe, spreadsheet_safe=spreadsheet_safe)
 
 
 def reopen(
@@ -338,7 +350,8 @@ def matching_runs(
     found = [
         file.parent
         for file in sorted(root.glob("*/recipe.yaml"), reverse=True)
-        if (file.parent / RESULT).exists() == finished and file.read_text() == recipe.yaml()
+        if (file.parent / RESULT).exists() == finished
+        and file.read_text(encoding="utf-8") == recipe.yaml()
     ]
     if found and made is None:
         made = made_of(*build(recipe), recipe)
@@ -350,11 +363,13 @@ def matching_runs(
     return same
 
 
-def _test_folder(source: Path, recipe: Recipe) -> Path:
+def _test_folder(source: Path, recipe: Recipe, overrides: Sequence[str]) -> Path:
+    """Return the folder of a test: in the run, unless it has none or ``output`` is given."""
     if os.environ.get(processes.FOLDER):
         return Path(os.environ[processes.FOLDER])
-    run = source if source.is_dir() else source.parents[1]
-    inside = (run / "recipe.yaml").exists()
+    run = source if source.is_dir() else source.absolute().parent.parent
+    elsewhere = any(item.startswith("output=") for item in overrides)
+    inside = (run / "recipe.yaml").exists() and not elsewhere
     root = run / "tests" if inside else Path(recipe["output"]) / f"{recipe.name}-test"
     folder = processes.of_first(lambda: new_folder(root))
     os.environ[processes.FOLDER] = str(folder)

@@ -18,6 +18,7 @@ from faceaffect.progress import progress
 from faceaffect.recipe import Recipe
 from faceaffect.registry import GIVEN_TO_LOGGERS
 from faceaffect.runs.folder import WholeCheckpoints
+from faceaffect.runs.limits import check_trainer
 from faceaffect.runs.processes import one_only
 from faceaffect.runs.resuming import Resuming
 
@@ -34,6 +35,7 @@ _GIVEN_TO_TRAINER = {
 
 def trainer_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of the trainer, checked, with the precision that is taken here."""
+    check_trainer(recipe["trainer"])
     node = recipe["trainer"] | {"precision": hardware.precision_for(recipe["trainer"]).name}
     return arguments(L.Trainer, node, "trainer", given=_GIVEN_TO_TRAINER)
 

@@ -3,6 +3,7 @@
 All that knows the columns of ``predictions.csv`` stands here.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +169,52 @@ class Predictions:
             columns["text"] = self.text
         return pd.DataFrame(columns).sort_values("id", ignore_index=True)
 
-    def write(self, path: Path, attribute_names: dict[str, tuple[str, ...]] | None = None) -> None:
-        """Write the table as CSV, atomically."""
+    def write(
+        self,
+        path: Path,
+        attribute_names: dict[str, tuple[str, ...]] | None = None,
+        *,
+        spreadsheet_safe: bool = False,
+    ) -> None:
+        """Write the table as CSV, atomically; :func:`read_table` returns the texts as they are.
+
+        Args:
+            path: of the file.
+            attribute_names: as in :meth:`table`.
+            spreadsheet_safe: put an apostrophe before a text that a spreadsheet would compute.
+        """
+        table = self.table(attribute_names)
+        for name in filter(_is_text, map(str, table)):
+            table[name] = [_quoted(cell, spreadsheet_safe) for cell in table[name]]
         part = path.with_suffix(".part")
-        self.table(attribute_names).to_csv(part, index=False, float_format="%.6g")
+        table.to_csv(part, index=False, float_format="%.6g")
         part.replace(path)
+
+
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_APOSTROPHE = re.compile(rf"'+{_FORMULA.pattern}")
+
+
+def _is_text(column: str) -> bool:
+    return column in ("id", "subject", "target/expression", "text") or column.startswith(
+        "attribute/"
+    )
+
+
+def _quoted(cell: Any, spreadsheet_safe: bool) -> Any:
+    """Put an apostrophe before a formula, and always where one stands, so that none is ambiguous.
+
+    >>> [_quoted(cell, True) for cell in ("=1+1", "'=1+1", "a=1", -1)]
+    ["'=1+1", "''=1+1", 'a=1', -1]
+    """
+    if not isinstance(cell, str):
+        return cell
+    formula = spreadsheet_safe and _FORMULA.match(cell)
+    return f"'{cell}" if formula or _APOSTROPHE.match(cell) else cell
+
+
+def _unquoted(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and _APOSTROPHE.match(cell) else cell
 
 
 def _truth(batch: Mapping[str, Any], task: str, answer: Tensor, rows: list[int]) -> Tensor:
@@ -200,6 +242,8 @@ def read_table(file: Path) -> pd.DataFrame:
         raise DataError(f"{file}: not readable as predictions: {error}") from None
     if not {"id", "subject"} <= set(table):
         raise DataError(f"{file}: no predictions, the columns id and subject are missing")
+    for name in filter(_is_text, map(str, table)):
+        table[name] = table[name].map(_unquoted)
     if "text" in table:
         table["text"] = table["text"].fillna("")
     return table.sort_values("id", ignore_index=True)

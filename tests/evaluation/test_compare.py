@@ -24,6 +24,7 @@ from faceaffect.evaluation.gallery import disagreement
 from faceaffect.models.gimefive import GiMeFive
 from faceaffect.module import AffectModule
 from faceaffect.runs import cost
+from faceaffect.runs.people import hash_of
 from faceaffect.schema import LabelSchema
 from faces import EXPRESSIONS, write_csv, write_facial_expressions
 
@@ -60,6 +61,10 @@ def runs(folder: Path) -> list[Path]:
     return sorted(file.parent for file in folder.glob("runs/[ab]/*/recipe.yaml"))
 
 
+def people_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())["people"]
+
+
 def numbers(report: dict[str, Any]) -> dict[str, Any]:
     """Return what has to be the same however often a comparison was interrupted."""
     parts = ("metrics", "per_seed", "spread", "intervals", "baselines", "confusion", "calibration")
@@ -92,7 +97,8 @@ def test_the_report_holds_what_the_runs_say(place: Path) -> None:
     assert report["seeds"] == [1, 2]
     assert report["failed"] == {}
     assert report["words"]
-    assert "subject_names" not in report["protocol"]
+    assert not {"subject_names", "joined"} & set(report["protocol"])
+    assert "person " not in json.dumps(report)
     for name, model in report["models"].items():
         results = [json.loads((Path(run) / "metrics.json").read_text()) for run in model["runs"]]
         assert [r["environment"]["seed"] for r in results] == [1, 2]
@@ -184,8 +190,7 @@ def test_what_cannot_be_compared_is_refused_before_any_training(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     table = pd.read_csv(place / "faces" / "faces.csv")
-    test = json.loads((runs(place)[0] / "metrics.json").read_text())["protocol"]["subject_names"]
-    tested = table["subject"].isin(test["test"])
+    tested = table["subject"].isin(pd.read_csv(runs(place)[0] / "predictions.csv")["subject"])
     broken = {
         "other_aus": table.rename(columns={"AU12": "AU9"}),
         "other_labels": table.assign(AU1=table["AU1"].where(~tested, 1 - table["AU1"])),
@@ -242,10 +247,11 @@ def test_predictions_about_people_of_the_training_are_refused(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copy_run(place, tmp_path)
-    result = json.loads((run / "metrics.json").read_text())
-    known = result["protocol"]["subject_names"]["train"][0]
-    table = pd.read_csv(run / "predictions.csv").assign(subject=known)
-    table.to_csv(run / "predictions.csv", index=False)
+    table = pd.read_csv(run / "predictions.csv")
+    everybody = pd.read_csv(place / "faces" / "faces.csv")["subject"]
+    trained = {hash_of(n, people_of(run)["salt"]): n for n in everybody}
+    known = trained[people_of(run)["train"][0]]
+    table.assign(subject=known).to_csv(run / "predictions.csv", index=False)
     assert main(["compare", str(place / "a.yaml"), str(run)]) == 2
     assert f"people that it was trained on: {known}" in capsys.readouterr().err
 
@@ -295,11 +301,14 @@ def test_a_run_whose_result_tells_of_a_leak_or_another_split_is_refused(
 ) -> None:
     run = copy_run(place, tmp_path)
     result = json.loads((run / "metrics.json").read_text())
-    names = result["protocol"]["subject_names"]
-    names["train"].append(names["test"][0])
+    hashes = result["people"]
+    hashes["train"].append(hashes["test"][0])
     (run / "metrics.json").write_text(json.dumps(result))
     assert main(["compare", str(place / "a.yaml"), str(run)]) == 2
-    assert f"trained on: {names['test'][0]}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    people = pd.read_csv(run / "predictions.csv")["subject"]
+    (name,) = {n for n in people if hash_of(n, hashes["salt"]) == hashes["test"][0]}
+    assert f"on 1 people that it was trained on: {name}" in error
     result["protocol"]["sha256"]["test"] = "0" * 64
     (run / "metrics.json").write_text(json.dumps(result))
     assert main(["compare", str(run)]) == 2

@@ -104,7 +104,7 @@ def test_test_repeats_the_result_and_takes_other_data(place: Path, tmp_path: Pat
         f"output={tmp_path}/out",
     ]
     assert main(["test", str(checkpoint), "data.name=csv", *overrides]) == 0
-    newest = result(max((run / "tests").iterdir()))
+    newest = result(max((tmp_path / "out" / "tiny-test").iterdir()))
     assert newest["n"] == len(frame)
     assert "AU9" in str(newest["not_scored"])
     assert "au_f1/AU1" not in newest["metrics"]
@@ -391,6 +391,7 @@ def test_damaged_images_are_left_out_and_named(
     (tmp_path / "tiny.yaml").write_text(RECIPE % (table, tmp_path / "runs"))
     assert main(["train", str(tmp_path / "tiny.yaml"), "trainer.max_epochs=1"]) == 0
     assert set(result(only_run(tmp_path))["skipped"]) == set(broken)
+    assert result(only_run(tmp_path))["partial"] is None
     argv = ["train", str(tmp_path / "tiny.yaml"), "data.on_error=raise"]
     assert main(argv) == 2
     assert "on_error=skip" in capsys.readouterr().err
@@ -430,7 +431,8 @@ def test_a_loss_that_is_not_finite_names_the_samples(
 ) -> None:
     assert main(["train", str(place / "tiny.yaml"), "optim.lr=1e30", "optim.warmup_epochs=0"]) == 2
     error = capsys.readouterr().err
-    assert "NaN or infinite at epoch" in error
+    assert "became NaN or infinite" in error
+    assert "optim.lr=1e+29" in error
     assert ".png" in error or ".jpg" in error
 
 

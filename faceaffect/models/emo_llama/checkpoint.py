@@ -210,7 +210,7 @@ def _files_by_key(checkpoint: Checkpoint) -> dict[str, str]:
     """Return which file holds each weight."""
     found = checkpoint.file((_WHOLE[0], _INDEX[0], _WHOLE[1], _INDEX[1]))
     if found.name in _INDEX:
-        index: dict[str, str] = json.loads(found.read_text())["weight_map"]
+        index: dict[str, str] = json.loads(found.read_text(encoding="utf-8"))["weight_map"]
         return index
     return dict.fromkeys(_keys(found), found.name)
 

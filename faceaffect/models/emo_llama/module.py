@@ -11,7 +11,7 @@ from transformers import TextStreamer
 
 from faceaffect.components import Component, Options, create
 from faceaffect.data.batch import FaceBatch, as_clips
-from faceaffect.errors import RecipeError
+from faceaffect.errors import RecipeError, harmless
 from faceaffect.instructions.formats import read_items
 from faceaffect.instructions.items import Turn, turns_by_id
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, ClueAggregator, text_tokenizer
@@ -36,6 +36,13 @@ MINI_LLAMA = {"name": "asset:mini_llama", "lora": {"r": 16, "alpha": 32.0, "drop
 
 DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
 """What :meth:`EmoLlama.describe` asks if nothing else is asked."""
+
+
+class _Printed(TextStreamer):
+    """Prints an answer as it comes; nothing in it moves the terminal."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        super().on_finalized_text(harmless(text), stream_end)
 
 
 class EmoLlama(AffectModule):
@@ -320,7 +327,7 @@ class EmoLlama(AffectModule):
             stream: print the answer as it comes; for one face.
         """
         faces = self.look(batch)
-        streamer = TextStreamer(self.llm.tokenizer, skip_special_tokens=True) if stream else None
+        streamer = _Printed(self.llm.tokenizer, skip_special_tokens=True) if stream else None
         asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
         return self.say(faces, question=asked, streamer=streamer)
 

@@ -200,7 +200,7 @@ def _frozen(net: PreTrainedModel, layer: int, **pixels: Any) -> HuggingFaceTower
 def _pixels(found: Checkpoint) -> dict[str, tuple[float, ...]]:
     """Return mean and standard deviation as the checkpoint's preprocessor states them."""
     try:
-        about = json.loads(found.file(("preprocessor_config.json",)).read_text())
+        about = json.loads(found.file(("preprocessor_config.json",)).read_text(encoding="utf-8"))
     except (CheckpointError, ValueError):
         return {}
     names = {"mean": "image_mean", "std": "image_std"}

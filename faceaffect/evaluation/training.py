@@ -1,0 +1,87 @@
+"""The trainings of a comparison: what is done is taken over, what is missing is trained."""
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from faceaffect.errors import FaceAffectError
+from faceaffect.evaluation.entrants import Entrant
+from faceaffect.progress import console
+from faceaffect.runs.train import matching_runs, train
+
+
+def done(entrant: Entrant) -> list[Path | None]:
+    """Return, for each seed, the finished run to take over, None where there is none."""
+    if entrant.run is not None:
+        return [entrant.run]
+    return [next(iter(matching_runs(r, finished=True)), None) for r in entrant.recipes]
+
+
+def train_missing(
+    entrants: Sequence[Entrant],
+    runs: Mapping[str, Sequence[Path | None]],
+    spreadsheet_safe: bool,
+) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Train what is missing, and return the runs of each model and why models failed.
+
+    Raises:
+        FaceAffectError: all models failed.
+    """
+    safe = {"spreadsheet_safe": spreadsheet_safe}
+    finished: dict[str, list[Path]] = {}
+    failed: dict[str, str] = {}
+    left = _Estimate(sum(run is None for own in runs.values() for run in own))
+    for number, entrant in enumerate(entrants, 1):
+        own: list[Path] = []
+        for recipe, run in zip(entrant.recipes, runs[entrant.name], strict=True):
+            where = f"model {number} of {len(entrants)}, {entrant.name}, seed {recipe['seed']}"
+            if run is not None:
+                console.print(f"{where}: done in {run}", markup=False)
+                own.append(run)
+                continue
+            console.print(f"{where}: training{left}", markup=False)
+            try:
+                own.append(train(recipe, resume=True, brief=True, **safe))
+            except Exception as error:
+                reason = str(error) if isinstance(error, FaceAffectError) else repr(error)
+                failed[entrant.name] = f"seed {recipe['seed']}: {reason}"
+                console.print(f"{entrant.name} failed, the others go on: {reason}", markup=False)
+                if not isinstance(error, FaceAffectError):
+                    console.print_exception(max_frames=8)
+                break
+            finally:
+                left.count()
+                _clean_up()
+        else:
+            finished[entrant.name] = own
+    if not finished:
+        lines = "\n  ".join(f"{name}, {reason}" for name, reason in failed.items())
+        raise FaceAffectError(f"no model is left to compare:\n  {lines}")
+    return finished, failed
+
+
+def _clean_up() -> None:
+    """Free what a training leaves in cycles: trainer, model and the processes that read data."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Estimate:
+    """Time left for the whole, from the trainings so far."""
+
+    def __init__(self, trainings: int) -> None:
+        self._wanted, self._count, self._start = trainings, 0, time.monotonic()
+
+    def count(self) -> None:
+        self._count += 1
+
+    def __str__(self) -> str:
+        if not self._count:
+            return f" ({self._wanted} trainings in all)"
+        spent = time.monotonic() - self._start
+        seconds = spent / self._count * (self._wanted - self._count)
+        return f" ({self._count} of {self._wanted} trainings done, about {seconds:.0f} s left)"
