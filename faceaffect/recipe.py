@@ -106,13 +106,22 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file, an override, a section or a component's name is wrong.
     """
     path = find_recipe(name)
+    return resolve(path.stem, read_config(path), overrides, str(path))
+
+
+def read_config(path: Path) -> DictConfig:
+    """Return the sections of a file as they are written.
+
+    Raises:
+        RecipeError: it is no YAML, or holds no sections.
+    """
     try:
         config = OmegaConf.load(path)
     except Exception as error:
         raise RecipeError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, DictConfig):
         raise RecipeError(f"{path}: a recipe is a mapping of sections: {', '.join(SECTIONS)}")
-    return resolve(path.stem, config, overrides, str(path))
+    return config
 
 
 def resolve(

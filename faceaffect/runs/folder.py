@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from omegaconf import OmegaConf
 
 import faceaffect
 from faceaffect import hardware
@@ -22,7 +23,7 @@ from faceaffect.interpolation import strings
 from faceaffect.module import FaceModule
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
-from faceaffect.recipe import Recipe
+from faceaffect.recipe import Recipe, read_config
 
 if sys.platform != "win32":
     import fcntl
@@ -134,6 +135,25 @@ def _own_sources(model: FaceModule) -> list[Path]:
     files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
     folder = Path(home).parent
     return sorted(Path(file) for file in files if file and Path(file).is_relative_to(folder))
+
+
+def other_settings(folder: Path, recipe: Recipe) -> list[str]:
+    """Return the keys in which the recipe of a run differs from another."""
+    try:
+        was = _flat(OmegaConf.to_container(read_config(folder / "recipe.yaml")))
+    except RecipeError:
+        return []
+    now = _flat(OmegaConf.to_container(OmegaConf.create(recipe.yaml())))
+    return [key for key in {**was, **now} if was.get(key) != now.get(key)]
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    within = (
+        _flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()
+    )
+    return {key: value for part in within for key, value in part.items()}
 
 
 def write_made_of(folder: Path, made: Mapping[str, Any]) -> None:

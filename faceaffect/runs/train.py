@@ -31,6 +31,7 @@ from faceaffect.runs.folder import (
     last_checkpoint,
     made_of,
     new_folder,
+    other_settings,
     write_made_of,
 )
 from faceaffect.runs.frozen import FrozenFeatures
@@ -312,12 +313,22 @@ def _choose_run(recipe: Recipe, made: dict[str, Any], resume: bool, brief: bool)
     run = _unfinished(recipe, made) if resume else None
     if run is None:
         if resume and not brief:
-            console.print(f"no unfinished run of this recipe in {root}: starting a new one")
+            other = _with_other_settings(root, recipe)
+            where = f"no unfinished run of this recipe in {root}"
+            console.print(f"{where}: starting a new one{other}", markup=False)
         folder = new_folder(root)
         run = _Run(folder, lock=hold(folder))  # before others can see that it is a run
         write_made_of(folder, made)
         write_atomically(folder / "recipe.yaml", recipe.yaml())
     return run
+
+
+def _with_other_settings(root: Path, recipe: Recipe) -> str:
+    """Say in what the newest unfinished run differs, which may have been meant."""
+    unfinished = [file.parent for file in sorted(root.glob("*/recipe.yaml"), reverse=True)
+                  if not (file.parent / RESULT).exists()]  # fmt: skip
+    keys = other_settings(unfinished[0], recipe) if unfinished else []
+    return f" ({unfinished[0]} is not finished, but has another {', '.join(keys)})" if keys else ""
 
 
 def _unfinished(recipe: Recipe, made: dict[str, Any]) -> _Run | None:

@@ -144,8 +144,22 @@ def checkpoint_callbacks(recipe: Recipe, folder: Path) -> list[Callback]:
     )
     if section.every_n_steps is None:
         return [best, epoch]
-    within = ModelCheckpoint(filename="last", every_n_train_steps=section.every_n_steps, **common)
+    within = _BetweenSteps(filename="last", every_n_train_steps=section.every_n_steps, **common)
     return [best, epoch, within]
+
+
+class _BetweenSteps(ModelCheckpoint):
+    """Writes after steps of the optimiser alone: gradients that accumulate are in no checkpoint.
+
+    Lightning's own does not know, in a run that was resumed, that it has written this step already.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Write, if it is time."""
+        if not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
 
 def one_device(recipe: Recipe, command: str, otherwise: str = "") -> None:

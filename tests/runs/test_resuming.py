@@ -131,6 +131,116 @@ def test_a_run_killed_at_any_write_ends_with_the_same_numbers(
     assert len(found) >= 11  # three before training, eight checkpoints, the result's files
 
 
+ACCUMULATING = ["trainer.accumulate_grad_batches=2", "data.batch_size=2"]
+
+
+def second_lives(command: list[str], tmp_path: Path) -> list[Path]:
+    """Return the states of a run that was killed after its first step and goes on."""
+    runs = tmp_path / "runs"
+    with states(runs, tmp_path / "states"):
+        assert main(command) == 0
+    first = next(s for s in sorted((tmp_path / "states").iterdir()) if written(s) == (0, 1))
+    shutil.rmtree(runs)
+    shutil.copytree(first, runs)
+    with states(runs, tmp_path / "again"):
+        assert main([*command, "--resume"]) == 0
+    return sorted((tmp_path / "again").iterdir())
+
+
+def test_a_run_that_goes_on_writes_no_checkpoint_amid_accumulated_gradients(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    found = second_lives([*tiny, *ACCUMULATING], tmp_path)
+    assert len({written(state) for state in found}) >= 3
+    for state in found:
+        (last,) = state.rglob("last.ckpt")
+        batches = torch.load(last, weights_only=True)["loops"]["fit_loop"][
+            "epoch_loop.batch_progress"
+        ]
+        assert batches["current"]["processed"] % 2 == 0 or batches["is_last_batch"], state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [[], ACCUMULATING])
+def test_a_run_killed_twice_ends_with_the_same_numbers(
+    tiny: list[str], tmp_path: Path, changes: list[str]
+) -> None:
+    command, runs = [*tiny, *changes], tmp_path / "runs"
+    found = second_lives(command, tmp_path)
+    wanted = numbers(runs)
+    assert len(found) > 5
+    for state in found:
+        shutil.rmtree(runs)
+        shutil.copytree(state, runs)
+        assert main([*command, "--resume"]) == 0, state
+        assert numbers(runs) == wanted, state
+
+
+def stopped_after_a_step(command: list[str], runs: Path) -> Path:
+    """Begin a run that ends by a signal, and return its last checkpoint."""
+    original = AffectModule.training_step
+
+    def signalled(self: AffectModule, batch: Any, batch_idx: int) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AffectModule, "training_step", signalled)
+        assert main(command) == 143
+    (last,) = runs.rglob("last.ckpt")
+    return last
+
+
+def test_another_number_of_processes_is_one_line(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the devices are all that a machine has, and now there are fewer."""
+    last = stopped_after_a_step(tiny, tmp_path / "runs")
+    stored = torch.load(last, weights_only=True)
+    assert stored["callbacks"]["Resuming"]["processes"] == 1
+    stored["callbacks"]["Resuming"]["processes"] = 2
+    torch.save(stored, last)
+    capsys.readouterr()
+    assert main([*tiny, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "2 processes trained this run, and now there are 1" in error
+    assert "Go on with 2 (trainer.devices), or remove the folder" in error
+    assert error.count("\n") == 1
+    assert last.exists()
+
+
+def test_what_cannot_be_gone_on_with_is_said_where_a_setting_is_another(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = stopped_after_a_step(tiny, tmp_path / "runs")
+    run = last.parents[1]
+    assert main([*tiny, "trainer.max_epochs=1", "optim.weight_decay=0.1", "--resume"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "starting a new one" in said
+    assert f"{run.name} is not finished" in said
+    assert "but has another trainer.max_epochs, optim.weight_decay)" in said.replace(
+        "optim.weight_decay, trainer.max_epochs", "trainer.max_epochs, optim.weight_decay"
+    )
+
+
+EMO = [
+    "train", "mini_emo_llama", "data.n=24", "data.subjects=8", "data.batch_size=4",
+    "data.num_workers=0", "data.image_size=64", "data.protocol.folds=3",
+    "data.protocol.val_fraction=0.4", "data.cache=null", "checkpoint.every_n_steps=1",
+    "trainer.max_epochs=null", "trainer.max_steps=3", "trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_language_model_killed_at_any_write_ends_with_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "measure", lambda *_: {"device": "cpu"})
+    found = check_every_state([*EMO, f"output={tmp_path / 'runs'}"], tmp_path)
+    places = list(dict.fromkeys(written(state) for state in found))
+    assert [place[1] for place in places if place] == [1, 2, 3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     "trainer.val_check_interval=0.5 data.batch_size=2",
