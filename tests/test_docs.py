@@ -1,7 +1,10 @@
 """The examples of the docs do what the docs say."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +109,29 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_line_of_the_security_page_is_held_by_a_test() -> None:
     root = Path(__file__).parents[1]
     may = (root / "SECURITY.md").read_text().partition("May not:")[0]
+    assert len(may.split("\n* ")) >= 8
     for line in may.split("\n* ")[1:]:
         named = re.findall(r"`(tests/[\w/]+\.py)`", line)
         assert named, line
         assert all((root / name).is_file() for name in named), line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize(("code", "queued"), [(0, False), (143, True), (2, False)])
+def test_the_job_of_the_docs_is_queued_again_where_there_is_more_to_do(
+    tmp_path: Path, code: int, queued: bool
+) -> None:
+    (script,) = [block for block in blocks("recipes.md", "bash") if "scontrol" in block]
+    for name, line in (("srun", f"exit {code}"), ("scontrol", f'echo "$@" > {tmp_path}/queued')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job").write_text(script)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", str(tmp_path / "job")], check=False, timeout=20,
+        env={**os.environ, "PATH": path, "SLURM_JOB_ID": "4711"},
+    )  # fmt: skip
+    assert done.returncode == code
+    assert (tmp_path / "queued").exists() == queued
+    if queued:
+        assert (tmp_path / "queued").read_text() == "requeue 4711\n"

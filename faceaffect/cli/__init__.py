@@ -58,32 +58,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network on import
     # Threads that wait for others sleep; spinning, they take the core from who they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-        with _unwound_by_signals():
-            if getattr(args, "allow_env", None):
-                from faceaffect.interpolation import allowed_env
-
-                allowed_env.update(args.allow_env)
-            for module in getattr(args, "imports", None) or ():
-                _import(module)
-            code: int = args.run(args)
-    except FaceAffectError as error:
-        print(harmless(f"{_process()}error: {error}"), file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{_process()}error: {_told(error, args.goes_on)}", file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        with contextlib.suppress(OSError):  # the terminal may be gone
+    with _unwound_by_signals():
+        try:
+            return _run(args)
+        except FaceAffectError as error:
+            print(harmless(f"{_process()}error: {error}"), file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"{_process()}error: {_told(error, args.goes_on)}", file=sys.stderr)
+            return 2
+        except Stopped as stop:
+            _ignore_signals()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                if not _process():
+                    name = signal.Signals(stop.number).name
+                    print(f"stopped by {name}{args.goes_on}", file=sys.stderr, flush=True)
+            return 143
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it must not stop the exit
             if not _process():
-                name = signal.Signals(stop.number).name
-                print(f"stopped by {name}{args.goes_on}", file=sys.stderr, flush=True)
-        return 143
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it must not stop the exit
-        if not _process():
-            print(f"interrupted{args.goes_on}", file=sys.stderr)
-        return 130
+                print(f"interrupted{args.goes_on}", file=sys.stderr)
+            return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    if getattr(args, "allow_env", None):
+        from faceaffect.interpolation import allowed_env
+
+        allowed_env.update(args.allow_env)
+    for module in getattr(args, "imports", None) or ():
+        _import(module)
+    code: int = args.run(args)
     return code
 
 
@@ -106,6 +111,14 @@ def _unwound_by_signals() -> Iterator[None]:
 
 def _stop(number: int, frame: object) -> None:
     raise Stopped(number)
+
+
+def _ignore_signals() -> None:
+    """Let the last words be said: a launcher passes on the signal that a scheduler sent to all."""
+    if threading.current_thread() is threading.main_thread():
+        for name in ENDING:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _told(error: OSError, goes_on: str) -> str:

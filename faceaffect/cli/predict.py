@@ -1,7 +1,6 @@
 """The command ``predict``."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from faceaffect.cli.arguments import (
@@ -17,7 +16,8 @@ from faceaffect.errors import RecipeError
 def add(commands: Commands) -> None:
     """Declare the command."""
     text = "find the faces in pictures and videos and write what a trained model says of each"
-    parser = add_command(commands, "predict", run, text)
+    goes_on = "the same command goes on where it stopped"
+    parser = add_command(commands, "predict", run, text, goes_on=goes_on)
     add_source(parser)
     parser.add_argument(
         "inputs",
@@ -84,10 +84,6 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("predictions.jsonl" if predictor.speaks else "predictions.csv")
     console.print(f"{len(inputs)} inputs; {predictor.expects()}", markup=False)
     overlay = args.overlay and Overlay(args.overlay, predictor.schema, inputs, blur=args.blur)
-    try:
-        count = predict_to_table(predictor, inputs, out, fps=args.fps, overlay=overlay or None)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    count = predict_to_table(predictor, inputs, out, fps=args.fps, overlay=overlay or None)
     console.print(f"{count.words()}; written to {out}", markup=False)
     return 1 if count.unreadable else 0

@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -464,3 +466,30 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(
     bad = pd.read_csv(tmp_path / "t.unreadable.csv")
     assert [Path(name).name for name in bad["input"]] == ["05.png"]
     assert not (tmp_path / "t.csv.part").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_run_that_is_ended_says_how_to_go_on_and_goes_on(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, name: str, code: int,
+) -> None:  # fmt: skip
+    folder, out = tmp_path / "in", tmp_path / "t.csv"
+    for n in range(8):
+        write_scene(folder / f"{n:02d}.png", (n, 10, 30))
+    assert predict(checkpoint, folder, "--batch", 2, out=tmp_path / "whole.csv") == 0
+    add, found = running.Count.add, []
+
+    def ended(self: Any, item: Any) -> None:
+        found.append(item)
+        if len(found) == 5:
+            os.kill(os.getpid(), getattr(signal, name))
+        add(self, item)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Count, "add", ended)
+        assert predict(checkpoint, folder, "--batch", 2, out=out) == code
+    assert "; the same command goes on where it stopped" in capsys.readouterr().err
+    assert not out.exists()
+    assert predict(checkpoint, folder, "--batch", 2, out=out) == 0
+    assert "going on at input 5 of 8" in capsys.readouterr().out
+    assert out.read_text() == (tmp_path / "whole.csv").read_text()

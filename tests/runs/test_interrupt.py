@@ -63,6 +63,10 @@ class Process:
             os.killpg(self.process.pid, signal.SIGINT)
             time.sleep(0.05)
 
+    def terminate(self) -> None:
+        """Send SIGTERM to all processes of the job at once, as a scheduler does."""
+        os.killpg(self.process.pid, signal.SIGTERM)
+
     def end(self) -> tuple[int, str]:
         _, err = self.process.communicate(timeout=300)
         return self.process.returncode, err
@@ -88,17 +92,55 @@ def test_a_training_says_how_to_go_on_and_goes_on(tmp_path: Path, times: int, wo
     assert list((tmp_path / "runs" / "tiny").iterdir()) == [run]
 
 
+def members(group: int) -> list[int]:
+    """Return the processes of a group that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, own = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # gone meanwhile
+            continue
+        if int(own) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_scheduler_ends_a_training_and_the_processes_that_read_for_it(tmp_path: Path) -> None:
+    argv = ["train", write_recipe(tmp_path, workers=2), "--import", SLOW]
+    process = Process(*argv)
+    process.wait_for(lambda: list(tmp_path.glob("runs/tiny/*/checkpoints/last.ckpt")))
+    assert len(members(process.process.pid)) > 1
+    process.terminate()
+    code, err = process.end()
+    assert code == 143, err
+    line = "stopped by SIGTERM; the same command with --resume goes on from the last checkpoint"
+    assert err.strip().splitlines()[-1] == line
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 20
+    while members(process.process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert main([*argv, "data.num_workers=2", "--resume"]) == 0
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert (run / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("command", ["crossval", "compare"])
-def test_crossval_and_compare_end_at_once(recipe: str, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_crossval_and_compare_end_at_once(
+    recipe: str, tmp_path: Path, name: str, command: str
+) -> None:
     """Not the fold or the model alone, the others going on."""
     two = ["--seeds", "2"] if command == "compare" else []
     process = Process(command, recipe, *two, "--import", SLOW)
     process.wait_for(lambda: list(tmp_path.glob("runs/tiny/*/checkpoints/last.ckpt")))
-    process.press()
+    process.press() if name == "SIGINT" else process.terminate()
     code, err = process.end()
-    assert code == 130, err
+    expected, word = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "stopped by SIGTERM")}[name]
+    assert code == expected, err
     last = err.strip().splitlines()[-1]
-    assert last == "interrupted; the same command goes on where it stopped"
+    assert last == f"{word}; the same command goes on where it stopped"
     assert "Traceback" not in err
     assert len(list((tmp_path / "runs" / "tiny").iterdir())) == 1
     assert not list(tmp_path.glob("runs/compare/*"))

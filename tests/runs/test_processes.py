@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from faceaffect.cli import main
@@ -47,7 +50,7 @@ def torchrun(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def srun(*argv: str, tasks: int = 2) -> list[tuple[int, str, str]]:
+def started(*argv: str, tasks: int = 2) -> list[subprocess.Popen[str]]:
     """Start a command as ``srun --ntasks-per-node=2`` does: at once, told by variables alone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -57,7 +60,7 @@ def srun(*argv: str, tasks: int = 2) -> list[tuple[int, str, str]]:
         "SLURM_NTASKS_PER_NODE": str(tasks), "SLURM_NNODES": "1", "SLURM_NODEID": "0",
         "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    started = [
+    return [
         subprocess.Popen(
             [sys.executable, *CLI, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
@@ -65,8 +68,16 @@ def srun(*argv: str, tasks: int = 2) -> list[tuple[int, str, str]]:
         )
         for rank in range(tasks)
     ]  # fmt: skip
-    ends = [process.communicate(timeout=500) for process in started]
-    return [(p.returncode, out, err) for p, (out, err) in zip(started, ends, strict=True)]
+
+
+def srun(*argv: str, tasks: int = 2) -> list[tuple[int, str, str]]:
+    """Wait for the end of what is started so."""
+    return ends_of(started(*argv, tasks=tasks))
+
+
+def ends_of(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    ends = [process.communicate(timeout=500) for process in processes]
+    return [(p.returncode, out, err) for p, (out, err) in zip(processes, ends, strict=True)]
 
 
 def one_run(output: Path) -> dict:
@@ -162,6 +173,56 @@ def test_an_error_of_the_first_ends_all(recipe: Path) -> None:
         assert code == 2, err
         word = "process 1: error: " if rank else "error: "
         assert err.strip().splitlines()[-1].startswith(f"{word}output: cannot make a folder")
+
+
+def wait_for_a_checkpoint(output: Path, processes: list[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + 300
+    while not list(output.glob("tiny/*/checkpoints/last.ckpt")):
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+SLOW = str(Path(__file__).parents[1] / "slow_steps.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_a_signal_ends_all_after_one_step_and_they_go_on(
+    recipe: Path, tmp_path: Path, launcher: str
+) -> None:
+    """torchrun passes it on to its processes; of those of srun, the second alone is told here."""
+    argv = ["train", str(recipe), f"output={tmp_path}", "data.batch_size=1", "--import", SLOW]
+    if launcher == "torchrun":
+        own = [subprocess.Popen(
+            [sys.executable, *TORCHRUN, *CLI, *argv], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )]  # fmt: skip
+    else:
+        own = started(*argv)
+    wait_for_a_checkpoint(tmp_path, own)
+    own[-1].send_signal(signal.SIGTERM)
+    ends = ends_of(own)
+    said = "".join(err for *_, err in ends)
+    codes = [code for code, *_ in ends]
+    if launcher == "torchrun":  # its own code
+        assert codes[0] != 0, said
+    else:
+        assert codes == [143, 143], said
+    line = "stopped by SIGTERM; the same command with --resume goes on from the last checkpoint"
+    assert said.count(line) == 1, said
+    (run,) = (tmp_path / "tiny").iterdir()
+    assert not (run / "metrics.json").exists()
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["callbacks"]["Resuming"]["processes"] == 2
+    steps = last["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert (last["epoch"], steps["processed"]) > (0, 0)
+    done = torchrun(*argv, "--resume") if launcher == "torchrun" else None
+    ends = [(done.returncode, done.stdout, done.stderr)] if done else srun(*argv, "--resume")
+    assert {code for code, *_ in ends} == {0}, ends
+    assert sum(out.count(f"going on with {run}") for _, out, _ in ends) == 1
+    one_run(tmp_path)
 
 
 @pytest.fixture
