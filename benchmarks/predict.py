@@ -4,8 +4,9 @@
     python benchmarks/predict.py RUN --minutes 10    # also peak memory of a film of ten minutes
 
 Prints faces a second of ``Predictor`` beside the same steps by hand (one picture at a time), the
-share of each part, and the peak memory of a process that predicts a film of one minute and of
-another of many.
+share of each part, the model by itself in torch and in ONNX (where ``onnxruntime`` and
+``onnxscript`` are installed), and the peak memory of a process that predicts a film of one minute
+and of another of many.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -25,6 +27,7 @@ from faceaffect.data.batch import FaceBatch
 from faceaffect.data.faces.crop import cut
 from faceaffect.data.image import read_image, resize
 from faceaffect.data.synthetic import SyntheticFaces
+from faceaffect.module import AffectModule
 from faceaffect.prediction.predictor import Predictor
 from faceaffect.runs.cost import device_name
 
@@ -77,6 +80,64 @@ def by_hand(predictor: Predictor, files: list[Path]) -> int:
     return count
 
 
+class Answers(torch.nn.Module):
+    """The model from pixels to answers, as one call on a tensor, which is what ONNX holds."""
+
+    def __init__(self, model: AffectModule) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the answers (B, N) of each task about uint8 faces (B, 3, S, S)."""
+        names = ["face"] * len(image)
+        return tuple(self.model.predict(FaceBatch(image=image, id=names, subject=names)).values())
+
+
+def rate(call: Callable[[], object], faces: int, seconds: float = 4.0) -> float:
+    """Return faces a second of processor time, which other work disturbs less, of the best call."""
+    call()
+    spent, end = [], time.perf_counter() + seconds
+    while not spent or time.perf_counter() < end:
+        start = time.process_time()
+        call()
+        spent.append(time.process_time() - start)
+    return faces / min(spent)
+
+
+@torch.inference_mode()
+def onnx_beside_torch(predictor: Predictor, drawn: list[np.ndarray]) -> None:
+    """Print how fast the model by itself is in torch and in ONNX, and how far they differ."""
+    if predictor.speaks:
+        print("ONNX: left out, the model answers in words")
+        return
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch.onnx.export builds on
+    except ImportError as error:
+        print(f"ONNX: left out ({error})")
+        return
+    model = Answers(predictor.model.cpu()).eval()
+    for count in (1, 16):
+        crops = [resize(drawn[n % len(drawn)], predictor.image_size) for n in range(count)]
+        image = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+        with tempfile.TemporaryDirectory() as name:
+            file = str(Path(name) / "model.onnx")
+            torch.onnx.export(model, (image,), file, input_names=["image"], verbose=False)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+        feed = {"image": image.numpy()}
+        pairs = zip(model(image), session.run(None, feed), strict=True)
+        apart = max(float(np.abs(a.numpy() - b).max()) for a, b in pairs)
+        ours = rate(lambda image=image: model(image), count)
+        theirs = rate(lambda session=session, feed=feed: session.run(None, feed), count)
+        print(
+            f"model by itself, {count} at once, {torch.get_num_threads()} threads: torch "
+            f"{ours:.0f}, ONNX {theirs:.0f} faces a second of processor time; answers at most "
+            f"{apart:.1e} apart"
+        )
+
+
 def film_memory(run: str, film: Path, fps: float) -> None:
     """Predict a film in this process, as the parent's child, and print its peak memory."""
     predictor = Predictor(run)
@@ -121,6 +182,7 @@ def main() -> None:
             command = [sys.executable, __file__, args.run, "--film", str(film)]
             subprocess.run([*command, "--fps", str(args.fps)], check=True)
             film.unlink()
+    onnx_beside_torch(predictor, faces)
 
 
 if __name__ == "__main__":
