@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from faceaffect.cli import main
-from faceaffect.evaluation import measuring, report
+from faceaffect.evaluation import measuring
 from faceaffect.module import AffectModule
 from faceaffect.runs import train
 
@@ -22,6 +22,16 @@ def fake_cost(checkpoint: Path, image_size: int, device: str) -> dict[str, Any]:
 
 def die(*args: Any, **kwargs: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+_replace = os.replace
+
+
+def before_the_json(source: Path, target: Path) -> None:
+    """Die when the other files of the report are there."""
+    if Path(target).name == "report.json":
+        die()
+    _replace(source, target)
 
 
 def compare_until(point: str, argv: list[str], log: Path) -> None:
@@ -46,5 +56,5 @@ def compare_until(point: str, argv: list[str], log: Path) -> None:
     if point == "cost":
         measuring.measure_alone = die
     if point == "report":
-        report.write_report = die
+        os.replace = before_the_json  # type: ignore[assignment]
     sys.exit(main(argv))

@@ -8,6 +8,7 @@ without scripts: it fetches nothing, and reads the same on a phone, on paper and
 import json
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from faceaffect.evaluation.tables import (
     plain_text,
     show,
 )
+from faceaffect.files import replacing
 from faceaffect.runs.result import plain
 from faceaffect.schema import TASKS
 
@@ -59,17 +61,15 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     """
     full = complete(report)
     texts = {
-        "report.html": html(full),
-        "report.md": _markdown(full),
-        "report.tex": _latex(full),
         "report.json": json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False),
+        "report.tex": _latex(full),
+        "report.md": _markdown(full),
+        "report.html": html(full),
     }
-    parts = {folder / name: folder / f"{name}.part" for name in texts}
-    for part, text in zip(parts.values(), texts.values(), strict=True):
-        part.write_text(text, encoding="utf-8")
-    for path, part in parts.items():
-        part.replace(path)
-    return list(parts)
+    with ExitStack() as moves:  # made in reverse: the file that programs read comes last
+        for name, text in texts.items():
+            moves.enter_context(replacing(folder / name)).write_text(text, encoding="utf-8")
+    return [folder / name for name in reversed(texts)]
 
 
 def complete(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,8 @@
+import itertools
 import json
 import math
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
@@ -412,6 +415,40 @@ def test_a_failing_write_leaves_the_old_report(tmp_path: Path) -> None:
         write_report(tmp_path, {k: v for k, v in report_of(seeds=1).items() if k != "title"})
     assert (tmp_path / "report.html").read_text() == "old"
     assert (tmp_path / "report.json").read_text() == "old"
+
+
+def _write_until(move: int, folder: Path, report: dict[str, Any]) -> None:
+    """Write a report and die before a file of it is moved to its place."""
+    replace, moves = os.replace, itertools.count()
+
+    def counted(source: Path, target: Path) -> None:
+        if next(moves) == move:
+            os._exit(9)
+        replace(source, target)
+
+    os.replace = counted  # type: ignore[assignment]
+    write_report(folder, report)
+
+
+def test_a_report_killed_amid_its_files_is_written_anew_the_same(
+    tmp_path: Path, folder: Path, report: dict[str, Any]
+) -> None:
+    names = ["report.html", "report.md", "report.tex", "report.json"]
+    for move in range(4):
+        child = multiprocessing.get_context("fork").Process(
+            target=_write_until, args=(move, tmp_path, report)
+        )
+        child.start()
+        child.join(60)
+        assert child.exitcode == 9
+        there = [name for name in names if (tmp_path / name).exists()]
+        assert there == names[:move]
+        for name in there:
+            assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    write_report(tmp_path, report)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 # Tables.
