@@ -5,18 +5,18 @@ Half of the file is then on the disk.
 
 import os
 import signal
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 _save = torch.save
 
 
-def _die(checkpoint: dict[str, Any], file: Path) -> None:
+def _die(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
     _save(checkpoint, file)
     if checkpoint["epoch"] == 1 and "optimizer_states" in checkpoint:
-        os.truncate(file, Path(file).stat().st_size // 2)
+        file.flush()
+        os.truncate(file.name, file.tell() // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

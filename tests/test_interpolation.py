@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from faceaffect import interpolation
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
 from faceaffect.errors import RecipeError
-from faceaffect.recipe import Recipe, load_recipe, resolve
+from faceaffect.recipe import Recipe, interpolation, load_recipe, resolve
 
 GOOD = "model: {name: timm_classifier}\ndata: {name: csv, table: '%s'}\n"
 

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if getattr(args, "allow_env", None):
-        from faceaffect.interpolation import allowed_env
+        from faceaffect.recipe.interpolation import allowed_env
 
         allowed_env.update(args.allow_env)
     for module in getattr(args, "imports", None) or ():

@@ -28,7 +28,7 @@ from faceaffect.data.subset import fewer_people
 from faceaffect.data.transforms import build
 from faceaffect.data.workers import cores
 from faceaffect.errors import DataError, FaceAffectError, RecipeError, shown, suggest
-from faceaffect.interpolation import check_places
+from faceaffect.recipe.interpolation import check_places
 
 _BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
     "expression": expression_weights,

@@ -19,7 +19,6 @@ from faceaffect.data.protocols import SIDES
 from faceaffect.data.truth import labels_of
 from faceaffect.errors import RecipeError
 from faceaffect.files import replacing, write_atomically
-from faceaffect.interpolation import strings
 from faceaffect.module import FaceModule
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console

@@ -14,12 +14,12 @@ from faceaffect.components import arguments
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
 from faceaffect.files import write_atomically
-from faceaffect.interpolation import forgotten
 from faceaffect.models.loading import answering, create_model, read_checkpoint, restore
 from faceaffect.module import AffectModule, FaceModule
 from faceaffect.optim import Optim
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
+from faceaffect.recipe.interpolation import forgotten
 from faceaffect.runs import cost, processes
 from faceaffect.runs import loggers as reports
 from faceaffect.runs.callbacks import TrainingClock

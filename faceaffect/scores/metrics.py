@@ -1,4 +1,4 @@
-"""Metrics of facial affect: pure functions, their accumulating classes, and all of them by task.
+"""Metrics of facial affect: pure functions, and all of them by task, accumulated.
 
 All are computed on pooled predictions, never as a mean over batches. Unknown labels (NaN, for
 classes -1) are left out. A prediction may be unreadable (NaN, for classes -1), as the answer of a
@@ -124,58 +124,6 @@ def icc31(pred: Tensor, target: Tensor) -> Tensor:
     tensor(0.9000, dtype=torch.float64)
     """
     return icc31_of(moments(pred.cpu().double(), target)).reshape(pred.shape[1:])
-
-
-class AUF1(AUConfusion):
-    """Accumulating :func:`au_f1` (``num_aus``, ``threshold=0.5``), (A,)."""
-
-    def compute(self) -> Tensor:
-        """Return F1 of each AU, see :func:`au_f1`."""
-        return f1(self.counts)
-
-
-class WAR(Metric):
-    """Accumulating :func:`war`, a scalar."""
-
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, *, sync: bool = True) -> None:
-        super().__init__(sync_on_compute=sync)
-        self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, pred: Tensor, target: Tensor) -> None:
-        """Add a batch of class indices, (B,) each; -1 is unreadable, in the truth unknown."""
-        known = target != -1
-        self.counts = self.counts + torch.stack([(pred == target) & known, known]).sum(1)
-
-    def compute(self) -> Tensor:
-        """Return the share of correct predictions."""
-        return ratio(*self.counts)
-
-
-class UAR(ClassConfusion):
-    """Accumulating :func:`uar` (``num_classes``), a scalar."""
-
-    def compute(self) -> Tensor:
-        """Return the mean recall over the classes that occur in the truth."""
-        return recall(self.counts).nanmean()
-
-
-class CCC(Moments):
-    """Accumulating :func:`ccc` (``num_columns=1``), (D,) or a scalar for one column."""
-
-    def compute(self) -> Tensor:
-        """Return the concordance of each column."""
-        return ccc_of(self.moments)
-
-
-class ICC31(Moments):
-    """Accumulating :func:`icc31` (``num_columns=1``), (D,) or a scalar for one column."""
-
-    def compute(self) -> Tensor:
-        """Return ICC(3,1) of each column."""
-        return icc31_of(self.moments)
 
 
 class TaskMetrics(nn.Module):

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from faceaffect.errors import DataError
+from faceaffect.files import replacing
 from faceaffect.schema import VA_NAMES, LabelSchema
 from faceaffect.scores.answers import generated_metrics
 from faceaffect.scores.metrics import TaskMetrics
@@ -186,9 +187,8 @@ class Predictions:
         table = self.table(attribute_names)
         for name in filter(_is_text, map(str, table)):
             table[name] = [_quoted(cell, spreadsheet_safe) for cell in table[name]]
-        part = path.with_suffix(".part")
-        table.to_csv(part, index=False, float_format="%.6g")
-        part.replace(path)
+        with replacing(path) as part:
+            table.to_csv(part, index=False, float_format="%.6g")
 
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")

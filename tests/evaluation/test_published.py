@@ -56,6 +56,8 @@ def summary(**changed: Any) -> dict[str, Any]:
         "protocol": "three_fold",
         "threshold": 2.0,
         "folds": [1, 2, 3],
+        "tested": [None, None, None],
+        "assignments": [0],
         "n": [1, 1, 1],
         "schema": {"aus": list(aus)},
         "mean": ours,

@@ -16,7 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from faceaffect.components import at_home
 from faceaffect.errors import RecipeError, first_line, printable, shown, suggest
-from faceaffect.interpolation import Environment, check_references, forgotten, map_strings, without
+from faceaffect.recipe.interpolation import (
+    Environment,
+    check_references,
+    forgotten,
+    map_strings,
+    without,
+)
 from faceaffect.registry import as_node, check_name
 
 SECTIONS: dict[str, type] = {
@@ -71,8 +77,9 @@ class Recipe:
 
 def recipe_folder() -> Path:
     """Return the folder of the recipes that the package ships."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "recipes"
+    package = Path(__file__).parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
 
 
 def list_recipes() -> list[str]:
