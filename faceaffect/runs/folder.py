@@ -23,6 +23,7 @@ from faceaffect.module import FaceModule
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe, read_config
+from faceaffect.recipe.interpolation import strings
 
 if sys.platform != "win32":
     import fcntl
