@@ -127,7 +127,11 @@ class VideoReader:
         stream = self._container.streams[self._index.stream]
         assert isinstance(stream, VideoStream)
         if key > 0:
-            self._container.seek(self._index.key_times[key], stream=stream)
+            try:
+                self._container.seek(self._index.key_times[key], stream=stream)
+            except av.FFmpegError:  # a damaged index points nowhere
+                self._start(0)
+                return
         self._current, self._decoded = None, self._number(_decode(self._container, stream))
 
     def _number(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
