@@ -22,7 +22,7 @@ from torch import Tensor
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.data.synthetic import SyntheticFaces
-from faceaffect.models.sacl import SACL
+from faceaffect.models.sacl import SACL, SACLOutput
 
 AUS = (4, 6, 9, 12, 26, 43)
 PAIR = (4, 26)
@@ -32,7 +32,7 @@ TRAIN, TEST, BATCH, EPOCHS, RATE = 2000, 600, 32, 10, 5e-3
 class SACLOnMaps(SACL):
     """SACL whose frozen backbone has already looked: its maps stand in for the faces."""
 
-    def forward(self, image: Tensor) -> object:
+    def look(self, image: Tensor) -> SACLOutput:
         """Return what SACL makes of maps (B, stages, C, H, W)."""
         return self.network(image.unbind(1))
 
@@ -77,7 +77,7 @@ def look(model: SACLOnMaps, data: SyntheticFaces) -> Tensor:
 @torch.no_grad()
 def places(model: SACLOnMaps, maps: Tensor) -> list[int]:
     """Return the place of the pair's edge in the mean graph of each stage; 1 is the strongest."""
-    graphs = [model.eval()(part).graphs for part in maps.split(100)]
+    graphs = [model.eval().look(part).graphs for part in maps.split(100)]
     mean = torch.cat(graphs).mean(0)
     both = mean + mean.mT
     row, column = torch.triu_indices(len(AUS), len(AUS), 1)
