@@ -96,7 +96,7 @@ def differences(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for key in {key: None for own in terms.values() for key in own}:
         groups: dict[str, list[str]] = {}
         for name in [name for name, own in terms.items() if key in own]:
-            groups.setdefault(json.dumps(terms[name][key]), []).append(name)
+            groups.setdefault(json.dumps(terms[name][key], sort_keys=True), []).append(name)
         if len(groups) > 1:
             shown = "; ".join(f"{value} in {', '.join(who)}" for value, who in groups.items())
             lines.append(f"{key}: {shown}")
