@@ -49,6 +49,12 @@ def add_command(
     return parser
 
 
+def given_options(args: argparse.Namespace) -> list[str]:
+    """Return the words of what every command takes, to repeat a command."""
+    given = {"--import": args.imports, "--allow-env": args.allow_env}
+    return [word for name, values in given.items() for one in values or () for word in (name, one)]
+
+
 def add_recipe(parser: Parser) -> None:
     """Take a recipe and overrides."""
     parser.add_argument(

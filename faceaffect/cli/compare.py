@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from faceaffect.cli.arguments import Commands, add_command, add_spreadsheet_safe
+from faceaffect.cli.arguments import Commands, add_command, add_spreadsheet_safe, given_options
 
 
 def add(commands: Commands) -> None:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         args.seeds,
         args.folder,
         faces=args.faces,
-        imports=args.imports or (),
+        options=given_options(args),
         trials=args.tune,
         spaces=args.space or (),
         repeats=args.repeats,

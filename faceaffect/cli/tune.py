@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from faceaffect.cli.arguments import Commands, add_command
+from faceaffect.cli.arguments import Commands, add_command, given_options
 from faceaffect.errors import RecipeError
 
 
@@ -41,6 +41,6 @@ def run(args: argparse.Namespace) -> int:
 
     words = ["faceaffect", "tune", *args.sources, *args.overrides, "--trials", str(args.trials)]
     words += ["--storage", without_password(args.storage)] if args.storage else []
-    words += [word for module in args.imports or () for word in ("--import", module)]
+    words += given_options(args)
     tune(recipe, *space, trials=args.trials, storage=args.storage, command=shlex.join(words))
     return 0

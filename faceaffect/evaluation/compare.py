@@ -39,7 +39,7 @@ def compare(
     output: Path | None = None,
     *,
     faces: bool = False,
-    imports: Sequence[str] = (),
+    options: Sequence[str] = (),
     trials: int = 0,
     spaces: Sequence[Path] = (),
     repeats: int = 1,
@@ -57,7 +57,8 @@ def compare(
         seeds: each recipe is trained with so many seeds, from its own on.
         output: folder of the report; absent, a new one in ``compare`` below the runs.
         faces: show pictures and names of real people in the report; drawn faces are always shown.
-        imports: modules that were imported for own models, for the command in the report.
+        options: further words of the command in the report: what was imported for own models, and
+            what recipes may read of the environment.
         trials: search each recipe by so many trials, on the same validation people, before it is
             trained; 0 takes the recipes as they stand.
         spaces: files with the keys to search, each named by its model; absent, those that ship.
@@ -90,7 +91,7 @@ def compare(
     described = _describe(entrants, finished, tables, data, pictures=faces or is_drawn(data))
     described |= {
         "assignments": others,
-        "command": _command(sources, overrides, seeds, trials, spaces, repeats, faces, imports),
+        "command": _command(sources, overrides, seeds, trials, spaces, repeats, faces, options),
         "failed": failed,
     }
     described["warnings"] = warnings + lost + described["warnings"] + report.doubtful(described)
@@ -327,8 +328,8 @@ def _measure(
             warnings.append(f"{entrant.name}: its cost could not be measured: {error!r}")
         trained = [read_result(run)["cost"] for run in own]
         costs[entrant.name] = cost | {
-            "training_seconds": _mean({"": c["training_seconds"]} for c in trained)[""],
-            "training_device": trained[0]["device"],
+            "training_seconds": _mean({"": c.get("training_seconds")} for c in trained)[""],
+            "training_device": trained[0].get("device"),
             "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
         }
     devices = sorted({cost["training_device"] for cost in costs.values()} - {None})
@@ -358,7 +359,7 @@ def _command(
     spaces: Sequence[Path],
     repeats: int,
     faces: bool,
-    imports: Sequence[str],
+    options: Sequence[str],
 ) -> str:
     words = ["faceaffect", "compare", *sources, *overrides]
     words += ["--seeds", str(seeds)] if seeds > 1 else []
@@ -366,8 +367,7 @@ def _command(
     words += [word for space in spaces for word in ("--space", str(space))]
     words += ["--repeats", str(repeats)] if repeats > 1 else []
     words += ["--faces"] if faces else []
-    words += [word for module in imports for word in ("--import", module)]
-    return shlex.join(words)
+    return shlex.join([*words, *options])
 
 
 def _say(described: Mapping[str, Any], folder: Path) -> None:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from faceaffect import registry
 from faceaffect.errors import RecipeError
 from faceaffect.module import AffectModule
-from faceaffect.recipe import Recipe, list_recipes, load_recipe, resolve
+from faceaffect.recipe import Recipe, list_recipes, load_recipe, read_config, resolve
 from faceaffect.runs.limits import partial_test, refuse_partial_test
 from faceaffect.runs.result import RESULT, read_result
 from faceaffect.runs.train import check_sections
@@ -94,7 +94,7 @@ def _given_run(folder: Path, overrides: Sequence[str]) -> Entrant:
     if partial := partial_test(result):
         raise RecipeError(f"{folder}: {partial}; test all of them to compare")
     placing = [o for o in overrides if o.partition("=")[0].split(".")[0] in ("data", "output")]
-    config = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
+    config = OmegaConf.to_container(read_config(folder / "recipe.yaml"))
     assert isinstance(config, dict)
     sections = {str(key): value for key, value in config.items()}
     recipe, placed = (

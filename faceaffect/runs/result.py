@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import subprocess
+import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,8 +17,9 @@ import torch.distributed as dist
 import faceaffect
 from faceaffect import hardware
 from faceaffect.data.base import FaceDataModule
-from faceaffect.errors import DataError
-from faceaffect.files import write_atomically
+from faceaffect.data.protocols import SIDES
+from faceaffect.errors import DataError, SchemaError, shown
+from faceaffect.files import read_json, write_atomically
 from faceaffect.module import AffectModule, FaceModule
 from faceaffect.networks.provenance import started_from
 from faceaffect.optim import muon_dtype
@@ -26,6 +29,7 @@ from faceaffect.runs import cost
 from faceaffect.runs.limits import limits_of
 from faceaffect.runs.people import people_section, without_people
 from faceaffect.runs.uses import faces_scored
+from faceaffect.schema import LabelSchema
 from faceaffect.scores.metrics import absent, trivial_baselines
 from faceaffect.scores.predictions import Predictions
 
@@ -148,17 +152,98 @@ def _cost(model: AffectModule, data: FaceDataModule) -> dict[str, Any]:
     return {"device": None, "training_seconds": None}
 
 
+_TEXT, _COUNT, _TABLE = (str, type(None)), (int, type(None)), (dict, type(None))
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is None or one that a float can hold."""
+    return value is None or (
+        isinstance(value, (int, float)) and not abs(value) > sys.float_info.max
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_salt(value: Any) -> bool:
+    hexadecimal = isinstance(value, str) and re.fullmatch("([0-9a-f]{2}){1,64}", value)
+    return value is None or bool(hexadecimal)
+
+
+def _is_lessons(value: Any) -> bool:
+    keys = ("weights", "data", "labels")
+    return isinstance(value, list) and all(
+        isinstance(item, dict) and all(isinstance(item.get(key), str) for key in keys)
+        for item in value
+    )
+
+
+_NEEDED: dict[str, Any] = {
+    "recipe": str, "data.name": str, "schema": dict, "notes": dict, "skipped": dict, "cost": dict,
+    "metrics": dict, "environment.seed": int, "environment.versions.faceaffect": str,
+    "protocol.name": str, "protocol.fold": _COUNT, "protocol.folds": int,
+    "protocol.selection": _TEXT,
+    **{f"protocol.sizes.{side}": int for side in SIDES},
+    **{f"protocol.sha256.{side}": str for side in SIDES},
+}  # fmt: skip
+_OF_ANSWERS: dict[str, Any] = {"n": int, "scored": dict, "baselines": dict}
+_OPTIONAL: dict[str, Any] = {
+    "checkpoint": dict, "training": _TABLE, "training.epochs": _COUNT, "started_from": _is_lessons,
+    "tuned": _TABLE, "tuned.chosen": _TABLE, "tuned.trials": _COUNT,
+    **{f"tuned.{key}": _is_number for key in ("lowest", "median", "score")},
+    "cost.training_seconds": _is_number, "cost.device": _TEXT, "protocol.seed": _COUNT,
+    "protocol.tested": _TEXT, "notes.threshold": _is_number, "limits": dict,
+    "partial": _TABLE, "partial.seen": int, "partial.of": int,
+    "people": dict, "people.salt": _is_salt, **{f"people.{side}": _is_texts for side in SIDES},
+}  # fmt: skip
+"""What has to stand in a result, and of what kind each entry is that anything is made of."""
+
+
 def read_result(folder: Path) -> dict[str, Any]:
-    """Return what :func:`write_result` wrote of a finished run.
+    """Return what :func:`write_result` wrote of a finished run, which may be a stranger's.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged, or lacks what a result has.
     """
+    file = folder / RESULT
     try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result: dict[str, Any] = read_json(file.read_bytes())
     except ValueError as error:
-        raise DataError(f"{folder / RESULT}: not readable: {error}") from None
+        raise DataError(f"{file}: not readable: {error}") from None
+    needed = _NEEDED | (_OF_ANSWERS if isinstance(result, dict) and "n" in result else {})
+    kinds = needed | _OPTIONAL
+    kinds |= {f"{table}/{key}": _is_number for table in ("metrics", "baselines")
+              for key in _names(result, table)}  # fmt: skip
+    for path, kind in kinds.items():
+        value, name = _at(result, path), path.replace("/", ".")
+        if value is _ABSENT and path in needed:
+            raise DataError(f"{file}: not a result of a run: {name} is not there")
+        fits = isinstance(value, kind) if isinstance(kind, (type, tuple)) else kind(value)
+        if not fits and value is not _ABSENT:
+            raise DataError(f"{file}: not a result of a run: {name} is {shown(value)}")
+    try:
+        for schema in ("schema", *(("scored",) if "n" in result else ())):
+            LabelSchema.from_dict(result[schema])
+    except (SchemaError, TypeError) as error:
+        raise DataError(f"{file}: {schema}: {error}") from None
     return result
+
+
+_ABSENT = object()
+
+
+def _at(result: Any, path: str) -> Any:
+    """Return what stands at a path; names of metrics, which hold anything, follow a slash."""
+    table, slash, name = path.partition("/")
+    for key in (*table.split("."), *((name,) if slash else ())):
+        result = result.get(key, _ABSENT) if isinstance(result, dict) else _ABSENT
+    return result
+
+
+def _names(result: Any, table: str) -> list[str]:
+    found = result.get(table) if isinstance(result, dict) else None
+    return list(found) if isinstance(found, dict) else []
 
 
 def _seen(

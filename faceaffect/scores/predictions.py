@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from faceaffect.errors import DataError
+from faceaffect.errors import DataError, printable, shown
 from faceaffect.files import replacing
 from faceaffect.schema import VA_NAMES, LabelSchema
 from faceaffect.scores.answers import generated_metrics
@@ -229,13 +229,19 @@ def _names(index: Tensor, names: tuple[str, ...]) -> list[str | None]:
     return [names[i] if i >= 0 else None for i in index.tolist()]
 
 
+_RANGES = {"prob/": (0, 1), "pred/": (-1, 1), "target/": (-1, 1)}
+"""What columns of numbers begin with, and between which values those are."""
+
+
 def read_table(file: Path) -> pd.DataFrame:
     """Return a ``predictions.csv``, sorted by id; unknown truths and unreadable answers are NaN.
 
     Raises:
-        DataError: it is missing or no such table.
+        DataError: it is missing or no such table, or a cell is no number or out of range.
     """
     texts = {"id": str, "subject": str, "target/expression": object}
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: not a regular file")
     try:
         table = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
@@ -244,9 +250,27 @@ def read_table(file: Path) -> pd.DataFrame:
         raise DataError(f"{file}: no predictions, the columns id and subject are missing")
     for name in filter(_is_text, map(str, table)):
         table[name] = table[name].map(_unquoted)
+    for name in [name for name in map(str, table) if not _is_text(name)]:
+        table[name] = _numbers(file, table[name])
     if "text" in table:
         table["text"] = table["text"].fillna("")
     return table.sort_values("id", ignore_index=True)
+
+
+def _numbers(file: Path, column: "pd.Series[Any]") -> "pd.Series[Any]":
+    ends = next(
+        (ends for begin, ends in _RANGES.items() if str(column.name).startswith(begin)), None
+    )
+    if ends is None:
+        return column
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = column[column.notna() & ~numbers.between(ends[0] - 1e-4, ends[1] + 1e-4)]
+    if len(wrong):
+        raise DataError(
+            f"{file}: {shown(column.name)} is {printable(str(wrong.iloc[0]), 80)} in one row, no number "
+            f"from {ends[0]} to {ends[1]}"
+        )
+    return numbers
 
 
 @dataclass(frozen=True)

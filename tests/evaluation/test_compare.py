@@ -1,8 +1,10 @@
 """Comparisons through the command line: one report, same numbers after a kill, what is refused."""
 
+import functools
 import gc
 import json
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from faceaffect.evaluation import measuring
 from faceaffect.evaluation.gallery import disagreement
 from faceaffect.models.gimefive import GiMeFive
 from faceaffect.module import AffectModule
+from faceaffect.recipe import interpolation
 from faceaffect.runs import cost
 from faceaffect.runs.people import hash_of
 from faceaffect.schema import LabelSchema
@@ -316,6 +319,105 @@ def test_a_run_whose_result_tells_of_a_leak_or_another_split_is_refused(
     (run / "metrics.json").unlink()
     assert main(["compare", str(run)]) == 2
     assert "this run is not finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("path", "value", "says"), [
+    ("environment.versions.faceaffect", None, "environment.versions.faceaffect is not there"),
+    ("protocol.sizes.test", "many", "protocol.sizes.test is 'many'"),
+    ("metrics.au_f1", "<b>", "metrics.au_f1 is '<b>'"),
+    ("scored.aus", [0], "scored: schema.aus: 0 is no FACS number"),
+    ("scored.aus", 3, "scored: 'int' object is not iterable"),
+    ("data.name", None, "data.name is not there"),
+    ("cost", [], "cost is []"),
+    ("skipped", "all\u001b[31m", "skipped is 'all"),
+    ("baselines", None, "baselines is not there"),
+    ("people.train", "me", "people.train is 'me'"),
+    ("people.train", [["me"]], "people.train is [['me']]"),
+    ("people.salt", "salt", "people.salt is 'salt'"),
+    ("people.salt", "ab" * 65, "people.salt is 'abab"),
+    ("metrics.au_f1", 10**400, "metrics.au_f1 is 1000"),
+    ("started_from", [{}], "started_from is [{}]"),
+    ("tuned", {"chosen": 3}, "tuned.chosen is 3"),
+    ("recipe", "../../elsewhere", "is no name of a recipe"),
+    ("checkpoint", 7, "checkpoint is 7"),
+])  # fmt: skip
+def test_a_strangers_result_that_is_none_is_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    path: str, value: Any, says: str,
+) -> None:  # fmt: skip
+    run = copy_run(place, tmp_path)
+    result = json.loads((run / "metrics.json").read_text())
+    *outer, last = path.split(".")
+    table = functools.reduce(lambda found, key: found[key], outer, result)
+    if value is None:
+        del table[last]
+    else:
+        table[last] = value
+    (run / "metrics.json").write_text(json.dumps(result))
+    capsys.readouterr()
+    assert main(["compare", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(run) in error
+    assert says in error
+    assert error.count("\n") == 1
+    assert error.strip().isprintable()
+
+
+@pytest.mark.parametrize(("column", "value"), [
+    ("prob/AU1", "much"), ("prob/AU1", 1.5), ("prob/happiness", "inf"), ("target/AU1", "NaN"),
+    ("pred/valence", -2),
+])  # fmt: skip
+def test_answers_that_are_no_numbers_are_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, value: Any
+) -> None:
+    file = copy_run(place, tmp_path) / "predictions.csv"
+    table = pd.read_csv(file, dtype=object)
+    table.loc[3, column] = value
+    table.to_csv(file, index=False)
+    capsys.readouterr()
+    assert main(["compare", str(file.parent)]) == 2
+    assert f"{file}: '{column}' is " in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"[]", b"7", b"\xff", b"[" * 99_999, b"{", b"null"])
+def test_what_is_no_table_of_results_is_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    run = copy_run(place, tmp_path)
+    (run / "metrics.json").write_bytes(content)
+    capsys.readouterr()
+    assert main(["compare", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert str(run / "metrics.json") in error
+    assert error.count("\n") == 1
+
+
+def test_a_strangers_damaged_recipe_is_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(place, tmp_path)
+    for content in ("a: [", "- 1", "seed: 1"):
+        (run / "recipe.yaml").write_text(content)
+        capsys.readouterr()
+        assert main(["compare", str(run)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_command_of_a_report_can_be_repeated(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpolation, "allowed_env", set())
+    monkeypatch.setenv("MY_FACES", str(place / "faces"))
+    recipe = (place / "a.yaml").read_text().replace(
+        str(place / "faces" / "faces.csv"), "${oc.env:MY_FACES}/faces.csv"
+    )  # fmt: skip
+    (tmp_path / "a.yaml").write_text(recipe.replace(str(place / "runs"), str(tmp_path / "runs")))
+    argv = ["compare", str(tmp_path / "a.yaml"), "trainer.max_epochs=1", "--allow-env", "MY_FACES"]
+    assert main(argv) == 0
+    (report,) = reports(tmp_path)
+    assert shlex.split(report["command"]) == ["faceaffect", *argv]
 
 
 FAILING = """

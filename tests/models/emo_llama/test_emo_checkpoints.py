@@ -290,6 +290,34 @@ def test_damaged_folders_are_named(words: str, tmp_path: Path) -> None:
         make(words, llm={"name": folder})
 
 
+REMOTE = """
+import pathlib
+pathlib.Path("%s").touch()
+from transformers import LlamaConfig as Own, LlamaForCausalLM as Net
+from transformers import PreTrainedTokenizerFast as Words
+"""
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_model_is_not_run(words: str, tmp_path: Path, file: str) -> None:
+    folder, mark = tmp_path / "model", tmp_path / "run"
+    saved_llm(folder, words)
+    (folder / "own.py").write_text(REMOTE % mark)
+    settings = json.loads((folder / file).read_text())
+    if file == "config.json":
+        settings |= {"model_type": "own", "architectures": ["Net"]}
+        settings["auto_map"] = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Net"}
+    else:
+        settings |= {"tokenizer_class": "Words", "auto_map": {"AutoTokenizer": [None, "own.Words"]}}
+        (folder / "config.json").write_text('{"model_type": "own"}')
+    (folder / file).write_text(json.dumps(settings))
+    llm = {"name": str(folder)} if file == "config.json" else {"config": LLAMA}
+    with pytest.raises(CheckpointError) as caught:
+        make(words, llm={**llm, "tokenizer": str(folder)})
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
 # The cache of frozen features
 
 
