@@ -267,8 +267,8 @@ def _numbers(file: Path, column: "pd.Series[Any]") -> "pd.Series[Any]":
     wrong = column[column.notna() & ~numbers.between(ends[0] - 1e-4, ends[1] + 1e-4)]
     if len(wrong):
         raise DataError(
-            f"{file}: {shown(column.name)} is {printable(str(wrong.iloc[0]), 80)} in one row, no number "
-            f"from {ends[0]} to {ends[1]}"
+            f"{file}: {shown(column.name)} is {printable(str(wrong.iloc[0]), 80)} in one row, no "
+            f"number from {ends[0]} to {ends[1]}"
         )
     return numbers
 
