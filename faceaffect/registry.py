@@ -121,20 +121,23 @@ def get(table: str, name: str, where: str | None = None) -> Any:
     """Import and return the class or function behind a name of a table.
 
     Raises:
-        RecipeError: the name is not in the table, or the package behind it is not installed.
+        RecipeError: the name is not in the table, or what it points to is not there or needs a
+            package that is not installed.
     """
     path = TABLES[table][check_name(table, name, where)]
     module, _, attribute = path.partition(":")
+    missing = f"{where or table}: '{name}' points to {path}, which is not there"
     try:
-        return getattr(import_module(module), attribute)
+        found = import_module(module)
     except ModuleNotFoundError as error:
         if error.name and module.startswith(error.name):
-            raise RecipeError(
-                f"{where or table}: '{name}' points to {path}, which is not there"
-            ) from None
+            raise RecipeError(missing) from None
         raise RecipeError(
             f"{where or table}: '{name}' needs the package {error.name}: pip install {error.name}"
         ) from None
+    if not hasattr(found, attribute):
+        raise RecipeError(missing)
+    return getattr(found, attribute)
 
 
 def names_with(table: str, member: str) -> list[str]:

@@ -1,11 +1,34 @@
 """Fixtures that several test files share."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from faceaffect.registry import TABLES
 from servers import Reply, serving
+
+
+def pytest_configure() -> None:
+    """Of several processes (``-n``), which are as many as there are cores, let each use one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def as_found() -> Iterator[None]:
+    """Leave the registry as a test found it; Ctrl-C arrives as it does at a keyboard.
+
+    A shell's background jobs ignore Ctrl-C, and so does a command whose last words it called for.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {name: dict(table) for name, table in TABLES.items()}
+    yield
+    for name, table in before.items():
+        TABLES[name].clear()
+        TABLES[name].update(table)
 
 
 @pytest.fixture
