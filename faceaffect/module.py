@@ -2,6 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -11,8 +12,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from faceaffect import registry
-from faceaffect.data.batch import FaceBatch, as_clips, frames, move_labels, move_predictions
+from faceaffect.data.asked import as_batch, asked
+from faceaffect.data.batch import (
+    FaceBatch,
+    as_clips,
+    frames,
+    mean_over_frames,
+    move_labels,
+    move_predictions,
+)
 from faceaffect.data.faces.crop import Crop
+from faceaffect.data.image import IMAGE_SIZE
 from faceaffect.errors import CheckpointError, FaceAffectError, SchemaError
 from faceaffect.networks import backbones
 from faceaffect.optim import Optim, decay_groups
@@ -130,13 +140,28 @@ class AffectModule(FaceModule):
     # What a model writes
 
     @abstractmethod
-    def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
+    def predict(self, batch: Any) -> dict[str, Tensor]:
         """Return answers for every task of the schema.
+
+        A model writes this for a batch. Whoever calls it may also hand over faces that are cut out
+        already, in any form of :func:`faceaffect.data.asked.as_batch`: a tensor (B, 3, H, W) of
+        uint8, an array (H, W, 3), the path of a picture. It runs without gradients, unless within
+        :func:`faceaffect.data.asked.with_graph`. Whole photos are for
+        :class:`~faceaffect.prediction.predictor.Predictor`, which finds the faces.
 
         Returns:
             ``au``: (B, A) probabilities; ``expression``: (B, K) probabilities that sum to 1;
             ``va``: (B, 2) in [-1, 1]. A model that answers in words adds ``text``, B strings.
+
+        Raises:
+            DataError: what was handed over is no face, or a file cannot be read.
         """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let what a model writes as :meth:`predict` be called with faces in any form."""
+        super().__init_subclass__(**options)
+        if "predict" in vars(cls):
+            cls.predict = asked(cls.predict)  # type: ignore[method-assign]
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take the statistics of the training part; a model may derive weights from them.
@@ -164,6 +189,8 @@ class AffectModule(FaceModule):
 
     def setup(self, stage: str) -> None:
         """Match the data's schema by name and take the training part's statistics."""
+        if stage == "predict":  # all is answered, and nothing is scored
+            return
         data = getattr(self.trainer, "datamodule", None)
         self._data_schema = getattr(data, "schema", self.schema)
         if stage == "fit":
@@ -260,29 +287,47 @@ class AffectModule(FaceModule):
         """Log what is the same in every process, having been gathered: so the greatest is it."""
         self.log(name, value, prog_bar=prog_bar, sync_dist=True, reduce_fx="max")
 
-    def predict_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
-        """Return the answers for a batch with the samples' ids."""
-        batch, prediction = self.answer(batch)
-        return {"id": batch["id"], **prediction}
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Return all answers for a batch with the samples' ids, whatever the data labels.
+
+        The batch may be faces in any form that :meth:`predict` takes.
+        """
+        batch = self._as_batch(batch)
+        if not batch.get("id", True):  # no sample of it was readable
+            return {"id": []}
+        answers = self._all_answers(batch)
+        return {"id": batch["id"], **answers} if "id" in batch else answers
 
     def answer(self, batch: FaceBatch) -> tuple[FaceBatch, dict[str, Any]]:
         """Return a batch and the model's predictions for it, both in the scored names.
 
         Predictions of an image model for a clip are means over the clip's frames.
         """
-        if self.clips:
-            prediction = self.predict(as_clips(batch))
-        elif "video" in batch:
-            flat, clip = frames(batch)
-            prediction = _mean_over_frames(self.predict(flat), clip, len(batch["id"]))
-        else:
-            prediction = self.predict(batch)
+        prediction = self._all_answers(batch)
         words = prediction.pop("text", None)
-        prediction = {task: value.float() for task, value in prediction.items()}
         moved: dict[str, Any] = dict(move_predictions(prediction, self.schema, self._scored))
         if words is not None:
             moved["text"] = words
         return move_labels(batch, self._data_schema, self._scored), moved
+
+    def _all_answers(self, batch: FaceBatch) -> dict[str, Any]:
+        """Return float32 answers in the model's own names; of clips, means over their frames."""
+        if self.clips:
+            prediction = self.predict(as_clips(batch))
+        elif "video" in batch:
+            flat, clip = frames(batch)
+            prediction = mean_over_frames(self.predict(flat), clip, len(batch["frame_mask"]))
+        else:
+            prediction = self.predict(batch)
+        return {k: v if k == "text" else v.float() for k, v in prediction.items()}
+
+    def _as_batch(self, faces: Any) -> FaceBatch:
+        """Return faces in any form as a batch on the model's device; a batch as it is."""
+        if isinstance(faces, Mapping):
+            return faces  # type: ignore[return-value]
+        batch = as_batch(faces, self.image_size or IMAGE_SIZE)
+        batch["image"] = batch["image"].to(self.device)
+        return as_clips(batch) if self.clips else batch
 
     def _raise_if_not_finite(self) -> None:
         pending, self._finite = self._finite, None
@@ -394,18 +439,3 @@ def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
     """Seed torch for one training step, so that a resumed run repeats its random numbers."""
     words = [seed, epoch, step, rank]
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
-
-
-def _mean_over_frames(prediction: dict[str, Any], clip: Tensor, clips: int) -> dict[str, Any]:
-    """Average predictions (M, ...) of frames into (clips, ...); words of the first frame stand."""
-    count = torch.bincount(clip, minlength=clips).unsqueeze(1)
-    means: dict[str, Any] = {}
-    for task, value in prediction.items():
-        if task == "text":
-            first = [int((clip == c).nonzero()[0, 0]) for c in range(clips)]
-            means[task] = [value[i] for i in first]
-        else:
-            value = value.float()
-            total = value.new_zeros(clips, value.shape[1]).index_add_(0, clip, value)
-            means[task] = total / count
-    return means

@@ -160,6 +160,10 @@ class FaceDataModule(L.LightningDataModule):
         """Return batches of the test part, in order."""
         return self._loader(self.split.test)
 
+    def predict_dataloader(self) -> FaceLoader:
+        """Return batches of the test part, in order; ``protocol: all`` puts every sample there."""
+        return self.test_dataloader()
+
     def in_order(self, side: Literal["train", "val", "test"]) -> FaceLoader:
         """Return batches of a part in the order of the data, without augmentation."""
         return self._loader(getattr(self.split, side))

@@ -1,6 +1,6 @@
 """The one form in which faces and labels travel from the data to the models."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -128,6 +128,21 @@ def frames(batch: FaceBatch) -> tuple[FaceBatch, Tensor]:
         if key in batch:
             flat[key] = [batch[key][i] for i in owner]  # type: ignore[literal-required]
     return flat, clip
+
+
+def mean_over_frames(prediction: dict[str, Any], clip: Tensor, clips: int) -> dict[str, Any]:
+    """Average predictions (M, ...) of frames into (clips, ...); words of the first frame stand."""
+    count = torch.bincount(clip, minlength=clips).unsqueeze(1)
+    means: dict[str, Any] = {}
+    for task, value in prediction.items():
+        if task == "text":
+            first = [int((clip == c).nonzero()[0, 0]) for c in range(clips)]
+            means[task] = [value[i] for i in first]
+        else:
+            value = value.float()
+            total = value.new_zeros(clips, value.shape[1]).index_add_(0, clip, value)
+            means[task] = total / count
+    return means
 
 
 def as_clips(batch: FaceBatch) -> FaceBatch:

@@ -142,6 +142,23 @@ def _explain(reason: str) -> str:
     return f"the image is truncated ({reason})" if truncated else reason
 
 
+def as_picture(item: Any) -> NDArray[np.uint8]:
+    """Return an array (H, W) or (H, W, 3) of uint8, or a PIL picture, as (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: it is none.
+    """
+    image = np.asarray(item.convert("RGB") if hasattr(item, "convert") else item)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise DataError(
+            f"an array of shape {image.shape} and type {image.dtype} is no picture: "
+            "(height, width, 3) uint8 RGB is"
+        )
+    return np.ascontiguousarray(image)
+
+
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Return an image or every frame of a clip scaled to a square.
 

@@ -14,6 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from rich.progress import track
 from torch import Tensor, nn
 
+from faceaffect.data.asked import with_graph
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import FaceAffectError, unknown
 from faceaffect.module import AffectModule
@@ -182,7 +183,8 @@ def _straight(task: str, answer: Tensor) -> Tensor:
 
 def _predict(model: AffectModule, image: Tensor) -> dict[str, Tensor]:
     batch = FaceBatch(image=image, id=["face"] * len(image), subject=["?"] * len(image))
-    return model.predict(as_clips(batch) if model.clips else batch)
+    with with_graph():
+        return model.predict(as_clips(batch) if model.clips else batch)
 
 
 def _answer(model: AffectModule, face: NDArray[np.uint8]) -> list[float]:

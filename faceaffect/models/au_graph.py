@@ -103,7 +103,7 @@ class StaticGraph(nn.Module):
         """Return the graph (B, N, N) for B faces' nodes (B, N, width); there is no memory."""
         # Scaled as cosines over the starting temperature of SelfAdjustingGraph.
         graph = sparse_graph(10 * self.scores, self.neighbours, self.select)
-        return graph.expand(len(nodes), -1, -1), None
+        return graph.expand(nodes.shape[0], -1, -1), None
 
 
 class FixedGraph(nn.Module):
@@ -129,7 +129,7 @@ class FixedGraph(nn.Module):
 
     def forward(self, nodes: Tensor, memory: Tensor | None = None) -> tuple[Tensor, None]:
         """Return the graph (B, N, N) for B faces' nodes (B, N, width); there is no memory."""
-        return self.adjacency.expand(len(nodes), -1, -1), None
+        return self.adjacency.expand(nodes.shape[0], -1, -1), None
 
 
 class GraphUpdate(nn.Module):

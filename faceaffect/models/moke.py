@@ -34,7 +34,7 @@ class Stream(NamedTuple):
     def pooled(self, patches: int) -> Tensor:
         """Return each expert's output at full width, averaged over the last tokens, (B, N, C)."""
         mean = self.features[:, -patches:, :-1].mean(1)
-        mean = mean.reshape(len(mean), len(self.up), -1)
+        mean = mean.unflatten(1, (self.up.shape[0], -1))  # type: ignore[no-untyped-call]
         return torch.einsum("bnh,nch->bnc", mean, self.up[..., :-1]) + self.up[..., -1]
 
 
@@ -118,7 +118,8 @@ class MoKEGroup(nn.Module):
 
     def _experts(self, inner: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return what the experts feed to their up-projections, (B, P, N x h) like ``inner``."""
-        maps = inner.reshape(len(inner), *grid, -1).permute(0, 3, 1, 2)  # channels last in memory
+        maps = inner.unflatten(1, grid)  # type: ignore[no-untyped-call]
+        maps = maps.permute(0, 3, 1, 2)  # channels last in memory
         m: Tensor = self.mix(F.gelu(maps))
         total = m
         if self.mrf is not None:

@@ -365,7 +365,7 @@ def pool_grid(patches: Tensor, grid: tuple[int, int], side: int) -> Tensor:
         grid: height and width of the map, P = height * width.
         side: cells along each direction.
     """
-    maps = patches.mT.reshape(len(patches), -1, *grid)
+    maps: Tensor = patches.mT.unflatten(2, grid)  # type: ignore[no-untyped-call]
     return F.adaptive_avg_pool2d(maps, side).flatten(2).mT
 
 

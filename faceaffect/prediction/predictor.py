@@ -17,7 +17,7 @@ from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.data.faces.crop import Crop, cut
 from faceaffect.data.faces.finder import Face, FaceFinder, Frame
 from faceaffect.data.faces.tracks import Smoother, Tracker
-from faceaffect.data.image import IMAGE_SIZE, read_image, resize
+from faceaffect.data.image import IMAGE_SIZE, as_picture, read_image, resize
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.hardware import find_device
 from faceaffect.models.loading import answering, load_model
@@ -381,18 +381,5 @@ def _in_memory(items: Sequence[Any], fps: float | None) -> Iterator[Shot | Ended
         if isinstance(item, (str, os.PathLike)):
             yield from read_inputs(find_inputs([item]), fps=fps)
             continue
-        yield Shot(place, str(place), "", _array(item))
+        yield Shot(place, str(place), "", as_picture(item))
         yield Ended(place, str(place))
-
-
-def _array(item: Any) -> Frame:
-    """Return an array or PIL picture as (H, W, 3) uint8 RGB."""
-    image = np.asarray(item.convert("RGB") if hasattr(item, "convert") else item)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise DataError(
-            f"an array of shape {image.shape} and type {image.dtype} is no picture: "
-            "(height, width, 3) uint8 RGB is"
-        )
-    return np.ascontiguousarray(image)
