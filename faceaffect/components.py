@@ -5,6 +5,7 @@ Which names there are, :mod:`faceaffect.registry` says.
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
@@ -94,9 +95,20 @@ def arguments(
     if absent:
         raise RecipeError(f"{where}: {target.__name__} needs {', '.join(absent)}")
     for key, value in kwargs.items():
+        _check_number(key, value, f"{where}.{key}")
         for mark in getattr(hints.get(key), "__metadata__", ()):
             _check_nested(mark, value, f"{where}.{key}")
     return kwargs
+
+
+def _check_number(key: str, value: Any, where: str) -> None:
+    """See that numbers, also in a list, are finite, and that seeds are what generators take."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise RecipeError(f"{where}: {number} is no finite number")
+        seed = key == "seed" or key.endswith("_seed")
+        if seed and isinstance(number, int) and not 0 <= number < 2**32:
+            raise RecipeError(f"{where}: {number} is not between 0 and {2**32 - 1}")
 
 
 def at_home(value: Any) -> Any:

@@ -11,6 +11,9 @@ ENDING = ("SIGTERM", "SIGHUP", "SIGUSR1")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk without room says."""
 
+REFUSING = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EIO)
+"""What a disk says that takes nothing, or is gone."""
+
 
 class FaceAffectError(Exception):
     """Base of every error that names a thing the user can put right."""

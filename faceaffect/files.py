@@ -3,8 +3,8 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -40,6 +40,24 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is either there whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_together(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write text files that belong together: all are there, or none if one cannot be written.
+
+    Args:
+        folder: that exists; where nothing could be written, and nothing else is in it, it goes.
+        texts: by name of the file, in the order of their moves into place: programs that wait for
+            the last one find the others there.
+    """
+    try:
+        with ExitStack() as moves:
+            for name, text in reversed(list(texts.items())):  # left in reverse
+                moves.enter_context(replacing(folder / name)).write_text(text, encoding="utf-8")
+    except OSError:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def read_json(text: str | bytes) -> Any:

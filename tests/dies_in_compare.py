@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from faceaffect.cli import main
-from faceaffect.evaluation import measuring
 from faceaffect.module import AffectModule
-from faceaffect.runs import train
+from faceaffect.runs import cost, train
 
 POINTS = ("first epoch of a", "second epoch of a", "before b has a result", "cost", "report")
 
 
 def fake_cost(checkpoint: Path, image_size: int, device: str) -> dict[str, Any]:
     """Stand in for measuring, which takes seconds."""
-    numbers = dict.fromkeys(measuring.EMPTY, 1)
+    numbers = dict.fromkeys(cost.EMPTY, 1)
     return numbers | {"device": device, "throughput": {"1": 1.0}}
 
 
@@ -37,7 +36,7 @@ def before_the_json(source: Path, target: Path) -> None:
 def compare_until(point: str, argv: list[str], log: Path) -> None:
     """Run the command until the point, one of `POINTS`, or to its end."""
     sys.stdout = log.open("a")
-    measuring.measure_alone = fake_cost
+    cost.measure_alone = fake_cost
     start, write = AffectModule.on_train_batch_start, train.write_result
 
     def step(self: AffectModule, batch: Any, batch_idx: int) -> None:
@@ -54,7 +53,7 @@ def compare_until(point: str, argv: list[str], log: Path) -> None:
     AffectModule.on_train_batch_start = step  # type: ignore[method-assign]
     train.write_result = result
     if point == "cost":
-        measuring.measure_alone = die
+        cost.measure_alone = die
     if point == "report":
         os.replace = before_the_json  # type: ignore[assignment]
     sys.exit(main(argv))

@@ -10,7 +10,7 @@ import torch
 import pretrained
 from faceaffect.cli import main
 from faceaffect.recipe import list_recipes, load_recipe
-from test_recipes import data_of
+from trees.of_recipes import data_of
 
 FULL_SIZE = [name for name in list_recipes() if not name.startswith(("mini_", "pretrain_"))]
 

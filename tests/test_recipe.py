@@ -1,9 +1,11 @@
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 
-from faceaffect.components import Component, Options, arguments
+from faceaffect.components import Component, Options, arguments, create
+from faceaffect.data.base import create_data
 from faceaffect.errors import RecipeError
 from faceaffect.recipe import find_recipe, list_recipes, load_recipe
 
@@ -116,6 +118,8 @@ def test_arguments_come_back_as_plain_python() -> None:
     ("node", "message"),
     [
         ({"widht": 1}, "model.widht: unknown key; did you mean 'width'?"),
+        ({"rate": math.nan}, "model.rate: nan is no finite number"),
+        ({"rate": "inf"}, "model.rate: inf is no finite number"),
         ({"width": "fast"}, "model.width: Value 'fast' of type 'str' could not be converted"),
         ({"mode": "c"}, "model.mode: Invalid value 'c', expected one of ['a', 'b']"),
         ({"layers": [1, "x"]}, "model.layers[1]: Value 'x'"),
@@ -140,3 +144,15 @@ def test_wrong_arguments_are_named_at_every_level(node: dict, message: str) -> N
 def test_missing_arguments_are_named() -> None:
     with pytest.raises(RecipeError, match="backbone: nested needs name"):
         arguments(nested, {}, "backbone")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_named(seed: int) -> None:
+    node = {"name": "subject_kfold", "seed": seed}
+    with pytest.raises(RecipeError, match=r"protocol\.seed: -?\d+ is not between 0 and 4294967295"):
+        create("protocols", node)
+
+
+def test_a_negative_number_of_workers_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"data\.num_workers: -1 is not between 0 and 256"):
+        create_data("synthetic", n=40, subjects=20, num_workers=-1)

@@ -2,64 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faceaffect.cli import main
 from faceaffect.recipe import list_recipes, load_recipe
-from faces import write_csv, write_facial_expressions
-from trees import bp4d as bp4d_tree
-from trees import dfew, rafdb
-from trees import disfa as disfa_tree
+from trees.of_recipes import data_of
 
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2",
          "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "data.batch_size=4",
          "data.num_workers=0"]  # fmt: skip
-
-
-def disfa(root: Path) -> list[str]:
-    disfa_tree.write_labels(root)
-    disfa_tree.write_frames(root)
-    return [f"data.root={root}", "data.align=none"]
-
-
-def bp4d(root: Path) -> list[str]:
-    bp4d_tree.write_labels(root)
-    bp4d_tree.write_images(root)
-    return [f"data.root={root}", "data.align=none"]
-
-
-def mixture(root: Path, recipe: str) -> list[str]:
-    if recipe.startswith("emo_llama"):
-        faces, clips = rafdb.write(root / "rafdb"), dfew.write(root / "dfew")
-        return [f"data.sources.0.root={faces}", f"data.sources.1.root={clips}",
-                "data.sources.1.frames=2"]  # fmt: skip
-    if recipe == "auformer_lodo":
-        roots = [bp4d(root / "bp4d")[0], disfa(root / "disfa")[0]]
-        return [word for i, place in enumerate(roots)
-                for word in (f"data.sources.{i}.{place.removeprefix('data.')}",
-                             f"data.sources.{i}.align=none")]  # fmt: skip
-    table, other = write_csv(root / "csv"), write_facial_expressions(root / "other")
-    return [f"data.sources.0.table={table}", f"data.sources.1.root={other}"]
-
-
-DATA: dict[str, Any] = {
-    "bp4d": bp4d,
-    "csv": lambda root: [f"data.table={write_csv(root)}"],
-    "dfew": lambda root: [f"data.root={dfew.write(root)}", "data.frames=2"],
-    "disfa": disfa,
-    "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
-    "rafdb": lambda root: [f"data.root={rafdb.write(root)}"],
-    "template_labels": lambda root: ["data.n=60"],
-    "synthetic": lambda root: ["data.n=60", "data.subjects=20", f"data.cache={root}"],
-}
-"""For each dataset: writes a small tree in its layout and returns overrides that point to it."""
-
-
-def data_of(recipe: str, root: Path) -> list[str]:
-    name = load_recipe(recipe)["data"]["name"]
-    return mixture(root, recipe) if name == "mixture" else DATA[name](root)
 
 
 def small(recipe: str) -> list[str]:

@@ -98,8 +98,8 @@ class FaceDataModule(L.LightningDataModule):
             ("batch_size", batch_size, 2**20),
             ("num_workers", num_workers or 0, 256),
         ):
-            if value > most:
-                raise RecipeError(f"data.{name}: {shown(value)} is more than {most}")
+            if not 0 <= value <= most:
+                raise RecipeError(f"data.{name}: {shown(value)} is not between 0 and {most}")
         if not 0 <= balance_power <= 1:
             raise RecipeError(f"data.balance_power: {balance_power} is not between 0 and 1")
         if balance != "none" and balance not in dataset.schema.tasks:

@@ -1,7 +1,6 @@
 """BP4D-Spontaneous (Zhang et al., 2014): 41 people, 8 tasks each, occurrence of AUs."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import Samples
 from faceaffect.data.frames import (
     FrameDataset,
-    Frames,
     check_labels,
     find_folder,
-    locate,
+    locate_all,
     named_folders,
     numbered_files,
 )
@@ -91,38 +89,24 @@ class Bp4d(FrameDataset):
         if every < 1:
             raise RecipeError(f"data.every: {every} is not positive")
         folder = Path(root)
-        labels = _label_files(folder)
-        pictures = _pictures(folder, frames)
-        left_out: Counter[str] = Counter()
-        tables = []
-        for name, file in labels.items():
-            table = locate(_read_labels(file, chosen), pictures.get(name), left_out)
-            tables.append(table.assign(task=name))
-        left_out["recordings without labels"] = len(set(pictures) - set(labels))
-        table = pd.concat(tables)
-        table = table[table.index % every == 0]
+        labels = {name: _read_labels(file, chosen) for name, file in _label_files(folder).items()}
+        table, left_out = locate_all(labels, _pictures(folder, frames), every)
         if table.empty:
             raise DataError(f"{folder}: no frame has a label and a picture. {_HELP}")
         samples = Samples(
-            id=(table["task"] + table.index.map("/{:05d}".format)).to_numpy(str),
-            subject=table["task"].str.partition("/")[0].to_numpy(str),
+            id=table["id"].to_numpy(str),
+            subject=table["recording"].str.partition("/")[0].to_numpy(str),
             au=table[list(chosen)].to_numpy(np.float32),
-        )
-        aligner = open_aligner(align, crop, finder, crop_cache, folder)
-        self.frames = Frames(
-            ids=samples.id,
-            files=table["file"].to_numpy(str),
-            places=table["place"].to_numpy(np.int64),
-            aligner=aligner,
         )
         super().__init__(
             LabelSchema(aus=chosen),
             samples,
+            table,
+            open_aligner(align, crop, finder, crop_cache, folder),
             root=folder,
-            left_out={reason: count for reason, count in left_out.items() if count},
+            left_out=left_out,
             folds=PARTS,
-            crop=self.frames.crop(),
-            notes={"frames": len(samples), "every": every, **self.frames.notes()},
+            notes={"every": every},
         )
 
 

@@ -1,7 +1,6 @@
 """DISFA (Mavadati et al., 2013): 27 people watching videos, 12 AUs with intensities 0 to 5."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from io import StringIO
@@ -17,10 +16,9 @@ from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import Samples
 from faceaffect.data.frames import (
     FrameDataset,
-    Frames,
     check_labels,
     find_folder,
-    locate,
+    locate_all,
     named_folders,
     numbered_files,
 )
@@ -99,48 +97,28 @@ class Disfa(FrameDataset):
         kind, sources = _sources(folder, frames, camera, last)
         if align == "none" and kind == "videos":
             raise RecipeError("data.align: 'none' is for frames that are cropped, not for videos")
-        left_out: Counter[str] = Counter()
-        tables = [
-            locate(table, sources.get(name), left_out).assign(person=name)
-            for name, table in labels.items()
-        ]
-        left_out["recordings without labels"] = len(set(sources) - set(labels))
-        table = pd.concat(tables)
-        table = table[table.index % every == 0]
+        table, left_out = locate_all(labels, sources, every)
         if table.empty:
             raise DataError(f"{folder}: no frame has a label and a picture. {_HELP}")
         intensity = table[list(chosen)].to_numpy(np.float32)
         samples = Samples(
-            id=(table["person"] + table.index.map("/{:05d}".format)).to_numpy(str),
-            subject=table["person"].to_numpy(str),
+            id=table["id"].to_numpy(str),
+            subject=table["recording"].to_numpy(str),
             au=np.where(np.isnan(intensity), np.nan, intensity >= threshold).astype(np.float32),
             au_intensity=intensity,
         )
-        aligner = open_aligner(align, crop, finder, crop_cache, folder)
         own_points = camera == "left" and align in ("auto", "landmarks")
         self.points = _landmark_files(folder, last) if own_points else {}
-        self.frames = Frames(
-            ids=samples.id,
-            files=table["file"].to_numpy(str),
-            places=table["place"].to_numpy(np.int64),
-            aligner=aligner,
-            landmarks=self._reader,
-        )
         super().__init__(
             LabelSchema(aus=chosen),
             samples,
+            table,
+            open_aligner(align, crop, finder, crop_cache, folder),
+            landmarks=self._reader,
             root=folder,
-            left_out={reason: count for reason, count in left_out.items() if count},
+            left_out=left_out,
             folds=PARTS,
-            crop=self.frames.crop(),
-            notes={
-                "threshold": threshold,
-                "frames": len(samples),
-                "every": every,
-                "camera": camera,
-                "source": kind,
-                **self.frames.notes(),
-            },
+            notes={"threshold": threshold, "every": every, "camera": camera, "source": kind},
         )
 
     def landmarks(self, index: int) -> NDArray[np.float32] | None:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from faceaffect.data.align import Aligner
-from faceaffect.data.dataset import FaceDataset, Loaded
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
 from faceaffect.data.video import IMAGE_SUFFIXES, open_video, read_frames
 from faceaffect.errors import DataError
+from faceaffect.schema import LabelSchema
 
 UNKNOWN = (9, 999, -1)
 """Codes for an unknown AU label that one or another distribution uses."""
@@ -125,11 +126,50 @@ class Frames:
 class FrameDataset(FaceDataset):
     """A dataset of labelled frames of recordings.
 
+    Args:
+        schema: see :class:`.FaceDataset`.
+        samples: likewise.
+        table: of the samples, from :func:`locate_all`.
+        aligner: makes the crops and keeps them.
+        landmarks: as in :class:`Frames`.
+        root: as in :class:`.FaceDataset`.
+        left_out: likewise.
+        folds: likewise.
+        notes: likewise; what is told of the frames and their crops is added.
+
     Attributes:
-        frames: where the samples lie, and how faces are cut out; set before ``__init__``.
+        frames: where the samples lie, and how faces are cut out.
     """
 
-    frames: Frames
+    def __init__(
+        self,
+        schema: LabelSchema,
+        samples: Samples,
+        table: pd.DataFrame,
+        aligner: Aligner,
+        *,
+        landmarks: Landmarks | None = None,
+        root: Path,
+        left_out: dict[str, int],
+        folds: dict[str, tuple[str, ...]],
+        notes: dict[str, Any],
+    ) -> None:
+        self.frames = Frames(
+            ids=samples.id,
+            files=table["file"].to_numpy(str),
+            places=table["place"].to_numpy(np.int64),
+            aligner=aligner,
+            landmarks=landmarks,
+        )
+        super().__init__(
+            schema,
+            samples,
+            root=root,
+            left_out=left_out,
+            folds=folds,
+            crop=self.frames.crop(),
+            notes={"frames": len(samples), **notes, **self.frames.notes()},
+        )
 
     def path(self, index: int) -> Path:
         """Return the image file or the video behind a sample."""
@@ -212,6 +252,34 @@ def locate(
     left_out["frames without a label"] += len(set(source) - set(known.index))
     known = known[there]
     return known.assign(file=[str(source[frame]) for frame in known.index], place=-1)
+
+
+def locate_all(
+    labels: Mapping[str, pd.DataFrame],
+    sources: Mapping[str, Path | Mapping[int, Path]],
+    every: int,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the labelled frames of all recordings in one table, and what was left out and why.
+
+    Args:
+        labels: of each recording, see :func:`locate`.
+        sources: likewise.
+        every: take every n-th frame: those whose number it divides.
+
+    Returns:
+        What :func:`locate` gives, with ``recording`` and the unique ``id`` of each frame; and
+        reasons with how many they concern.
+    """
+    left_out: Counter[str] = Counter()
+    tables = [
+        locate(table, sources.get(name), left_out).assign(recording=name)
+        for name, table in labels.items()
+    ]
+    left_out["recordings without labels"] = len(set(sources) - set(labels))
+    table = pd.concat(tables)
+    table = table[table.index % every == 0]
+    ids = [f"{name}/{number:05d}" for number, name in table["recording"].items()]
+    return table.assign(id=ids), {reason: count for reason, count in left_out.items() if count}
 
 
 def check_labels(values: NDArray[np.float64], most: float, file: Path) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.truth import truth_table
 from faceaffect.errors import DataError, RecipeError
-from faceaffect.evaluation import agreement, measuring, report, statistics
+from faceaffect.evaluation import agreement, report, statistics
 from faceaffect.evaluation.assignments import assignments, over_assignments, reassigned
 from faceaffect.evaluation.conditions import conditions, unequal_terms
 from faceaffect.evaluation.entrants import Entrant, find_entrants
@@ -24,7 +24,7 @@ from faceaffect.evaluation.headlines import headlines
 from faceaffect.evaluation.training import done, train_missing
 from faceaffect.evaluation.tuning import tune_entrants
 from faceaffect.progress import console
-from faceaffect.runs import processes
+from faceaffect.runs import cost, processes
 from faceaffect.runs.folder import new_folder, read_made_of
 from faceaffect.runs.limits import limits_of, partial_test
 from faceaffect.runs.people import without_people
@@ -319,20 +319,20 @@ def _measure(
         size = agreement.full_section(entrant.recipes[0]["data"])["image_size"]
         if not registry.get("models", entrant.recipes[0]["model"]["name"]).has_cost:
             warnings.append(f"{entrant.name}: its answers were made elsewhere, at an unknown cost")
-            costs[entrant.name] = {**measuring.EMPTY, **_NO_TRAINING}
+            costs[entrant.name] = {**cost.EMPTY, **_NO_TRAINING}
             continue
         try:
-            cost = measuring.measure_alone(checkpoint, size, device)
+            found = cost.measure_alone(checkpoint, size, device)
         except Exception as error:
-            cost = dict(measuring.EMPTY)
+            found = dict(cost.EMPTY)
             warnings.append(f"{entrant.name}: its cost could not be measured: {error!r}")
         trained = [read_result(run)["cost"] for run in own]
-        costs[entrant.name] = cost | {
+        costs[entrant.name] = found | {
             "training_seconds": _mean({"": c.get("training_seconds")} for c in trained)[""],
             "training_device": trained[0].get("device"),
             "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
         }
-    devices = sorted({cost["training_device"] for cost in costs.values()} - {None})
+    devices = sorted({of["training_device"] for of in costs.values()} - {None})
     if len(devices) > 1:
         warnings.append(f"training times were taken on different devices: {'; '.join(devices)}")
     return costs, warnings

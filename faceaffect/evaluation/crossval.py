@@ -1,7 +1,6 @@
 """All folds of a protocol, one after another, and their summary."""
 
 import json
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,8 @@ from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.evaluation.assignments import assignments, with_protocol
-from faceaffect.evaluation.published import NOISE_FLOOR, READ_SPREAD, not_comparable, published
-from faceaffect.evaluation.tables import escape, md
-from faceaffect.files import write_atomically
+from faceaffect.evaluation.summary import latex, markdown
+from faceaffect.files import write_together
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.runs import processes
@@ -67,12 +65,18 @@ def crossval(
 
 
 def _write(recipe: Recipe, summary: dict[str, Any]) -> Path:
+    text = markdown(summary)
     folder = new_folder(Path(recipe["output"]) / f"{recipe.name}-crossval")
-    write_atomically(folder / "summary.json", json.dumps(plain(summary), indent=2))
-    write_atomically(folder / "summary.md", markdown(summary))
-    write_atomically(folder / "summary.tex", latex(summary))
-    console.print(markdown(summary))
-    console.print(f"written to {folder}")
+    write_together(
+        folder,
+        {
+            "summary.md": text,
+            "summary.tex": latex(summary),
+            "summary.json": json.dumps(summary, indent=2, allow_nan=False),
+        },
+    )
+    console.print(text, markup=False)
+    console.print(f"written to {folder}", markup=False)
     return folder
 
 
@@ -90,7 +94,7 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
     """Return mean and spread over the runs' results, and metrics of their pooled samples.
 
     ``mean`` averages each metric over the folds where it is defined, ``std`` is the sample
-    standard deviation over them (NaN for one fold), ``pooled`` is computed once over all samples.
+    standard deviation over them (None for one fold), ``pooled`` is computed once over all samples.
     Of several assignments of people to folds, which the protocol's seed tells apart, ``mean``
     and ``pooled`` are means, and ``spread`` is the sample standard deviation of the means over the
     folds of each (``per_assignment``).
@@ -111,7 +115,7 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
         pooled([run for run, own in zip(runs, seeds, strict=True) if own == seed], scored)
         for seed in of_assignment.index
     ]
-    return {
+    summary = {
         "recipe": results[0]["recipe"],
         "data": results[0]["data"]["name"],
         "protocol": results[0]["protocol"]["name"],
@@ -131,6 +135,8 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
         "per_assignment": of_assignment.to_dict("list"),
         "selection": sorted({_selection(r) for r in results}),
     }
+    plainly: dict[str, Any] = plain(summary)
+    return plainly
 
 
 def pooled(runs: Sequence[Path], schema: LabelSchema) -> dict[str, float]:
@@ -154,141 +160,3 @@ def _selection(result: dict[str, Any]) -> str:
     if result.get("checkpoint", {}).get("choose") == "last":
         return "nothing, the last epoch"
     return str(result["protocol"].get("selection"))
-
-
-def _rows(summary: dict[str, Any]) -> list[list[str]]:
-    """Return name, mean, deviation, spread if there is one, pooled and trivial of each metric."""
-    keys = ["mean", "std", *(["spread"] if _repeated(summary) else []), "pooled", "baselines"]
-    return [
-        [name, *(_cell(summary[key].get(name, math.nan)) for key in keys)]
-        for name in sorted(summary["mean"], key=lambda name: ("/" in name, name.split("/")[0]))
-    ]
-
-
-def _repeated(summary: dict[str, Any]) -> bool:
-    return len(summary["assignments"]) > 1
-
-
-def _au_rows(summary: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """Return mean F1 and mean AUC of each AU and of all, in percent, as papers print them."""
-    rows = []
-    for title, metric in (("F1", "au_f1"), ("AUC", "au_auroc")):
-        names = [*(f"{metric}/AU{au}" for au in summary["schema"]["aus"]), metric]
-        rows.append((title, [_percent(summary["mean"].get(name, math.nan)) for name in names]))
-    return rows if summary["schema"]["aus"] else []
-
-
-def markdown(summary: dict[str, Any]) -> str:
-    """Return the summary as Markdown: all metrics, and per-AU F1 in the form that papers print.
-
-    Beside it stand the published figures of the dataset, marked as quoted, or a line says why not.
-    """
-    folds, each = ", ".join(map(str, summary["folds"])), len(summary["assignments"])
-    spread = "| spread of assignments " if _repeated(summary) else ""
-    header = f"| metric | mean of folds | std {spread}| pooled | trivial |"
-    lines = [
-        f"{md(summary['recipe'])}, folds {folds}, {sum(summary['n']) // each} test samples, "
-        f"checkpoint chosen on: {', '.join(summary['selection'])}",
-        "",
-        *_about_assignments(summary),
-        header,
-        "| --- " * (header.count("|") - 1) + "|",
-        *(f"| {md(name)} | {' | '.join(cells)} |" for name, *cells in _rows(summary)),
-        *_datasets(summary),
-    ]
-    for title, cells in _au_rows(summary):
-        aus = [str(au) for au in summary["schema"]["aus"]]
-        lines += [
-            "",
-            f"| AU {title} (%) | {' | '.join(aus)} | avg |",
-            "| --- " * (len(aus) + 2) + "|",
-            f"| {'AUC of ' * (title == 'AUC')}{md(summary['recipe'])} | {' | '.join(cells)} |",
-        ]
-        quoted, why_none = _quoted(summary) if title == "F1" else ({}, "")
-        for method, values in quoted.items():
-            lines.append(f"| {method} (quoted) | {' | '.join(f'{v:.1f}' for v in values)} |")
-        lines += ["", why_none] if why_none else []
-    return "\n".join(lines) + "\n"
-
-
-def _datasets(summary: dict[str, Any]) -> list[str]:
-    """Return a table of the datasets that were left out, none unless that is the protocol."""
-    if None in summary["tested"]:
-        return []
-    shown = [name for name in _OF_DATASETS if name in summary["per_fold"]]
-    lines = ["", f"| left out | samples | {' | '.join(shown)} |", "| --- " * (len(shown) + 2) + "|"]
-    for i, name in enumerate(summary["tested"]):
-        cells = [_cell(summary["per_fold"][metric][i]) for metric in shown]
-        lines.append(f"| {md(name)} | {summary['n'][i]} | {' | '.join(cells)} |")
-    return lines
-
-
-_OF_DATASETS = ("au_f1", "au_auroc", "expression_war", "expression_uar", "va_ccc")
-
-
-def _about_assignments(summary: dict[str, Any]) -> list[str]:
-    """Say how much of a figure is the luck of who was in which fold, as far as that is known."""
-    if _repeated(summary):
-        number = len(summary["assignments"])
-        return [
-            f"{number} assignments of people to folds; their spread is the standard deviation of "
-            f"the means over folds. {READ_SPREAD}",
-            "",
-        ]
-    if summary["schema"]["aus"] and len(summary["folds"]) == 3:
-        return [f"One assignment of people to folds. {NOISE_FLOOR}", ""]
-    return []
-
-
-def latex(summary: dict[str, Any]) -> str:
-    """Return the summary as a LaTeX tabular: per-AU F1 if there are AUs, else all metrics.
-
-    Published figures of the dataset come first, marked as quoted, or a comment says why not.
-    """
-    name = escape(summary["recipe"])
-    if not summary["schema"]["aus"]:
-        rows = [" & ".join((escape(n), m, s)) + r" \\" for n, m, s, *_ in _rows(summary)]
-        return (
-            "\\begin{tabular}{lrr}\nmetric & mean & std \\\\\n"
-            + "\n".join(rows)
-            + "\n\\end{tabular}\n"
-        )
-    header = " & ".join(map(str, summary["schema"]["aus"]))
-    (_, f1), (_, auc) = _au_rows(summary)
-    quoted, why_none = _quoted(summary)
-    theirs = "".join(
-        f"{escape(method)} (quoted) & {' & '.join(f'{v:.1f}' for v in values)} \\\\\n"
-        for method, values in quoted.items()
-    )
-    note = f"% {' '.join(why_none.split())}\n" if why_none else ""
-    return (
-        f"{note}\\begin{{tabular}}{{l{'r' * len(f1)}}}\nmethod & {header} & avg \\\\\n{theirs}"
-        f"{name} & {' & '.join(f1)} \\\\\n"
-        f"AUC of {name} & {' & '.join(auc)} \\\\\n\\end{{tabular}}\n"
-    )
-
-
-def _quoted(summary: dict[str, Any]) -> tuple[dict[str, list[float]], str]:
-    """Return the published rows that may stand beside a summary, or a sentence why there are none.
-
-    Both are empty for a dataset without published rows.
-    """
-    data, aus = summary["data"], tuple(summary["schema"]["aus"])
-    difference = not_comparable(
-        data,
-        aus,
-        protocol=summary["protocol"],
-        folds=summary["folds"],
-        threshold=summary["threshold"],
-    )
-    if difference:
-        return {}, f"Published figures are not shown: {difference}."
-    return published(data, aus), ""
-
-
-def _cell(value: float) -> str:
-    return "" if value != value else f"{value:.4f}"
-
-
-def _percent(value: float) -> str:
-    return "" if value != value else f"{100 * value:.1f}"

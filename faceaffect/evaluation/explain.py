@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from faceaffect.data.asked import with_graph
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import FaceAffectError, unknown
+from faceaffect.files import replacing
 from faceaffect.module import AffectModule
 from faceaffect.networks.backbones import Backbone
 from faceaffect.schema import VA_NAMES, LabelSchema
@@ -60,14 +61,19 @@ def explain(
         answers = dict(zip(names, _answer(model, face), strict=True))
         chosen = list(targets) if targets else noticed(answers, model.schema)
         maps = grad_cam(model, face, [names.index(name) for name in chosen])
-        picture = folder / f"{file.stem}.png"
-        if picture in pictures:
-            picture = folder / f"{file.stem}_{len(pictures)}.png"
+        picture = _free(folder, file.stem, [*files, *pictures])
         _draw(
             face, {f"{n} {answers[n]:.2f}": m for n, m in zip(chosen, maps, strict=True)}, picture
         )
         pictures.append(picture)
     return pictures
+
+
+def _free(folder: Path, stem: str, taken: Sequence[Path]) -> Path:
+    """Return where the picture of a face goes: on none that is looked at or was written."""
+    known = {path.resolve() for path in taken}
+    names = (f"{stem}{end}.png" for end in ("", *(f"_{n}" for n in range(1, len(taken) + 2))))
+    return next(folder / name for name in names if (folder / name).resolve() not in known)
 
 
 def answer_names(schema: LabelSchema) -> tuple[str, ...]:
@@ -222,5 +228,6 @@ def _draw(face: NDArray[np.uint8], maps: dict[str, Map], picture: Path) -> None:
         axis.imshow(image)
         axis.set_title(title, fontsize=10, parse_math=False)  # a name may hold any sign
         axis.set_axis_off()
-    figure.savefig(picture, dpi=120)
+    with replacing(picture) as part:
+        figure.savefig(part, dpi=120, format="png")
     plt.close(figure)

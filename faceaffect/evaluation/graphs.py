@@ -19,6 +19,7 @@ from rich.progress import track
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.batch import FaceBatch, frames, move_labels
 from faceaffect.errors import FaceAffectError
+from faceaffect.files import replacing
 from faceaffect.module import AffectModule
 from faceaffect.registry import names_with
 from faceaffect.scores.vocabulary import AU_NAMES
@@ -90,7 +91,8 @@ def graph_report(
     for name, matrix in tables.items():
         files.append(folder / f"{name}.csv")
         table = pd.DataFrame(matrix, index=list(found.nodes), columns=list(found.nodes))
-        table.to_csv(files[-1], float_format="%.6f")
+        with replacing(files[-1]) as part:
+            table.to_csv(part, float_format="%.6f")
     return files
 
 
@@ -188,7 +190,8 @@ def draw_graphs(
         figure.colorbar(scale, ax=axes[0][-1], shrink=0.6, label="weight of the node itself")
         files = [file.with_name(f"{file.name}.{kind}") for kind in ("png", "svg")]
         for path in files:
-            figure.savefig(path, dpi=120)
+            with replacing(path) as part:
+                figure.savefig(part, dpi=120, format=path.suffix[1:])
         plt.close(figure)
     return files
 

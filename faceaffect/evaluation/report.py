@@ -8,7 +8,6 @@ without scripts: it fetches nothing, and reads the same on a phone, on paper and
 import json
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from faceaffect.evaluation.tables import (
     plain_text,
     show,
 )
-from faceaffect.files import replacing
+from faceaffect.files import write_together
 from faceaffect.runs.result import plain
 from faceaffect.schema import TASKS
 
@@ -61,15 +60,13 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     """
     full = complete(report)
     texts = {
-        "report.json": json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False),
-        "report.tex": _latex(full),
-        "report.md": _markdown(full),
         "report.html": html(full),
+        "report.md": _markdown(full),
+        "report.tex": _latex(full),
+        "report.json": json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False),
     }
-    with ExitStack() as moves:  # made in reverse: the file that programs read comes last
-        for name, text in texts.items():
-            moves.enter_context(replacing(folder / name)).write_text(text, encoding="utf-8")
-    return [folder / name for name in reversed(texts)]
+    write_together(folder, texts)
+    return [folder / name for name in texts]
 
 
 def complete(report: Mapping[str, Any]) -> dict[str, Any]:

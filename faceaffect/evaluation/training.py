@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from faceaffect.errors import FaceAffectError
+from faceaffect.errors import REFUSING, FaceAffectError
 from faceaffect.evaluation.entrants import Entrant
 from faceaffect.progress import console
 from faceaffect.runs.train import matching_runs, train
@@ -29,6 +29,7 @@ def train_missing(
 
     Raises:
         FaceAffectError: all models failed.
+        OSError: the disk takes nothing.
     """
     safe = {"spreadsheet_safe": spreadsheet_safe}
     finished: dict[str, list[Path]] = {}
@@ -46,6 +47,8 @@ def train_missing(
             try:
                 own.append(train(recipe, resume=True, brief=True, **safe))
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in REFUSING:
+                    raise  # no model is to blame for the disk
                 reason = str(error) if isinstance(error, FaceAffectError) else repr(error)
                 failed[entrant.name] = f"seed {recipe['seed']}: {reason}"
                 console.print(f"{entrant.name} failed, the others go on: {reason}", markup=False)

@@ -36,7 +36,11 @@ _WHOLE = 2**26
 
 
 def new_folder(root: Path) -> Path:
-    """Make and return a folder in ``root`` named by the time, never one that was there."""
+    """Make and return a folder in ``root`` named by the time, never one that was there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         folder = root / f"{stamp}{suffix}"
@@ -44,8 +48,6 @@ def new_folder(root: Path) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
-        except OSError as error:
-            raise RecipeError(f"output: cannot make a folder in {root}: {error.strerror}") from None
         return folder
     raise RecipeError(f"{root}: too many runs started in one second")
 

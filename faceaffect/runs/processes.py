@@ -118,7 +118,7 @@ def of_first(decide: Callable[[], Decision]) -> Decision:
     if dist.get_rank() == 0:
         try:
             told[0] = decide()
-        except FaceAffectError as error:
+        except (FaceAffectError, OSError) as error:
             told[1] = error
     dist.broadcast_object_list(told)
     if told[1] is not None:

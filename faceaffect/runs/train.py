@@ -12,7 +12,7 @@ import lightning as L
 from faceaffect import hardware, registry
 from faceaffect.components import arguments
 from faceaffect.data.base import FaceDataModule, create_data
-from faceaffect.errors import CheckpointError, FaceAffectError, RecipeError
+from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.files import write_atomically
 from faceaffect.models.loading import answering, create_model, read_checkpoint, restore
 from faceaffect.module import AffectModule, FaceModule
@@ -160,9 +160,9 @@ def evaluate(
         trained = {"trained_schema": model.schema.to_dict()}
         safe = {"spreadsheet_safe": spreadsheet_safe}
         write_result(folder, recipe, data, model, trainer, {}, trained, **safe)
-    except FaceAffectError:
-        if processes.is_first():
-            shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        if processes.is_first() and not (folder / RESULT).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # a test that did not end is nothing
         raise
     finally:
         os.environ.pop(processes.FOLDER, None)

@@ -146,10 +146,7 @@ def _digest(recipe: Recipe, space: Space, made: dict[str, Any]) -> str:
 
 
 def _open_folder(folder: Path, recipe: Recipe, space: Space) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(f"output: cannot make the folder {folder}: {error.strerror}") from None
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "recipe.yaml", recipe.yaml())
     write_atomically(folder / "space.yaml", OmegaConf.to_yaml(OmegaConf.create(space.plain())))
     return folder

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from dies_in_compare import fake_cost
 from faceaffect.cli import main
 from faceaffect.module import AffectModule
 from faceaffect.registry import TABLES
@@ -49,7 +50,7 @@ def _on_event(event: str, args: tuple[Any, ...]) -> None:
         set(args[1]) & set("wax+") if isinstance(args[1], str) else args[2] & _WRITES
     ):
         return
-    if path.startswith(str(_refused["folder"])):
+    if path.startswith(str(_refused["folder"])) and path.endswith(_refused["end"]):
         _refused["times"] += 1
         code = _refused["code"]
         raise OSError(code, os.strerror(code), path)
@@ -58,8 +59,8 @@ def _on_event(event: str, args: tuple[Any, ...]) -> None:
 sys.addaudithook(_on_event)
 
 
-def refuse(folder: Path, code: int) -> None:
-    _refused.update(folder=folder, code=code, times=0)
+def refuse(folder: Path, code: int, end: str = "") -> None:
+    _refused.update(folder=folder, code=code, times=0, end=end)
 
 
 @contextmanager
@@ -75,14 +76,18 @@ def relenting() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "measure", lambda *_: {"device": "cpu"})
+    monkeypatch.setattr(cost, "measure_alone", fake_cost)
     monkeypatch.setitem(TABLES["finders"], "bright", "finders:Bright")
 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a table of faces, pictures and a model's checkpoint."""
+    """Return a folder with a table of faces, pictures, a model's checkpoint and a run."""
     folder = tmp_path_factory.mktemp("disks")
     write_csv(folder / "faces", people=6, each=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "measure", lambda *_: {"device": "cpu"})
+        assert main(["train", write_recipe(folder, folder)]) == 0
     for n in range(3):
         write_scene(folder / "pictures" / f"{n}.png", (n, 10, 30))
     write_model(folder / "model.ckpt")
@@ -100,6 +105,16 @@ def command(name: str, faces: Path, folder: Path, end: str = ".csv") -> list[str
     if name == "predict":
         return ["predict", str(faces / "model.ckpt"), str(faces / "pictures"), "--finder", "bright",
                 "--device", "cpu", "--out", str(folder / "out" / f"table{end}")]  # fmt: skip
+    (run,) = map(str, (faces / "out" / "tiny").iterdir())
+    if name == "test":
+        return ["test", run, f"output={folder / 'out'}"]
+    if name == "explain":
+        return ["explain", run, str(faces / "pictures" / "0.png"), "--crop", "none",
+                "--device", "cpu", "--folder", str(folder / "out" / "maps")]  # fmt: skip
+    if name == "report":
+        return ["compare", run, "--folder", str(folder / "out" / "report")]
+    if name == "sheet":
+        return ["sheet", str(folder / "out" / "sheets")]
     recipe = write_recipe(faces, folder)
     if name == "annotate":
         return ["annotate", recipe, "--out", str(folder / "out" / f"items{end}"),
@@ -116,7 +131,8 @@ def one_line(error: str, code: int) -> None:
 
 @pytest.mark.parametrize(("name", "end"), [
     ("train", ""), ("tune", ""), ("predict", ".csv"), ("predict", ".parquet"),
-    ("predict", ".jsonl"), ("annotate", ".jsonl"), ("annotate", ".json"),
+    ("predict", ".jsonl"), ("annotate", ".jsonl"), ("annotate", ".json"), ("test", ""),
+    ("explain", ""), ("report", ""), ("compare", ""), ("crossval", ""), ("sheet", ""),
 ])  # fmt: skip
 @pytest.mark.parametrize("code", SAYS)
 def test_a_place_that_cannot_be_written_to_is_one_line(
@@ -133,6 +149,23 @@ def test_a_place_that_cannot_be_written_to_is_one_line(
     if name in ("predict", "annotate"):
         assert main(argv) == 0
         assert list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("name", "end"), [
+    ("test", "csv"), ("test", "json"), ("explain", "png"), ("report", "json"), ("report", "tex"),
+    ("crossval", "tex"),
+])  # fmt: skip
+def test_nothing_is_half_written_where_a_file_is_refused(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, end: str
+) -> None:
+    argv = command(name, faces, tmp_path)
+    with relenting():
+        refuse(tmp_path / "out", errno.ENOSPC, f".{end}.part")
+        assert main(argv) == 2
+    one_line(capsys.readouterr().err, errno.ENOSPC)
+    left = [f for f in (tmp_path / "out").rglob("*") if "tiny" not in f.relative_to(tmp_path).parts]
+    assert not [file for file in left if file.is_file()]
+    assert main(argv) == 0
 
 
 @pytest.mark.parametrize(("name", "hook"), [

@@ -12,10 +12,10 @@ from compared import report_of
 from dies_in_compare import fake_cost
 from faceaffect.cli import main
 from faceaffect.errors import DataError
-from faceaffect.evaluation import measuring
 from faceaffect.evaluation.assignments import doubtful_leads, over_assignments
 from faceaffect.evaluation.published import FLOOR
 from faceaffect.evaluation.report import complete, write_report
+from faceaffect.runs import cost
 from faces import write_csv
 
 RECIPE = """
@@ -76,7 +76,7 @@ def test_repeated_folds_have_a_spread_over_assignments(place: Path) -> None:
 def test_compare_takes_the_runs_over_and_follows_the_lead(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(measuring, "measure_alone", fake_cost)
+    monkeypatch.setattr(cost, "measure_alone", fake_cost)
     argv = ["compare", str(place / "a.yaml"), str(place / "b.yaml"), "--repeats", "2"]
     assert main([*argv, "--folder", str(place / "report")]) == 0
     printed = capsys.readouterr().out.replace("\n", " ")

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from dies_in_compare import POINTS, compare_until, fake_cost
 from faceaffect.cli import main
-from faceaffect.evaluation import measuring
 from faceaffect.evaluation.gallery import disagreement
 from faceaffect.models.gimefive import GiMeFive
 from faceaffect.module import AffectModule
@@ -80,7 +79,7 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "measure_alone", fake_cost)
+    monkeypatch.setattr(cost, "measure_alone", fake_cost)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     recipes = write_recipes(folder, write_csv(folder / "faces", people=9, each=4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "measure_alone", fake_cost)
+        patch.setattr(cost, "measure_alone", fake_cost)
         assert main(["compare", *recipes, "--seeds", "2"]) == 0
     return folder
 
@@ -472,17 +471,17 @@ def test_cost_is_measured_in_a_process_of_its_own(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(measuring, "BATCHES", (1, 2))
+    monkeypatch.setattr(cost, "BATCHES", (1, 2))
     checkpoint = runs(place)[0] / "checkpoints" / "best.ckpt"
-    cost = measuring.measure_alone(checkpoint, 48, "cpu")
-    assert set(cost) == set(measuring.EMPTY)
+    found = cost.measure_alone(checkpoint, 48, "cpu")
+    assert set(found) == set(cost.EMPTY)
     stored = json.loads((runs(place)[0] / "metrics.json").read_text())["cost"]
     for key in ("parameters", "trainable_parameters", "flops_per_image"):
-        assert cost[key] == stored[key]
-    assert cost["images_per_second"] == max(cost["throughput"].values())
-    assert 50e6 < cost["peak_memory_bytes"] < 4e9
+        assert found[key] == stored[key]
+    assert found["images_per_second"] == max(found["throughput"].values())
+    assert 50e6 < found["peak_memory_bytes"] < 4e9
     with pytest.raises(Exception, match="no checkpoint at"):
-        measuring.measure_alone(checkpoint.with_name("none.ckpt"), 48, "cpu")
+        cost.measure_alone(checkpoint.with_name("none.ckpt"), 48, "cpu")
 
 
 class Attention(GiMeFive):
@@ -511,11 +510,11 @@ def test_peak_memory_is_that_of_one_face(place: Path, monkeypatch: pytest.Monkey
         sizes.append(size)
         return batch(size, *args)
 
-    monkeypatch.setattr(measuring, "BATCHES", (1, 2))
+    monkeypatch.setattr(cost, "BATCHES", (1, 2))
     monkeypatch.setattr(cost, "random_batch", noted)
     monkeypatch.setattr(cost, "peak_memory", lambda device: max(sizes))
     checkpoint = runs(place)[0] / "checkpoints" / "best.ckpt"
-    assert measuring._measure(checkpoint, 48, "cpu", {}, sys.path)["peak_memory_bytes"] == 1
+    assert cost._measure_here(checkpoint, 48, "cpu", {}, sys.path)["peak_memory_bytes"] == 1
     assert max(sizes) == 2
 
 

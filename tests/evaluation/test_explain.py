@@ -76,6 +76,8 @@ def test_every_kind_of_backbone(kind: str, tmp_path: Path) -> None:
         height, width = np.asarray(Image.open(picture)).shape[:2]
         assert width > 2 * height  # the face and two maps
     maps = grad_cam(model, faces[0], list(range(6)))
+    beside = explain(model, files[:1], tmp_path, read=whole, targets=["AU12"])
+    assert [p.name for p in beside] == ["a_1.png"], "never on a picture that is looked at"
     assert all(m.shape == (40, 40) and 0 <= m.min() <= m.max() <= 1 for m in maps)
     assert any(m.max() > 0.9 for m in maps)
     assert [p.requires_grad for p in model.parameters()] == trains

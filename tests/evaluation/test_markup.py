@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from compared import report_of
-from faceaffect.evaluation.crossval import latex, markdown
 from faceaffect.evaluation.report import write_report
+from faceaffect.evaluation.summary import latex, markdown
 from faceaffect.evaluation.tables import escape, md
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.predictions import Predictions, read_table

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from faceaffect.evaluation.crossval import latex, markdown
 from faceaffect.evaluation.published import published
+from faceaffect.evaluation.summary import latex, markdown
 
 AUS = {
     "bp4d": (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24),
@@ -93,8 +93,7 @@ def test_what_cannot_be_compared_stands_alone_and_says_why(
     for text in (markdown(summary(**changed)), latex(summary(**changed))):
         assert "(quoted)" not in text
         (line,) = [line for line in text.splitlines() if "Published figures are not shown" in line]
-        assert reason in line
-    assert latex(summary(**changed)).startswith("% Published figures")
+        assert reason in line.replace("\\_", "_")
 
 
 def test_other_data_has_nothing_to_be_compared_with() -> None:

@@ -12,9 +12,9 @@ from dies_in_compare import fake_cost
 from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import DataError, RecipeError
-from faceaffect.evaluation import measuring
 from faceaffect.models.loading import load_model
 from faceaffect.models.table import Table
+from faceaffect.runs import cost
 from faceaffect.runs.train import evaluate
 from faceaffect.schema import LabelSchema
 from faces import write_csv, write_table
@@ -246,7 +246,7 @@ def write_openface(folder: Path, faces: pd.DataFrame, lost: str) -> None:
 def test_openface_stands_beside_a_trained_model_in_a_report(
     tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "measure_alone", fake_cost)
+    monkeypatch.setattr(cost, "measure_alone", fake_cost)
     table = pd.read_csv(faces)[["image", "subject", "AU1", "AU12"]]
     table.to_csv(faces, index=False)  # what both answer
     write_openface(tmp_path / "openface", table, lost="p1/2.jpg")

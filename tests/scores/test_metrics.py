@@ -9,26 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from answered import random_faces
 from faceaffect.scores import counts, metrics
-
-Labels = dict[str, Tensor]
-
-
-def _faces(n: int = 200, seed: int = 0) -> tuple[Labels, Labels]:
-    """Predictions and truths with unknown labels of every kind."""
-    g = torch.Generator().manual_seed(seed)
-    au = (torch.rand(n, 3, generator=g) < torch.tensor([0.5, 0.1, 0.3])).float()
-    expression = torch.randint(0, 3, (n,), generator=g)  # "fear" does not occur
-    va = torch.rand(n, 2, generator=g) * 2 - 1
-    prediction = {
-        "au": (0.4 * au + 0.6 * torch.rand(n, 3, generator=g)),
-        "expression": (2 * torch.randn(n, 4, generator=g)).softmax(1),
-        "va": (va + torch.randn(n, 2, generator=g)).clamp(-1, 1),
-    }
-    au[torch.rand(n, 3, generator=g) < 0.2] = torch.nan
-    va[torch.rand(n, 2, generator=g) < 0.2] = torch.nan
-    expression[torch.rand(n, generator=g) < 0.2] = -1
-    return prediction, {"au": au, "expression": expression, "va": va}
 
 
 def _shuffled(n: int, seed: int) -> Tensor:
@@ -42,7 +24,7 @@ def _batches(rows: Tensor, size: int) -> tuple[Tensor, ...]:
 def test_au_f1_equals_sklearn() -> None:
     from sklearn.metrics import f1_score
 
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     for threshold in (0.5, 0.3):
         f1 = metrics.au_f1(prediction["au"], batch["au"], threshold)
         for a in range(3):
@@ -64,7 +46,7 @@ def test_au_f1_without_a_positive() -> None:
 def test_recalls_equal_sklearn() -> None:
     from sklearn.metrics import accuracy_score, recall_score
 
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     pred, truth = prediction["expression"].argmax(1), batch["expression"]
     known = truth >= 0
     war, uar = metrics.war(pred, truth), metrics.uar(pred, truth, 4)
@@ -104,7 +86,7 @@ def _icc31(x: np.ndarray, y: np.ndarray) -> Any:
 
 @pytest.mark.parametrize(("ours", "reference"), [(metrics.ccc, _ccc), (metrics.icc31, _icc31)])
 def test_agreement(ours: Callable[..., Tensor], reference: Callable[..., float]) -> None:
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     pred, truth = prediction["va"], batch["va"]
     value = ours(pred, truth)
     for c in range(2):
@@ -150,7 +132,7 @@ Case = tuple[Metric, Callable[[Any], Tensor], Tensor, Tensor, Tensor]
 
 def _cases() -> list[Case]:
     """What accumulates, what makes a metric of it, its arguments, and the metric of all of them."""
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     pred, truth = prediction["expression"].argmax(1), batch["expression"]
     au, va = (prediction["au"], batch["au"]), (prediction["va"], batch["va"])
     return [

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torchmetrics import Metric
 
+from answered import Labels, random_faces
 from faceaffect.schema import LabelSchema
 from faceaffect.scores import counts, metrics
 from faceaffect.scores.metrics import TaskMetrics
@@ -23,24 +24,6 @@ STATISTICS = {
     "expression_count": {"happiness": 6, "neutral": 3, "anger": 1},
     "va_mean": [0.1, -0.2],
 }
-Labels = dict[str, Tensor]
-
-
-def _faces(n: int = 200, seed: int = 0) -> tuple[Labels, Labels]:
-    """Predictions and truths with unknown labels of every kind."""
-    g = torch.Generator().manual_seed(seed)
-    au = (torch.rand(n, 3, generator=g) < torch.tensor([0.5, 0.1, 0.3])).float()
-    expression = torch.randint(0, 3, (n,), generator=g)  # "fear" does not occur
-    va = torch.rand(n, 2, generator=g) * 2 - 1
-    prediction = {
-        "au": (0.4 * au + 0.6 * torch.rand(n, 3, generator=g)),
-        "expression": (2 * torch.randn(n, 4, generator=g)).softmax(1),
-        "va": (va + torch.randn(n, 2, generator=g)).clamp(-1, 1),
-    }
-    au[torch.rand(n, 3, generator=g) < 0.2] = torch.nan
-    va[torch.rand(n, 2, generator=g) < 0.2] = torch.nan
-    expression[torch.rand(n, generator=g) < 0.2] = -1
-    return prediction, {"au": au, "expression": expression, "va": va}
 
 
 def _rows(labels: Labels, rows: Tensor | slice) -> Labels:
@@ -64,16 +47,16 @@ def _all(prediction: Labels, batch: Labels, schema: LabelSchema = SCHEMA) -> dic
 def test_states_survive_inference_mode() -> None:
     metric = TaskMetrics(SCHEMA)
     with torch.inference_mode():
-        metric.update(*_faces())
+        metric.update(*random_faces())
         metric.compute()
         metric.reset()
-    metric.update(*_faces())
-    assert metric.compute() == pytest.approx(_all(*_faces()), nan_ok=True)
+    metric.update(*random_faces())
+    assert metric.compute() == pytest.approx(_all(*random_faces()), nan_ok=True)
     assert not metric.state_dict()
 
 
 def test_names_depend_on_the_schema_alone() -> None:
-    names = list(_all(*_faces()))
+    names = list(_all(*random_faces()))
     assert names == [
         *(f"au_{kind}{au}" for kind in ("f1", "accuracy", "auroc", "ece") for au in _AU),
         "au_f1_present",
@@ -87,7 +70,7 @@ def test_names_depend_on_the_schema_alone() -> None:
         nothing = TaskMetrics(SCHEMA).compute()
     assert list(nothing) == names
     assert all(math.isnan(value) for value in nothing.values())
-    assert list(_all(*_faces(), LabelSchema((1, 4, 12)))) == names[:17]
+    assert list(_all(*random_faces(), LabelSchema((1, 4, 12)))) == names[:17]
 
 
 _AU = ("", "/AU1", "/AU4", "/AU12")
@@ -107,7 +90,7 @@ def _ece(prob: np.ndarray, hit: np.ndarray) -> float:
 def test_au_metrics_equal_sklearn() -> None:
     from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     values = _all(prediction, batch)
     every: dict[str, list[float]] = {"f1": [], "accuracy": [], "auroc": [], "ece": []}
     for a in range(3):
@@ -127,7 +110,7 @@ def test_au_metrics_equal_sklearn() -> None:
 def test_expression_metrics_equal_sklearn() -> None:
     from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     whole = TaskMetrics(SCHEMA)
     whole.update(prediction, batch)
     values = whole.compute()
@@ -149,7 +132,7 @@ def test_expression_metrics_equal_sklearn() -> None:
 
 
 def test_va_metrics() -> None:
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     values = _all(prediction, batch)
     ccc = metrics.ccc(prediction["va"], batch["va"])
     rmse = (prediction["va"] - batch["va"]).double().square().nanmean(0).sqrt()
@@ -162,7 +145,7 @@ def test_va_metrics() -> None:
 def test_an_au_that_the_truth_never_has_counts_0_where_it_is_predicted() -> None:
     from sklearn.metrics import f1_score
 
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     batch["au"][:, 1] = batch["au"][:, 1].where(batch["au"][:, 1].isnan(), 0)
     batch["au"][:, 2] = torch.nan
     whole = TaskMetrics(SCHEMA)
@@ -180,7 +163,7 @@ def test_an_au_that_the_truth_never_has_counts_0_where_it_is_predicted() -> None
     assert math.isnan(values["au_ece/AU12"])
     prediction["au"][:, 1] = 0.1  # nothing there, nothing said: nothing to score
     assert math.isnan(_all(prediction, batch)["au_f1/AU4"])
-    assert metrics.absent(SCHEMA, _faces()[1]) == ["fear"]
+    assert metrics.absent(SCHEMA, random_faces()[1]) == ["fear"]
 
 
 def test_a_model_that_fires_on_everything_gains_nothing_by_absent_aus() -> None:
@@ -191,7 +174,7 @@ def test_a_model_that_fires_on_everything_gains_nothing_by_absent_aus() -> None:
 
 
 def test_batches_in_any_order_and_precision() -> None:
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     expected = _all(prediction, batch)
     whole = TaskMetrics(SCHEMA)
     for rows in _batches(_shuffled(200, 0), 13):
@@ -203,7 +186,7 @@ def test_batches_in_any_order_and_precision() -> None:
 
 
 def test_absent_tasks_are_unknown() -> None:
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     whole = TaskMetrics(SCHEMA)
     whole.update(prediction, {"expression": batch["expression"], "id": ["a"]})
     values = whole.compute()
@@ -241,7 +224,7 @@ def test_unreadable_answers_are_wrong() -> None:
 
 
 def test_a_probability_rounded_over_one_is_no_logit() -> None:
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     expected = _all(prediction, batch)
     prediction["au"][0, 0], batch["au"][0, 0] = 1 + 1e-6, torch.nan
     prediction["au"][1, 0], batch["au"][1, 0] = 1 + 1e-6, 1.0
@@ -250,7 +233,7 @@ def test_a_probability_rounded_over_one_is_no_logit() -> None:
 
 
 def test_shapes_of_a_batch_must_agree() -> None:
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     whole = TaskMetrics(SCHEMA)
     for task in SCHEMA.tasks:
         with pytest.raises(ValueError, match=r"shape|classes"):
@@ -271,9 +254,9 @@ def test_score() -> None:
 
 
 def test_trivial_baselines() -> None:
-    _, batch = _faces()
+    _, batch = random_faces()
     baselines = metrics.trivial_baselines(SCHEMA, STATISTICS, batch)
-    assert list(baselines) == list(_all(*_faces()))
+    assert list(baselines) == list(_all(*random_faces()))
     rate = batch["au"].nanmean(0)
     for a, name in enumerate(SCHEMA.au_names):
         assert baselines[f"au_f1/{name}"] == pytest.approx(2 * rate[a] / (1 + rate[a]))
@@ -298,7 +281,7 @@ def test_trivial_baselines() -> None:
 
 def _cases() -> list[tuple[Metric, Tensor, Tensor, Tensor]]:
     """What accumulates, its arguments, and what it holds of all of them."""
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     pred, truth = prediction["expression"].argmax(1), batch["expression"]
     au, va = (prediction["au"], batch["au"]), (prediction["va"], batch["va"])
     return [
@@ -311,7 +294,7 @@ def _cases() -> list[tuple[Metric, Tensor, Tensor, Tensor]]:
 def _process(rank: int, folder: str, parts: list[slice]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=len(parts))
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     whole, local = TaskMetrics(SCHEMA), TaskMetrics(SCHEMA, sync=False)
     for rows in _batches(torch.arange(200)[parts[rank]], 16):
         for each in (whole, local):
@@ -334,7 +317,7 @@ def _process(rank: int, folder: str, parts: list[slice]) -> None:
 def test_two_processes_pool_their_samples(tmp_path: Path) -> None:
     parts = [slice(0, 71), slice(71, 200)]
     spawn(_process, args=(str(tmp_path), parts), nprocs=2)  # type: ignore[no-untyped-call]
-    prediction, batch = _faces()
+    prediction, batch = random_faces()
     expected = _all(prediction, batch)
     for rank, part in enumerate(parts):
         values, classes, matrix = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

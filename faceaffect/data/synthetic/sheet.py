@@ -14,6 +14,7 @@ from faceaffect.data.synthetic.geometry import Array
 from faceaffect.data.synthetic.identity import make_identity
 from faceaffect.data.synthetic.render import render
 from faceaffect.data.synthetic.scene import Scene, plain_scene
+from faceaffect.files import replacing
 
 _SHEET_AUS = {
     "brows_eyes": (1, 2, 4, 5, 6, 7),
@@ -111,7 +112,8 @@ def write_image(path: Path, image: Image, quality: int = 72) -> Path:
     done, code = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
     if not done:
         raise OSError(f"{path}: cannot be written as an image")
-    path.write_bytes(code.tobytes())
+    with replacing(path) as part:
+        part.write_bytes(code.tobytes())
     return path
 
 
