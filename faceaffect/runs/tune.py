@@ -116,12 +116,26 @@ def tune(
         quiet()
         try:
             search.run()
-        except StorageInternalError as error:
+            return search.result()
+        except (StorageInternalError, AssertionError) as error:
+            # Optuna asserts the state of a trial whose storage failed, and so hides that failure.
+            failure = _storage_failure(error)
+            if failure is None:
+                raise
             raise FaceAffectError(
-                f"the storage of the trials failed: {_line(error)}. The same command goes on after "
-                "the trials that it has"
+                f"the storage of the trials failed: {_line(failure)}. The same command goes on "
+                "after the trials that it has"
             ) from None
-    return search.result()
+
+
+def _storage_failure(error: BaseException | None) -> BaseException | None:
+    """Return what the database said, None if the error does not come from it."""
+    while error is not None and not isinstance(error, StorageInternalError):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return None
+    said = error.__cause__ or error.__context__
+    return getattr(said, "orig", None) or said or error
 
 
 def _check_split(data: FaceDataModule) -> None:

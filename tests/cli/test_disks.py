@@ -6,6 +6,7 @@ what the system would, wherever a file or a folder would be made, opened to writ
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,3 +190,23 @@ def test_so_is_one_that_refuses_amid_the_work(
     one_line(capsys.readouterr().err, errno.EROFS)
     assert main([*argv, *(["--resume"] if name == "train" else [])]) == 0
     assert len(list((tmp_path / "out" / "tiny").glob("*"))) == (name == "train")
+
+
+def test_a_search_whose_storage_is_gone_amid_a_trial_is_one_line(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    argv = command("tune", faces, tmp_path)
+    original = AffectModule.training_step
+
+    def gone(self: AffectModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AffectModule, "training_step", gone)
+        assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the storage of the trials failed: "), error
+    assert error.count("\n") == 1, error
+    assert main(argv) == 0
