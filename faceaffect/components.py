@@ -8,12 +8,13 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from faceaffect.errors import RecipeError, first_line, suggest
+from faceaffect.errors import RecipeError, first_line, shown, suggest
 from faceaffect.registry import as_node, check_name, get
 
 
@@ -82,12 +83,17 @@ def arguments(
             )
     node = {key: at_home(value) for key, value in node.items()}
     hints = _hints(target)
+    for key, value in node.items():
+        if _is_list(hints.get(key)) and not (value is None or isinstance(value, (list, tuple))):
+            hint = f"; write [{value}]" if isinstance(value, (str, int, float)) else ""
+            raise RecipeError(f"{where}.{key}: {shown(value)} is no list{hint}")
     fields = [(name, _holdable(hints.get(name, Any)), MISSING) for name in parameters]
     try:
         schema = OmegaConf.structured(dataclasses.make_dataclass(target.__name__, fields))
         plain = OmegaConf.to_container(OmegaConf.merge(schema, dict(node)))
-    except OmegaConfBaseException as error:
-        key = f".{error.full_key}" if getattr(error, "full_key", None) else ""
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        full = getattr(error, "full_key", None)
+        key = f".{full}" if full else ""
         raise RecipeError(f"{where}{key}: {first_line(error)}") from None
     assert isinstance(plain, dict)
     kwargs = {str(key): value for key, value in plain.items() if value != MISSING}
@@ -150,6 +156,12 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except NameError:  # a hint that exists only for type checkers: check names, not types
         return {}
+
+
+def _is_list(hint: Any) -> bool:
+    """Return whether a hint is of lists alone, or of none."""
+    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
+    return get_origin(hint) is list or [get_origin(kind) or kind for kind in kinds] == [list]
 
 
 def _holdable(hint: Any) -> Any:

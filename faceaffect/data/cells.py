@@ -20,7 +20,7 @@ MAX_CELL = 1_000_000
 
 MAX_COLUMNS = 10_000
 _MAX_LINE = 16_000_000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]")
 _SAVE = "save it as 'CSV UTF-8'"
 
 _MARKS = {
@@ -65,7 +65,9 @@ def read_cells(path: Path) -> pd.DataFrame:
             continue
         if len(cells) != len(header):
             how = "few" if len(cells) < len(header) else "many"
-            _fail(path, number, f"too {how} cells: {len(cells)}, and the header has {len(header)}")
+            alone = f" ('{shown(header[0])}')" if len(header) == 1 else ""
+            has = f"{len(cells)}, and the header has {len(header)}{alone}"
+            _fail(path, number, f"too {how} cells: {has}")
         if cells == header:
             _fail(path, number, "the header for the second time: two tables put together?")
         numbers.append(number)
@@ -129,7 +131,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                       "partner")  # fmt: skip
             bad = next((cell for cell in row if _CONTROL.search(cell)), None)
             if bad is not None:
-                _fail(path, start, f"a control character in the cell '{shown(bad)}'")
+                lost = "a letter that was lost when the file was saved" if "\ufffd" in bad else ""
+                _fail(path, start, f"{lost or 'a control character'} in the cell '{shown(bad)}'")
             yield start, row
 
 
@@ -171,7 +174,7 @@ def _utf8(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
     number = 0
     while line := file.readline(_MAX_LINE + 1):
         try:
-            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+            text = line.decode("utf-8").lstrip("\ufeff") if number == 0 else line.decode("utf-8")
         except UnicodeDecodeError as error:
             near = (
                 line[max(0, error.start - 20) : error.start + 20]

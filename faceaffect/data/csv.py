@@ -74,6 +74,11 @@ class CsvFaces(FaceDataset):
             raise RecipeError(f"data.frames: {frames} is not positive")
         if au_threshold is not None and not 0 < au_threshold <= 5:
             raise RecipeError(f"data.au_threshold: {au_threshold} is not in (0, 5]")
+        if not table:
+            raise RecipeError("data.table: is empty")
+        for code in unknown or ():
+            if not isinstance(code, (int, float, str)) or isinstance(code, bool):
+                raise RecipeError(f"data.unknown: {code} is neither a number nor a quoted word")
         self.frames = frames
         self.image_size = image_size if align == "none" else None
         place = Path(table) if root is None else Path(root) / table
@@ -152,19 +157,21 @@ def _labels(
     if len(affect) == 1:
         raise DataError(f"{rows.path}: '{affect[0]}' needs its partner, valence or arousal")
     if affect:
-        columns = [rows.numbers(n, lambda v: np.abs(v) <= 1, "-1 to 1") for n in affect]
+        expected = "-1 to 1 (other scales are to be rescaled)"
+        columns = [rows.numbers(n, lambda v: np.abs(v) <= 1, expected) for n in affect]
         labels["va"] = np.stack(columns, 1)
-    if not labels:
+    known = [(label >= 0).any() if label.dtype.kind == "i" else not np.isnan(label).all()
+             for label in labels.values()]  # fmt: skip
+    if not any(known):
+        there = [n for n in (*rows.au_names, "expression", *affect) if n in rows.cells]
+        what = f"no label is known in {', '.join(there)}. " if there else "no labels. "
         raise DataError(
-            f"{rows.path}: no labels. Columns with labels are AU1, AU2, ..., expression, "
+            f"{rows.path}: {what}Columns with labels are AU1, AU2, ..., expression, "
             f"valence and arousal; columns not used: {', '.join(rows.ignored) or 'none'}"
         )
     if "part" in rows.cells:
         labels["part"] = rows.text("part")
-    groups = {
-        name.removeprefix("attribute/"): rows.classes(name, None, "another word")
-        for name in rows.attributes
-    }
+    groups = {name.removeprefix("attribute/"): rows.classes(name, None) for name in rows.attributes}
     labels["attributes"] = {name: index for name, (_, index) in groups.items()}
     aus = tuple(int(name.removeprefix("AU")) for name in rows.au_names)
     schema = LabelSchema(aus, names, bool(affect))

@@ -7,10 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 UNKNOWN = frozenset(
-    ("", "nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none", "nil", "-", "--", "\N{EN DASH}",
-     "\N{EM DASH}", "?", "unknown", "missing", "-nan", "1.#qnan", "nat")
+    ("", "nan", "na", "n/a", "n.a.", "n.a", "na.", "n / a", "null", "none", "nil", "unknown",
+     "missing", "undefined", "unlabeled", "unlabelled", "not available", "not applicable", "-nan",
+     "1.#qnan", "1.#ind", "nat", r"\n", "#n/a", "#na", "#value!", "#div/0!", "#ref!", "#name?",
+     "#num!", "#null!")
 )  # fmt: skip
-"""Cells that stand for an unknown label, in lower case; codes such as 999 have to be named."""
+"""Cells that stand for an unknown label, in lower case; codes such as 999 have to be named.
+
+So do these in brackets, such as ``<NA>``, and dashes, dots and question marks alone.
+"""
+
+_NOTHING = re.compile("[-.?\N{EN DASH}\N{EM DASH}]+")
 
 # fmt: off
 EXPRESSION_SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -41,15 +48,15 @@ def plain(text: str) -> str:
     r"""Return a name without what two programs write in two ways.
 
     Blanks around it and twice in it, invisible characters, other Unicode forms of the same letters,
-    and the ``.0`` that a spreadsheet adds to a number.
+    the ``.0`` that a spreadsheet adds to a number, its plus, and the minus of typesetters.
 
     >>> plain(" s22\u200b "), plain("22.0"), plain("22,00"), plain("v1.0")
     ('s22', '22', '22', 'v1.0')
     """
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
     text = " ".join(text.split())
-    number = re.fullmatch(r"([+-]?\d+)[.,]0+", text)
+    number = re.fullmatch(r"\+?(-?\d+)(?:[.,]0*)?", text)
     return number[1] if number else text
 
 
@@ -63,7 +70,10 @@ def is_unknown(text: str, codes: Sequence[Any] = ()) -> bool:
     >>> is_unknown("N/A"), is_unknown("999"), is_unknown("999", [999, "x"])
     (True, False, True)
     """
-    return text.lower() in UNKNOWN or any(_same(text, str(code)) for code in codes)
+    bare = text.lower().strip("<>()[]{} ")
+    if bare in UNKNOWN or _NOTHING.fullmatch(bare):
+        return True
+    return any(_same(text, str(code)) for code in codes)
 
 
 def _same(text: str, code: str) -> bool:

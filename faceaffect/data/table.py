@@ -2,6 +2,7 @@
 
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -20,15 +21,27 @@ _NAMES = {
     "image": "file", "path": "file", "video": "file", "subject": "subject", "part": "part",
     "split": "part", "expression": "expression", "valence": "valence", "arousal": "arousal",
 }  # fmt: skip
+_MEANT = {
+    "person": "subject", "people": "subject", "participant": "subject", "identity": "subject",
+    "partition": "part", "emotion": "expression", "emotions": "expression",
+    "facial expression": "expression", "file": "image", "filename": "image", "filepath": "image",
+    "img": "image", "clip": "video",
+}  # fmt: skip
+"""Other words for our columns, which nobody should have to guess; they are refused, not mapped."""
+
 # AU1, AU01, au 1, AU_1; with OpenFace's ending AU01_c for presence, AU01_r for intensity.
 _AU = re.compile(r"au[ _-]?0*([1-9]\d{0,2})(?:_([cr]))?")
-_LIKE_AU = re.compile(r"au[ _-]?\d")
+_LIKE_AU = re.compile(
+    r"(?:.*[^a-z])?(?:a ?u|action[ _.-]*unit)s?[^a-z0-9]*(?:[lrbtc]|left|right)?[^a-z0-9]*\d.*"
+)
 _PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test", "": "",
 }  # fmt: skip
 _NAMED = ("subject", "part", "expression")
-_OFTEN_UNKNOWN = (9, 99, 999)
+_OFTEN_UNKNOWN = (9, 77, 88, 99, 255, 777, 888, 999)
+# A spreadsheet shows long numbers so, and saves what it shows: many people become one.
+_SHORTENED = re.compile(r"-?\d([.,]\d+)?[Ee]\+?\d+")
 
 
 @dataclass
@@ -84,19 +97,19 @@ class Table:
             DataError: a cell holds something else; its line is named.
         """
         cells = self.cells[column]
-        values = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64)
+        values = _numbers(cells)
         wrong = ~valid(values)
         for row in np.flatnonzero(wrong).tolist():
             cell = plain(cells.iloc[row])
             if not is_unknown(cell, self.unknown):
                 hint = ""
-                if re.fullmatch(r"-?\d+(\.0+)?", cell):
+                if re.fullmatch(r"-?[0-9]+", cell):
                     hint = f"; data.unknown=[{cell}] if it stands for an unknown label"
                 self.fail(row, column, f"expected {expected}, or an empty cell{hint}")
         return np.where(wrong, np.nan, values).astype(np.float32)
 
     def classes(
-        self, column: str, names: Sequence[str] | None, key: str
+        self, column: str, names: Sequence[str] | None, key: str | None = None
     ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Return the class names of a column and its cells as indices (N,), -1 for an empty cell.
 
@@ -104,7 +117,7 @@ class Table:
             column: its name.
             names: the classes in index order, matched whatever the case of a cell; None takes
                 those that occur, in alphabetical order.
-            key: the argument that could name them, for the error.
+            key: the argument that could name them, if there is one, for the error.
 
         Raises:
             DataError: a label is no class (its line is named), or two differ in case only, or one
@@ -116,7 +129,7 @@ class Table:
             meant = {cell: expression_name(cell) for cell in {*cells.tolist()} - {""}}
             self.renamed |= {cell: name for cell, name in meant.items() if cell != name}
             cells = np.array([meant.get(cell, "") for cell in cells.tolist()], str)
-            names = None if names is None else _one_name_each(names, key)
+            names = None if names is None else _one_name_each(names, str(key))
         if names is None:
             names = sorted({*cells.tolist()} - {""})
             self._refuse_alike(column, names, key)
@@ -129,25 +142,48 @@ class Table:
             self.fail(row, column, f"is no class{near} Classes: {', '.join(names)}")
         return tuple(names), label
 
-    def _refuse_alike(self, column: str, names: Sequence[str], key: str) -> None:
+    def _refuse_alike(self, column: str, names: Sequence[str], key: str | None) -> None:
         twice = alike(names)
         if twice:
             raise DataError(
                 f"{self.path}: column '{column}': {', '.join(twice[0])} differ in case or leading "
-                f"zeros only; spell them alike, or name the classes with {key}"
+                f"zeros only; spell them alike{f', or name the classes with {key}' if key else ''}"
             )
 
-    def _refuse_codes(self, column: str, names: Sequence[str], key: str) -> None:
+    def _refuse_codes(self, column: str, names: Sequence[str], key: str | None) -> None:
         """Refuse a class that is rather a code for an unknown label: -1, or 999 beside 0 to 6."""
-        numbers = {int(name) for name in names if re.fullmatch(r"-?\d{1,9}", name)}
-        lonely = {n for n in numbers if n in _OFTEN_UNKNOWN and n - 1 not in numbers}
-        for code in sorted({n for n in numbers if n < 0} | lonely):
-            row = int((self.text(column) == str(code)).argmax())
+        numbers = {int(name): name for name in names if re.fullmatch(r"-?\d{1,9}", name)}
+        for code in _codes(set(numbers)):
+            row = [plain(cell) for cell in self.text(column)].index(numbers[code])
             self.fail(
                 row,
                 column,
                 f"is it a class? data.unknown=[{code}] says that it stands for an unknown label, "
-                f"{key} names the classes",
+                f"{key or 'a letter before it'} that it is one",
+            )
+
+    def check_people(self) -> None:
+        """Refuse a person who is none: a code for an unknown one, or a shortened number.
+
+        Raises:
+            DataError: there is one; the line is named.
+        """
+        names = self.text("subject").tolist()
+        for row, name in enumerate(names):
+            if _SHORTENED.fullmatch(name):
+                self.fail(
+                    row,
+                    "subject",
+                    "is a number that a spreadsheet shortened, so that many people may be one: "
+                    "format the column as text and save again",
+                )
+        numbers = {int(name): name for name in {*names} if re.fullmatch(r"-?\d{1,9}", name)}
+        for code in _codes(set(numbers), often=()):
+            self.fail(
+                names.index(numbers[code]),
+                "subject",
+                "looks like a code for somebody unknown: leave the row out, or put a letter before "
+                "it",
             )
 
     def fail(self, row: int, column: str, what: str) -> NoReturn:
@@ -168,7 +204,7 @@ class Table:
             meaning["expression"] = meaning["expression"].map(expression_name)
         for column in [*self.au_names, "valence", "arousal"]:
             if column in meaning:
-                numbers = pd.to_numeric(meaning[column], errors="coerce")
+                numbers = pd.Series(_numbers(meaning[column]), meaning.index)
                 meaning[column] = numbers.astype(str).where(numbers.notna(), meaning[column])
                 unknown = [is_unknown(plain(cell), self.unknown) for cell in self.cells[column]]
                 meaning.loc[np.array(unknown, bool) & numbers.isna(), column] = ""
@@ -218,11 +254,31 @@ def read_table(
         cells["part"] = known
     cells["file"] = cells["file"].str.replace("\\", "/")
     table.cells = cells
+    if "subject" in cells:
+        table.check_people()
     if ignored:
         logging.getLogger(__name__).warning(
-            "%s: columns not used: %s", path, ", ".join(map(shown, ignored))
+            "%s: columns not used: %s", path, ", ".join(shown(c) or "one unnamed" for c in ignored)
         )
     return table
+
+
+def _numbers(cells: pd.Series) -> NDArray[np.float64]:
+    """Return cells as numbers (N,), whichever digits and minus they are written in; else NaN."""
+    once = {cell: plain(cell) for cell in cells.unique()}
+    return pd.to_numeric(cells.map(once), errors="coerce").to_numpy(np.float64)
+
+
+def _codes(numbers: set[int], often: Sequence[int] = _OFTEN_UNKNOWN) -> list[int]:
+    """Return those of some whole numbers that rather are codes for what is unknown.
+
+    Negative ones, usual codes whose neighbour is not there, and one that is far from all others.
+    """
+    found = {n for n in numbers if n < 0 or (n in often and n - 1 not in numbers)}
+    *rest, second, most = sorted(numbers) if len(numbers) > 2 else [0, 0]
+    if rest and most >= 50 and most >= 10 * (second + 1):
+        found.add(most)
+    return sorted(found)
 
 
 def _unified(cells: pd.Series, unknown: Sequence[Any]) -> pd.Series:
@@ -249,11 +305,13 @@ def _columns(path: Path, columns: list[str], intensities: bool) -> tuple[dict[st
     ignored: list[str] = []
     endings: dict[str, str | None] = {}
     for column in columns:
-        lower = " ".join(column.lower().split())
+        lower = " ".join(unicodedata.normalize("NFKC", column).lower().split())
         au = _AU.fullmatch(lower)
         name = _NAMES.get(lower, lower if lower.startswith("attribute/") else None)
         name = f"AU{au[1]}" if au else name
-        if name is None and _LIKE_AU.match(lower):
+        if lower == "attribute/":
+            raise DataError(f"{path}: the column 'attribute/' names no attribute")
+        if name is None and _LIKE_AU.fullmatch(lower):
             raise DataError(
                 f"{path}: the column '{shown(column)}' looks like an action unit: name it AU12, or "
                 "as OpenFace does AU12_c for presence and AU12_r for intensity"
@@ -286,10 +344,16 @@ def _columns(path: Path, columns: list[str], intensities: bool) -> tuple[dict[st
 def _refuse_misspelt(path: Path, ignored: list[str], used: dict[str, str]) -> None:
     absent = [known for known, name in _NAMES.items() if name not in used.values()]
     for column in ignored:
-        near = get_close_matches(column.lower()[:40], absent, n=1, cutoff=0.8)
-        if near:
+        lower = re.sub(r"[ _.-]+", " ", column.lower())[:40]
+        meant = _MEANT.get(re.sub(" (id|name|path|label)$", "", lower))
+        near = get_close_matches(lower, absent, n=1, cutoff=0.8)
+        if lower.startswith("attributes/"):
+            near = [f"attribute/{column[len('attributes/') :]}"]
+        if meant in absent or near:
+            name = near[0] if near else meant
             raise DataError(
-                f"{path}: unknown column '{shown(column)}'; if it is '{near[0]}', name it so"
+                f"{path}: unknown column '{shown(column)}'; if it is '{name}', name it so, else "
+                "otherwise"
             )
 
 

@@ -55,7 +55,8 @@ class Environment:
             raise RecipeError(
                 f"{self._key(path)}: {printable(text, 100)}: a recipe refers to other values as "
                 "${data.image_size} and to the environment as ${oc.env:FACEAFFECT_DATA,data}, "
-                "and does nothing else with ${"
+                "and does nothing else with ${; a file or folder with it in its name has to be "
+                "renamed"
             )
         return masked
 
@@ -143,7 +144,8 @@ def _target(sections: Any, path: Keys, match: re.Match[str], where: str) -> Keys
         key = next((key for key in keys if str(key) == word), None)
         if key is None:
             raise RecipeError(
-                f"{where}: {_dotted(path)}: Interpolation key '{match[1]}{name}' not found"
+                f"{where}: {_dotted(path)}: Interpolation key '{match[1]}{name}' not found; a file "
+                f"or folder with {printable(match[0], 60)} in its name has to be renamed"
             )
         found = (*found, key)
     return found

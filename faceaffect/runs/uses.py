@@ -97,7 +97,9 @@ def _poor(part: Samples, schema: LabelSchema) -> Iterator[str]:
                 yield f"there is {what} {units}"
     if part.va is not None:
         for name, column in zip(VA_NAMES, part.va.T, strict=True):
-            if len(np.unique(column[~np.isnan(column)])) == 1:
+            if np.isnan(column).all():
+                yield f"there is no {name}"
+            elif len(np.unique(column[~np.isnan(column)])) == 1:
                 yield f"there is one value of {name} only"
 
 

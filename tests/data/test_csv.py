@@ -101,7 +101,12 @@ def test_a_wrong_cell_is_named_by_line_and_column(
     [
         ("", "the file is empty"),
         ("image,AU1\n", "the table has no rows"),
-        ("file,AU1\n0.jpg,1\n", "no column 'image', 'path' or 'video'; the columns are: file, AU1"),
+        ("face,AU1\n0.jpg,1\n", "no column 'image', 'path' or 'video'; the columns are: face, AU1"),
+        ("# faces\nimage,AU1\n0.jpg,1\n", r"cells: 2, and the header has 1 \('# faces'\)"),
+        ("image,AU1,expression\n0.jpg,,nan\n", "no label is known in AU1, expression"),
+        ("image,valence,arousal\n0.jpg,,\n", "no label is known in valence, arousal"),
+        ("image,AU1,attribute/\n0.jpg,1,a\n", "'attribute/' names no attribute"),
+        ("image,expression\n0.jpg,\ufffdrger\n", "line 2: a letter that was lost when the file"),
         ("image,subject\n0.jpg,ann\n", "no labels"),
         ("image,mood\n0.jpg,glad\n", "no labels.*columns not used: mood"),
         ("image,expresion\n0.jpg,glad\n", "unknown column 'expresion'; if it is 'expression'"),

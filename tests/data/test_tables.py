@@ -93,7 +93,8 @@ def test_rows_that_differ_in_a_synonym_are_one(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("22", "22.0"), ("22", "22,00"), ("s22", "s22 "), ("s22", "\u200bs22"), ("s 22", "s\u00a022"),
+    [("22", "22.0"), ("22", "22,00"), ("22", "22."), ("22", "+22"), ("s22", "s22 "),
+     ("s22", "\u200bs22"), ("s 22", "s\u00a022"),
      ("Zoë", unicodedata.normalize("NFD", "Zoë")), ("s22", "\uff5322"), ("a b", "a  b")],
 )  # fmt: skip
 def test_a_person_spelt_in_two_ways_is_one(folder: Path, one: str, other: str) -> None:
@@ -124,6 +125,24 @@ def test_people_who_nearly_have_one_name_are_refused(folder: Path, one: str, oth
         CsvFaces(str(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("-1", "a code for somebody unknown"), ("-9.0", "a code"), ("999", "a code"),
+     ("2.02E+11", "a spreadsheet shortened"), ("1e5", "shortened"), ("2,02E+11", "shortened")],
+)  # fmt: skip
+def test_a_number_that_is_nobody_is_refused(folder: Path, name: str, message: str) -> None:
+    path = table(folder, subject=["1", "2", "3", f'"{name}"', "40"], AU1=[0, 1, 0, 1, 0])
+    path.write_text(path.read_text().replace('"""', '"'))
+    with pytest.raises(DataError, match=f"line 5, subject: .*{message}"):
+        CsvFaces(str(path))
+
+
+@pytest.mark.parametrize("people", [["1", "99", "100"], ["101", "205", "999"], ["1", "60"], ["e5"]])
+def test_numbers_of_people_may_have_gaps(folder: Path, people: list[str]) -> None:
+    path = table(folder, subject=people, AU1=[0] * len(people))
+    assert CsvFaces(str(path)).samples.subject.tolist() == people
+
+
 def test_readers_of_ones_own_compare_people_in_the_same_way() -> None:
     subject = np.array(["7.0", "7", " 8"])
     samples = Samples(np.array(["a", "b", "c"]), subject, expression=np.zeros(3, np.int64))
@@ -134,7 +153,9 @@ def test_readers_of_ones_own_compare_people_in_the_same_way() -> None:
 
 # What stands for an unknown label
 
-MARKS = ["nan", "NaN", "NA", "N/A", "null", "NULL", "None", "none", "-", "", "#N/A", "<NA>", " na "]
+MARKS = ["nan", "NaN", "NA", "N/A", "null", "NULL", "None", "none", "-", "", "#N/A", "<NA>", " na ",
+         "n.a.", "n / a", "(null)", "[none]", "\\N", "undefined", "Unlabelled", "#VALUE!",
+         "#DIV/0!", "??", "...", "--", "\u2014", "\u2212", "."]  # fmt: skip
 
 
 @pytest.mark.parametrize("mark", MARKS)
@@ -168,14 +189,32 @@ def test_codes_are_unknown_where_the_recipe_says_so(folder: Path) -> None:
         text(folder, content)
 
 
-@pytest.mark.parametrize("code", ["-1", "999", "9", "-2.0"])
+@pytest.mark.parametrize("code", ["-1", "999", "9", "-2.0", "255", "77", "1000", "\u22121", "-1."])
 def test_a_class_that_looks_like_a_code_is_asked_about(folder: Path, code: str) -> None:
     path = table(folder, expression=["0", "1", "2", code])
     with pytest.raises(DataError, match=r"line 5, expression: .*data.unknown=\["):
         CsvFaces(str(path))
-    assert CsvFaces(str(path), unknown=[float(code)]).schema.expressions == ("0", "1", "2")
-    named = [f"{float(code):g}", "0", "1", "2"]
+    number = float(code.replace("\u2212", "-"))
+    assert CsvFaces(str(path), unknown=[number]).schema.expressions == ("0", "1", "2")
+    named = [f"{number:g}", "0", "1", "2"]
     assert CsvFaces(str(path), classes=named).schema.expressions == tuple(named)
+
+
+def test_a_code_for_unknown_is_a_number_or_a_word(folder: Path) -> None:
+    path = table(folder, expression=["0", "1", "x"])
+    for wrong in ([["x"]], [{"x": 1}], [True], [None]):
+        with pytest.raises(RecipeError, match=r"data.unknown: .* is neither a number nor a quoted"):
+            CsvFaces(str(path), unknown=wrong)
+    for wrong in ("x", {"x": 1}, -1):
+        with pytest.raises(RecipeError, match=r"data\.unknown: .* is no list"):
+            create_data("csv", table=str(path), unknown=wrong)
+
+
+def test_numbers_may_be_written_in_other_digits(folder: Path) -> None:
+    lines = "0.jpg,\uff11,\u22120.5,+1\n1.jpg,0,0.5,-0\n2.jpg,\u22121,0,0\n"
+    data = text(folder, "image,AU1,valence,arousal\n" + lines, unknown=[-1])
+    assert np.array_equal(data.samples.au[:, 0], [1, 0, np.nan], equal_nan=True)
+    assert data.samples.va[0].tolist() == [-0.5, 1]
 
 
 def test_nine_is_a_class_among_ten(folder: Path) -> None:
@@ -274,6 +313,7 @@ CONTENT = "image;subject;AU1\n0.jpg;Ünal;1\n1.jpg;Zoë;0\n"
     "raw",
     [
         CONTENT.encode("utf-8-sig"),
+        b"\xef\xbb\xbf" + CONTENT.encode("utf-8-sig"),
         CONTENT.encode("utf-16"),
         b"\xfe\xff" + CONTENT.encode("utf-16-be"),
         CONTENT.encode("utf-32"),
@@ -318,11 +358,29 @@ def test_other_names_of_an_action_unit_are_understood(folder: Path, column: str)
 
 
 @pytest.mark.parametrize(
-    "column", ["AU12_intensity", "AU12L", "AU6+12", "AU0", "AU 1 left", "AU1.0"]
-)
+    "column",
+    ["AU12_intensity", "AU12L", "AU6+12", "AU0", "AU 1 left", "AU1.0", "AU_R12", "AU.12", "A U12",
+     "Action Unit 12", "ActionUnit12", "FACS_AU12", "label/AU12", "AUL12", "aus_12"],
+)  # fmt: skip
 def test_a_column_like_an_action_unit_is_never_dropped(folder: Path, column: str) -> None:
     with pytest.raises(DataError, match="looks like an action unit: name it AU12"):
         text(folder, f"image,AU1,{column}\n0.jpg,1,1\n")
+
+
+@pytest.mark.parametrize(
+    ("column", "ours"),
+    [("person", "subject"), ("Participant_ID", "subject"), ("subjects", "subject"),
+     ("emotion", "expression"), ("Emotion_Label", "expression"), ("partition", "part"),
+     ("attributes/age", "attribute/age"), ("valance", "valence")],
+)  # fmt: skip
+def test_another_word_for_a_column_is_never_dropped(folder: Path, column: str, ours: str) -> None:
+    with pytest.raises(DataError, match=f"unknown column '{column}'; if it is '{ours}', name it"):
+        text(folder, f"image,AU1,{column}\n0.jpg,1,a\n")
+
+
+def test_another_word_beside_our_own_is_another_thing(folder: Path) -> None:
+    content = "image,AU1,subject,person,gap 3,gauge_2\n0.jpg,1,a,b,c,d\n"
+    assert text(folder, content).notes["columns not used"] == ["person", "gap 3", "gauge_2"]
 
 
 def test_openface_has_two_columns_of_each_unit(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from faceaffect.cli import main
 from faceaffect.components import arguments
-from faceaffect.data.base import FaceDataModule, FaceDataset, Samples
+from faceaffect.data.base import FaceDataModule, FaceDataset, Samples, create_data
 from faceaffect.data.csv import CsvFaces
 from faceaffect.errors import RecipeError
 from faceaffect.recipe import load_recipe, resolve
@@ -143,6 +143,22 @@ def test_constant_valence_and_one_person_are_said() -> None:
     ]
 
 
+def test_affect_without_a_known_number_is_said() -> None:
+    va = np.array([[0.1 * i, np.nan] for i in range(6)], np.float32)
+    lines = found(Labels(LabelSchema(valence_arousal=True), list("abcdef"), va=va), "all")
+    assert lines == ["there is no arousal to test"]
+
+
+def test_a_table_with_parts_is_split_by_them(place: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(place / "faces" / "faces.csv").to_dict("records")
+    people = sorted({row["subject"] for row in rows})
+    part = dict(zip(people, ["train", "train", "val", "test", "test", "test"], strict=True))
+    table = write_table(place / "faces" / "p.csv", [r | {"part": part[r["subject"]]} for r in rows])
+    data = create_data(**load_recipe("csv_faces", [f"data.table={table}"])["data"])
+    assert data.split.info["name"] == "official"
+    assert data.split.info["subjects"] == {"train": 2, "val": 1, "test": 3}
+
+
 def test_faces_on_no_side_are_no_faces_used() -> None:
     expression = np.array([0, 1, 1, 0, 1, 0, -1, 0])
     data = Labels(LabelSchema(expressions=("a", "b")), list("abcdefgh"), expression=expression)
@@ -173,8 +189,9 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_a_name_with_an_interpolation_is_one_clear_error(tmp_path: Path) -> None:
     write_image(tmp_path / "${x}" / "0.jpg", face())
     table = write_table(tmp_path / "${x}" / "t.csv", [{"image": "0.jpg", "AU1": 1}])
-    with pytest.raises(RecipeError, match=r"data\.table|does nothing else with|not found"):
-        load_recipe("csv_faces", [f"data.table={table}"])
+    for place in (table, tmp_path / "a${", tmp_path / "${a b}"):
+        with pytest.raises(RecipeError, match=r"data\.table.* in its name has to be renamed"):
+            load_recipe("csv_faces", [f"data.table={place}"])
 
 
 def test_the_home_folder_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
