@@ -353,8 +353,9 @@ class AffectModule(FaceModule):
         lower = f"optim.lr={self.optim.lr / 10:g}"
         half = str(self.trainer.precision) in ("16-mixed", "16-true")
         return (
-            f"The learning rate {self.optim.lr:g} is probably too high: try {lower}, clip "
-            "gradients (trainer.gradient_clip_val=1) or warm up longer (optim.warmup_epochs)"
+            f"The learning rate {self.optim.lr:g} is probably too high: try {lower}, then a longer "
+            "warm-up (optim.warmup_epochs); clipping (trainer.gradient_clip_val=1) tames single "
+            "batches, no rate that is too high"
             + (", or use trainer.precision=32-true, since float16 overflows" if half else "")
         )
 

@@ -1,7 +1,8 @@
-"""Pretrained models as people have them on disk: the real classes, small where they can be."""
+"""Pretrained models as people have them on disk: the real classes, with few and narrow layers."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -77,17 +78,17 @@ def instructblip(folder: Path) -> Path:
     return folder
 
 
-def fan(file: Path) -> Path:
-    """Write random weights of the network of face-alignment, which has one size only."""
+def fan(file: Path, hourglasses: int = 1) -> Path:
+    """Write random weights of the network of face-alignment, which has four hourglasses."""
     from face_alignment.models import FAN
 
     torch.manual_seed(3)
-    torch.save(FAN(4).state_dict(), file)
+    torch.save(FAN(hourglasses).state_dict(), file)
     return file
 
 
-def timm_weights(file: Path, name: str) -> Path:
-    """Write random weights of a timm model in its own size."""
+def timm_weights(file: Path, name: str, **args: Any) -> Path:
+    """Write random weights of a timm model, other than in its own size where arguments say so."""
     torch.manual_seed(4)
-    save_file(timm.create_model(name.partition(".")[0]).state_dict(), file)
+    save_file(timm.create_model(name.partition(".")[0], **args).state_dict(), file)
     return file

@@ -1,6 +1,7 @@
-"""Animated WebP and AVIF pictures, as if they were videos."""
+"""Animated GIF, WebP and AVIF pictures, as if they were videos."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,9 @@ from faceaffect.data.moments import evenly
 from faceaffect.errors import DataError
 
 Frame = NDArray[np.uint8]
+
+_AT_ONCE, _USUAL = 10, 100
+"""Browsers show a frame that is to stand for so few milliseconds, or none, for so many."""
 
 
 class Animation:
@@ -74,12 +78,13 @@ class Animation:
             raise
         except Exception as error:  # a decoder that meets damage raises whatever it likes
             raise DataError(f"{self.path}: not readable as an image: {error}") from None
-        for number in range(getattr(picture, "n_frames", 1)):
+        for number in count():
             try:
                 frame = _frame(picture, number)
-            except Exception:
+            except Exception:  # the end, or damage
                 return
-            yield frame, int(picture.info.get("duration") or 0)
+            told = int(picture.info.get("duration") or 0)
+            yield frame, told if told > _AT_ONCE else _USUAL
 
 
 def _frame(picture: ImageFile, number: int) -> Frame:

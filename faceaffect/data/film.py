@@ -20,8 +20,9 @@ from faceaffect.errors import DataError
 _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 # Files, never addresses, and no playlists, which name other files. Sound is there to be told apart.
+# Not mjpeg, which finds previews in documents and in files of any kind.
 _FORMATS = (
-    "aac,ac3,aiff,amv,apng,asf,av1,avi,dv,flac,flv,gif,h261,h263,h264,hevc,ivf,m4v,matroska,mjpeg,"
+    "aac,ac3,aiff,amv,apng,asf,av1,avi,dv,flac,flv,h261,h263,h264,hevc,ivf,m4v,matroska,"
     "mov,mp3,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,vvc,wav,wtv,yuv4mpegpipe"
 )
 

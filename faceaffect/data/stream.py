@@ -37,7 +37,7 @@ def stream_frames(path: Path, wanted: Wanted) -> Iterator[tuple[int, float, Fram
     """
     with open_regular(path) as file:
         name = picture_format(file.read(HEAD))
-    if name in ("WebP", "AVIF"):  # libav knows the others
+    if name in ("GIF", "WebP", "AVIF"):  # as open_video does
         animation = Animation(path, name)
         rate = animation.info.fps or _RATE
         chosen = (i for i in range(animation.info.frames) if wanted(i, i / rate))

@@ -255,7 +255,8 @@ def open_video(path: Path | str) -> VideoReader | FrameFolder | Animation:
         return FrameFolder(path)
     with open_regular(path) as file:
         name = picture_format(file.read(HEAD))
-    return Animation(path, name) if name in ("WebP", "AVIF") else VideoReader(path)
+    # FFmpeg takes the frames of a GIF that says nothing of their time for one, and reads no others.
+    return Animation(path, name) if name in ("GIF", "WebP", "AVIF") else VideoReader(path)
 
 
 def read_frames(

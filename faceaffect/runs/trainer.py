@@ -106,8 +106,9 @@ class Checkpoints:
         choose: which epoch is tested and kept as ``best.ckpt``: ``best`` by ``val/score``, or the
             ``last``, where a schedule ends at zero and a small validation part would choose by
             chance.
-        every_n_steps: write ``last.ckpt`` also within epochs, after so many batches; a resumed run
-            goes on from there. Absent, it is written after each epoch.
+        every_n_steps: write ``last.ckpt`` also within epochs, after so many steps of the
+            optimiser, each of which takes ``trainer.accumulate_grad_batches`` batches; a resumed
+            run goes on from there. Absent, it is written after each epoch.
 
     Raises:
         RecipeError: the number is not positive.

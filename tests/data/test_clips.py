@@ -107,6 +107,35 @@ def test_an_animated_picture_is_a_clip(tmp_path: Path, kind: str, suffix: str) -
     assert [number_of(frame) for frame in backwards] == [11, 0, 5, 5]
 
 
+def test_a_gif_that_says_nothing_of_time_has_all_its_frames(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (4, HEIGHT, WIDTH, 3), np.uint8)
+    frames = [Image.fromarray(frame).quantize(64) for frame in noise]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    read = read_media(tmp_path / "a.gif", 8)
+    assert np.array_equal(read, [np.asarray(frame.convert("RGB")) for frame in frames])
+    at_once = write_animation(tmp_path / "b.gif", "GIF", [0, 10, 300, 100])
+    assert [number_of(frame) for frame in read_media(at_once, 3)] == [1, 2, 3]
+    with open_video(at_once) as video:
+        assert video.info[:2] == (4, pytest.approx(4 / 0.6))
+
+
+def test_a_gif_ends_before_its_first_damaged_frame(tmp_path: Path) -> None:
+    path = write_animation(tmp_path / "a.gif", "GIF", [40] * 6)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    shown = [number_of(frame) for frame in read_media(path, 8)]
+    assert 0 < len(shown) < 6
+    assert shown == list(range(len(shown)))
+
+
+def test_a_preview_in_a_document_is_no_film(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(face(1)).save(buffer, "JPEG")
+    for name, head in (("a.pdf", b"%PDF-1.4 "), ("a.doc", b"\xd0\xcf\x11\xe0"), ("a.x", bytes(99))):
+        (tmp_path / name).write_bytes(head + buffer.getvalue() + b" trailer" * 40)
+        with pytest.raises(DataError, match="not readable as a picture or a video"):
+            read_media(tmp_path / name, 8)
+
+
 def test_a_still_is_no_clip_whatever_its_name(tmp_path: Path) -> None:
     for kind in ("GIF", "PNG", "WEBP", "AVIF", "JPEG", "BMP", "TIFF"):
         buffer = io.BytesIO()

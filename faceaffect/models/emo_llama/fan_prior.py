@@ -1,5 +1,6 @@
 """Facial priors of real faces: the network of the face-alignment package."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from faceaffect.errors import CheckpointError, RecipeError, needs_extra
 from faceaffect.models.emo_llama.priors import FacePrior
 from faceaffect.networks.weights import Freezable, fingerprint
 
-_NAME = "2DFAN-4"
+_NAME = "2DFAN-4"  # of four hourglasses
 _SIZE = 256  # pixels that the network was made for
 
 
@@ -21,7 +22,7 @@ class FanPrior(Freezable):
     """FAN (Bulat and Tzimiropoulos 2017) on face crops: features and landmarks, no attributes.
 
     Features of the last hourglass are the map, their means where each landmark lies the tokens. A
-    face is there if the heat maps are sure enough.
+    face is there if the heat maps are sure enough. How many hourglasses there are say the weights.
 
     Args:
         download: allow the download of the weights (95 MB).
@@ -38,8 +39,15 @@ class FanPrior(Freezable):
     ) -> None:
         super().__init__()
         network, url = _package()
-        self.net: Any = network(4)
-        self.net.load_state_dict(_weights(weights, url, download))
+        state = _weights(weights, url, download)
+        self.hourglasses = sum(bool(re.fullmatch(r"l\d+\.weight", key)) for key in state)
+        self.net: Any = network(self.hourglasses)
+        try:
+            self.net.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"prior fan: the weights are none of {_NAME}: {' '.join(str(error).split())[:300]}"
+            ) from None
         self.confidence = confidence
         self.map_width = self.token_width = 256
         self.group_names: dict[str, tuple[str, ...]] = {}
@@ -54,7 +62,8 @@ class FanPrior(Freezable):
         if pixels.shape[-2:] != (_SIZE, _SIZE):
             pixels = F.interpolate(pixels, (_SIZE, _SIZE), mode="bilinear", antialias=True)
         features: list[Tensor] = []
-        hook = self.net.l3.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+        last = self.net.get_submodule(f"l{self.hourglasses - 1}")
+        hook = last.register_forward_pre_hook(lambda _, given: features.append(given[0]))
         try:
             with torch.no_grad():
                 heat = self.net(pixels)[-1].float()
@@ -105,4 +114,6 @@ def _weights(file: str | None, url: str, download: bool) -> dict[str, Tensor]:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path}: not readable as weights: {error}") from None
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise CheckpointError(f"{path}: holds no weights by name")
     return state

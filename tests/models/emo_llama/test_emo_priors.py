@@ -66,6 +66,20 @@ def test_fan_as_a_prior(tmp_path: Path) -> None:
     assert surer.source == net.source  # type: ignore[attr-defined]
 
 
+def test_weights_tell_how_many_hourglasses_there_are(tmp_path: Path) -> None:
+    pytest.importorskip("face_alignment", reason=NOT_INSTALLED)
+    for count in (1, 4):
+        file = pretrained.fan(tmp_path / f"{count}.pth", count)
+        net = create("priors", {"name": "fan", "weights": str(file)})
+        assert (net.hourglasses, net.net.num_modules) == (count, count)
+    torch.save({"l0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"the weights are none of 2DFAN-4: .*Missing key"):
+        create("priors", {"name": "fan", "weights": str(tmp_path / "other.pth")})
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds no weights by name"):
+        create("priors", {"name": "fan", "weights": str(tmp_path / "list.pth")})
+
+
 def test_peaks_of_heat_maps() -> None:
     heat = torch.zeros(1, 68, 64, 64)
     heat[0, :, 63, 0] = 1
