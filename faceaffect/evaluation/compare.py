@@ -81,6 +81,8 @@ def compare(
     entrants = find_entrants(sources, overrides, seeds)
     data, warnings = _agree(entrants)
     assignments(entrants[0].placed, data.protocol, repeats)  # refused before anything is trained
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
     entrants, untuned = tune_entrants(entrants, trials, spaces, overrides)
     runs = {entrant.name: done(entrant) for entrant in entrants}
     _check_answers({n: [r for r in own if r] for n, own in runs.items()}, data)
@@ -97,7 +99,6 @@ def compare(
     described["warnings"] = warnings + lost + described["warnings"] + report.doubtful(described)
     described["words"] = report.words(described)
     folder = output or new_folder(Path(entrants[0].placed["output"]) / "compare")
-    folder.mkdir(parents=True, exist_ok=True)
     report.write_report(folder, plain(described))
     _say(described, folder)
     return folder
