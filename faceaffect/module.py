@@ -110,6 +110,11 @@ class AffectModule(FaceModule):
     over the frames of a clip. With ``needs_training = False`` it is tested as it is built, and with
     ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here.
 
+    What it may have besides: ``heads``, its last layers; ``cam_layer``, a layer with an output of
+    (B, C, H, W) for ``explain``; ``graphs(batch)``, (B, S, N, N) weights of edges between its N
+    ``nodes``, for ``graph``; ``describe(batch, question, stream=False)``, B answers in words, for
+    ``ask``.
+
     Args:
         schema: what the model answers, as :class:`LabelSchema` or as its plain dict.
 

@@ -14,19 +14,13 @@ from skimage.transform import SimilarityTransform
 from faceaffect.data.align import Aligner
 from faceaffect.data.faces import crop as crops
 from faceaffect.data.faces import fan
-from faceaffect.data.faces.crop import (
-    STABLE_POINTS,
-    Crop,
-    box_matrix,
-    cut,
-    seen_in,
-    similarity_matrix,
-)
+from faceaffect.data.faces.crop import Crop, box_matrix, cut, seen_in, similarity_matrix
 from faceaffect.data.faces.fan import FaceAlignment
 from faceaffect.data.faces.finder import Face, largest
 from faceaffect.errors import CheckpointError, DataError, FaceAffectError, RecipeError
 from finders import Told
 
+STABLE_POINTS = list(crops._TEMPLATE)
 SIZE = 96
 SMALL = Crop(size=SIZE)
 

@@ -25,7 +25,6 @@ _TEMPLATE = {
     27: (0.00, -0.03), 28: (0.00, 0.10), 29: (0.00, 0.24), 30: (0.00, 0.38), 33: (0.00, 0.50),
 }  # fmt: skip
 _TEMPLATE_OF_FIVE = {0: (-0.345, 0.005), 1: (0.345, 0.005), 2: (0.00, 0.38)}  # pupils, nose
-STABLE_POINTS = list(_TEMPLATE)
 
 
 @dataclass(frozen=True)
