@@ -16,7 +16,8 @@ def check_trainer(section: Mapping[str, Any]) -> None:
         section: the ``trainer`` section of a recipe.
 
     Raises:
-        RecipeError: it is a trial of code (``fast_dev_run``), or has no end.
+        RecipeError: it is a trial of code (``fast_dev_run``), has no end, or allows nothing to be
+            learned or validated.
     """
     if section.get("fast_dev_run"):
         raise RecipeError(
@@ -24,9 +25,16 @@ def check_trainer(section: Mapping[str, Any]) -> None:
             "be no result; 'faceaffect check' tries a recipe, and trainer.max_epochs=1 with "
             "trainer.limit_train_batches=1 is the shortest training"
         )
-    if section.get("max_epochs") == -1 and section.get("max_steps", -1) in (-1, None):
+    for key in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
+        if section.get(key) == 0:
+            raise RecipeError(
+                f"trainer.{key}: with {section[key]} nothing is trained, or no epoch validated, so "
+                "there would be no checkpoint to test"
+            )
+    epochs = section.get("max_epochs", 1)
+    if epochs in (-1, None) and section.get("max_steps", -1) in (-1, None):
         raise RecipeError(
-            "trainer.max_epochs: -1 has no end; give a number of epochs, or of steps with "
+            f"trainer.max_epochs: {epochs} has no end; give a number of epochs, or of steps with "
             "trainer.max_steps (trainer.max_time may end either earlier)"
         )
 

@@ -96,6 +96,11 @@ def test_limits_are_told_from_settings_that_pass_over_nothing() -> None:
         ({"fast_dev_run": True}, "fast_dev_run: writes no checkpoint"),
         ({"fast_dev_run": 3}, "fast_dev_run: writes no checkpoint"),
         ({"max_epochs": -1}, "max_epochs: -1 has no end"),
+        ({"max_epochs": None}, "max_epochs: None has no end"),
+        ({"max_epochs": 0}, "max_epochs: with 0 nothing is trained"),
+        ({"max_epochs": 3, "max_steps": 0}, "max_steps: with 0 nothing is trained"),
+        ({"limit_train_batches": 0}, "limit_train_batches: with 0 nothing is trained"),
+        ({"limit_val_batches": 0.0}, "limit_val_batches: with 0.0 nothing is trained, or no epoch"),
         ({"max_epochs": -1, "max_steps": -1, "max_time": "00:01:00:00"}, "-1 has no end"),
     ],
 )
