@@ -45,5 +45,10 @@ def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, tmp_path: Pat
     assert again["metrics"] == pytest.approx(trained["metrics"], abs=1e-4, nan_ok=True)
 
 
+def test_every_shipped_recipe_leaves_the_precision_to_the_machine() -> None:
+    taken = {name: load_recipe(name)["trainer"].get("precision") for name in list_recipes()}
+    assert set(taken.values()) == {"auto"}, taken
+
+
 def test_there_are_recipes() -> None:
     assert len(list_recipes()) > 3

@@ -21,12 +21,14 @@ def conditions(recipe: Recipe, results: Sequence[Mapping[str, Any]]) -> dict[str
         trained; ``optimiser``; ``epochs`` of each run; ``trials`` of the search that found its
         settings, None if nothing is noted; ``scores``: lowest, median and best ``val/score`` of
         that search; ``chosen``: its keys and what was found for them; ``changed``: those keys that
-        have another value here. None is unknown.
+        have another value here; ``precision`` and ``precision_why``: in which its numbers were
+        computed, and what decided that. None is unknown.
     """
     tuned = results[0].get("tuned") or {}
     chosen = tuned.get("chosen") or {}
     now = {key: value_of(recipe, key) for key in chosen}
     trained = trains(recipe)
+    precisions = [result.get("precision") or {} for result in results]
     return {
         "before": _before(results[0].get("started_from")) if trained else None,
         "optimiser": recipe["optim"].get("name", "adamw") if trained else None,
@@ -35,7 +37,14 @@ def conditions(recipe: Recipe, results: Sequence[Mapping[str, Any]]) -> dict[str
         "scores": {key: tuned.get(key) for key in ("lowest", "median", "score")},
         "chosen": ", ".join(f"{key} {value}" for key, value in chosen.items()) or None,
         "changed": [key for key, value in chosen.items() if now[key] != value],
+        "precision": _joined(precisions, "name"),
+        "precision_why": _joined(precisions, "why"),
     }
+
+
+def _joined(precisions: Sequence[Mapping[str, Any]], key: str) -> str | None:
+    """Return what the runs say, each thing once."""
+    return "; ".join(dict.fromkeys(p[key] for p in precisions if p.get(key))) or None
 
 
 def trains(recipe: Recipe) -> bool:
@@ -67,6 +76,9 @@ def unequal_terms(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if len(by := _grouped(terms, "optimiser")) > 1:
         shown = "; ".join(f"{name}: {', '.join(who)}" for name, who in by.items())
         found.append(f"the models learn by different optimisers ({shown})")
+    if len(by := _grouped(terms, "precision")) > 1:
+        shown = "; ".join(f"{name or 'not noted'}: {', '.join(who)}" for name, who in by.items())
+        found.append(f"the models were computed in different precisions ({shown})")
     for name, own in terms.items():
         if own["changed"]:
             found.append(f"{name}: changed after its search: {', '.join(own['changed'])}")
@@ -76,7 +88,7 @@ def unequal_terms(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _grouped(terms: Mapping[str, Mapping[str, Any]], key: str) -> dict[Any, list[str]]:
     groups: dict[Any, list[str]] = {}
     for name, own in terms.items():
-        groups.setdefault(own[key], []).append(name)
+        groups.setdefault(own.get(key), []).append(name)
     return groups
 
 
@@ -92,7 +104,7 @@ def terms_table(report: Mapping[str, Any]) -> Table | None:
         "Trials: of the search that found its settings, on validation people; val/score: lowest, "
         "median and best of the trials that came to their end.",
         ["model", "trained before", "optimiser", "epochs", "training", "trials", "val/score",
-         "found by the search", "seeds"],
+         "found by the search", "seeds", "precision"],
     )  # fmt: skip
     for name in known:
         at = ("models", name, "terms")
@@ -107,6 +119,7 @@ def terms_table(report: Mapping[str, Any]) -> Table | None:
                 _scores(report, name),
                 Cell((Value((*at, "chosen")),)),
                 Cell((Value(("models", name, "seeds")),)),
+                _precision(report, name),
             ]
         )
     return table
@@ -114,6 +127,13 @@ def terms_table(report: Mapping[str, Any]) -> Table | None:
 
 def _lines(report: Mapping[str, Any], at: tuple[str | int, ...]) -> Cell:
     return Cell(("",), (Value(at),)) if lookup(report, at) is not None else Cell((NONE,))
+
+
+def _precision(report: Mapping[str, Any], name: str) -> Cell:
+    at = ("models", name, "terms")
+    if lookup(report, (*at, "precision")) is None:
+        return Cell((NONE,))
+    return Cell((Value((*at, "precision")),), (Value((*at, "precision_why")),))
 
 
 def _scores(report: Mapping[str, Any], name: str) -> Cell:

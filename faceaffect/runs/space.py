@@ -36,6 +36,10 @@ _FIXED = {
     "model.name": "another model is another recipe",
     "data.name": "other data is another question",
     "data.protocol": "all trials are held to the same validation people",
+    **dict.fromkeys(
+        ("data.people", "data.fraction", "data.subset_seed"),
+        "how many people are learned from is a question, not a setting",
+    ),
 }
 _DIGITS = 4
 _ABSENT = object()
@@ -275,7 +279,7 @@ def _check_data(recipe: Recipe) -> None:
 
 def _data_keys() -> list[str]:
     keys = inspect.signature(FaceDataModule).parameters
-    return [key for key in keys if key not in ("dataset", "seed", "protocol")]
+    return [key for key in keys if key not in ("dataset", "seed") and f"data.{key}" not in _FIXED]
 
 
 # Reading and changing a recipe.

@@ -24,7 +24,12 @@ def recipe(**optim: Any) -> Recipe:
 
 
 def result(**changes: Any) -> dict[str, Any]:
-    return {"tuned": TUNED, "started_from": STARTED, "training": {"epochs": 3}} | changes
+    return {
+        "tuned": TUNED,
+        "started_from": STARTED,
+        "training": {"epochs": 3},
+        "precision": {"name": "32-true", "why": "auto: no bfloat16 in hardware, AVX2"},
+    } | changes
 
 
 def terms(**changes: Any) -> dict[str, Any]:
@@ -40,6 +45,8 @@ def test_terms_say_what_the_runs_noted() -> None:
     assert found["scores"] == {"lowest": 0.4, "median": 0.6, "score": 0.7}
     assert found["chosen"] == "optim.lr 0.004, model.dropout 0.1"
     assert found["changed"] == []
+    assert found["precision"] == "32-true"
+    assert found["precision_why"] == "auto: no bfloat16 in hardware, AVX2"
 
 
 def test_a_model_from_scratch_and_a_run_that_noted_nothing_are_told_apart() -> None:
@@ -62,12 +69,21 @@ def test_equal_terms_are_no_matter() -> None:
 
 
 def test_unequal_terms_are_said_with_names() -> None:
-    other = conditions(recipe(lr=0.004), [result(tuned=None)])
-    tuned, optimisers = unequal_terms({"a": {"terms": terms()}, "b": {"terms": other}})
+    changed = {"tuned": None, "precision": {"name": "bf16-mixed", "why": "as the recipe says"}}
+    other = conditions(recipe(lr=0.004), [result(**changed)])
+    tuned, optimisers, precisions = unequal_terms({"a": {"terms": terms()}, "b": {"terms": other}})
     assert "8 trials: a" in tuned
     assert "none noted: b" in tuned
     assert "muon: a" in optimisers
     assert "adamw: b" in optimisers
+    assert "32-true: a; bf16-mixed: b" in precisions
+
+
+def test_precisions_of_several_seeds_are_all_said() -> None:
+    other = {"name": "bf16-mixed", "why": "as the recipe says"}
+    found = conditions(recipe(lr=0.004), [result(), result(precision=other)])
+    assert found["precision"] == "32-true; bf16-mixed"
+    assert conditions(recipe(), [{}])["precision"] is None
 
 
 def test_the_report_has_a_table_of_terms_and_says_what_was_unequal() -> None:
@@ -85,7 +101,9 @@ def test_the_report_has_a_table_of_terms_and_says_what_was_unequal() -> None:
     assert shown[0][:4] == [first, "vit: faces; no labels\nface: faces; landmarks", "muon", "3"]
     assert shown[0][5:8] == ["8", "0.400 / 0.600 / 0.700", "optim.lr 0.004, model.dropout 0.1"]
     assert shown[1][1] == "nothing, from scratch"
+    assert shown[0][-1] == "32-trueauto: no bfloat16 in hardware, AVX2"
     assert shown[1][5:7] == ["\N{EN DASH}"] * 2
+    assert shown[1][-1] == "\N{EN DASH}"
     assert any("not run on equal terms" in sentence for sentence in words(full))
     page = html(full)
     assert 'id="terms"' in page
