@@ -2,8 +2,9 @@
 
 For each recipe a step of 32 faces is counted (matrix products and convolutions, forward and
 backward) and timed, beside the rate at which this machine multiplies two float32 matrices in the
-same process. The limit of a training is its multiply-adds at that rate; nothing but products would
-be done in it.
+same process. Seconds are those of the processor, all threads together, so that other work on the
+machine does not count; with one thread (OMP_NUM_THREADS=1) nobody waits in them either. The limit
+of a training is its multiply-adds at that rate; nothing but products would be done in it.
 
     python benchmarks/limit.py mini_probe mini_auformer mini_sacl mini_emo_llama
 
@@ -32,13 +33,13 @@ STEPS, WARM_UP = 8, 2
 
 
 def product_rate(side: int = 2048, rounds: int = 8) -> float:
-    """Return multiply-adds per second of a float32 product, the best of some rounds."""
+    """Return multiply-adds of a float32 product per processor second, the best of some rounds."""
     a, b = torch.randn(side, side), torch.randn(side, side)
     best = float("inf")
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         a @ b
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     return side**3 / best
 
 
@@ -76,9 +77,9 @@ def measure(name: str, overrides: list[str], rate: float) -> None:
     multiply_adds = counter.get_total_flops() / 2
     times = []
     for batch in batches[1:]:
-        start = time.perf_counter()
+        start = time.process_time()
         step(batch)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     seconds = statistics.median(times[WARM_UP - 1 :])
     epochs = recipe["trainer"]["max_epochs"]
     steps = epochs * (len(data.split.train) // recipe["data"]["batch_size"])

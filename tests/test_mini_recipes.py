@@ -5,6 +5,7 @@ from pathlib import Path
 
 from faceaffect.data.base import create_data
 from faceaffect.recipe import list_recipes, load_recipe, recipe_folder
+from faceaffect.runs.space import load_space
 
 COMPARED = [name for name in list_recipes() if name.startswith("mini_")]
 BP4D = [1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24]
@@ -22,6 +23,17 @@ def test_all_compared_recipes_carry_the_same_data_block(
     assert len(set(blocks.values())) == 1, blocks
     sections = [load_recipe(name)["data"] | {"augment": None} for name in COMPARED]
     assert all(section == sections[0] for section in sections)
+
+
+RACE = ["mini_probe", "mini_auformer", "mini_sacl", "mini_emo_llama"]
+"""The recipes of the command in the README."""
+
+
+def test_the_race_is_searched_within_the_same_learning_rates() -> None:
+    searched = [load_space(load_recipe(name)).keys for name in RACE]
+    for key in ("optim.lr", "optim.weight_decay"):
+        assert all(keys[key] == searched[0][key] for keys in searched)
+    assert {len(keys) for keys in searched} == {5}
 
 
 def test_the_data_is_bp4d_like_and_people_do_not_cross() -> None:
