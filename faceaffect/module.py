@@ -409,7 +409,8 @@ class AffectModule(FaceModule):
             self.prepare(own["statistics"])
         crop = own.get("crop")  # older checkpoints do not tell
         self.crop = None if crop is None else Crop.from_dict(crop)
-        self.image_size = own.get("image_size") or _size_of(self.recipe or own["recipe"])
+        self.recipe = self.recipe or own.get("recipe")
+        self.image_size = own.get("image_size") or _size_of(self.recipe)
         if self.image_size is not None and not (
             isinstance(self.image_size, int) and 0 < self.image_size <= _LARGEST
         ):

@@ -26,6 +26,7 @@ TABLES: dict[str, dict[str, str]] = {
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
         "gimefive": "faceaffect.models.gimefive:GiMeFive",
         "emo_llama": "faceaffect.models.emo_llama.module:EmoLlama",
+        "onnx": "faceaffect.models.onnx:Onnx",
         "mini_llama": "faceaffect.models.emo_llama.mini_llama:MiniLlama",
         "sacl": "faceaffect.models.sacl:SACL",
         "table": "faceaffect.models.table:Table",

@@ -24,6 +24,7 @@ FLOORS = [
     "models",
     "runs",
     "prediction",
+    "export",
     "evaluation",
     "cli",
 ]

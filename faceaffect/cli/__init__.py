@@ -24,6 +24,7 @@ from faceaffect.cli import (
     cp,
     crossval,
     explain,
+    export,
     graph,
     ls,
     predict,
@@ -43,8 +44,8 @@ from faceaffect.errors import (
 )
 
 COMMANDS = (
-    train, test, tune, crossval, compare, check, predict, graph, explain, ask, annotate, sheet, ls,
-    cp,
+    train, test, tune, crossval, compare, check, predict, export, graph, explain, ask, annotate,
+    sheet, ls, cp,
 )  # fmt: skip
 """The commands, in the order in which the help lists them."""
 

@@ -15,6 +15,7 @@ from faceaffect.errors import (
     RecipeError,
     shown,
 )
+from faceaffect.models.exported import WEIGHTS, read_exported
 from faceaffect.module import FORMAT, AffectModule, FaceModule
 from faceaffect.networks import backbones
 from faceaffect.schema import LabelSchema
@@ -40,14 +41,26 @@ def create_model(name: str, schema: LabelSchema | dict[str, Any], **args: Any) -
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, or the best one of a run folder, without running any code of it.
 
+    An exported model is read likewise: a ``.safetensors`` file, or a folder with one.
+
     Raises:
         CheckpointError: there is none, it is damaged, or faceaffect did not write it.
     """
     file = Path(path)
     if file.is_dir():
-        file = file / "checkpoints" / "best.ckpt"
+        exported = file / WEIGHTS
+        file = exported if exported.is_file() else file / "checkpoints" / "best.ckpt"
     if not file.is_file():
         raise CheckpointError(f"no checkpoint at {file}")
+    if file.suffix == ".safetensors":
+        checkpoint = read_exported(file)
+        _check_contents(file, checkpoint)
+        return checkpoint
+    if file.suffix == ".onnx":
+        raise CheckpointError(
+            f"{file}: an exported model, which answers and no more; 'predict', 'demo' and a recipe "
+            "with model: {name: onnx, file: FILE} take it"
+        )
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
@@ -112,10 +125,14 @@ def _wrong(file: Path, key: str) -> CheckpointError:
 def load_model(path: str | Path) -> FaceModule:
     """Build the model of a checkpoint, or of a run folder's best one, and load its weights.
 
+    Exported models are loaded likewise: ``.onnx``, ``.safetensors``, a folder for the model hub.
+
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or names a model that is not
             registered (an own model has to be imported first).
     """
+    if Path(path).suffix == ".onnx":
+        return create_model("onnx", LabelSchema(), file=str(path))
     return restore(read_checkpoint(path), path)
 
 
@@ -139,7 +156,7 @@ def restore(checkpoint: dict[str, Any], path: str | Path) -> FaceModule:
     if hparams.get("cache") is not None:
         hparams["cache"] = None  # a checkpoint does not choose what is written to
     try:
-        with backbones.restoring():
+        with backbones.restoring(whole=checkpoint["faceaffect"].get("whole") is True):
             model = create_model(name, hparams.pop("schema"), **hparams)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])

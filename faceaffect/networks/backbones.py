@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import timm
 import torch
@@ -38,17 +38,20 @@ __all__ = [
     "save_asset",
 ]
 
-_restoring: ContextVar[bool] = ContextVar("restoring", default=False)
+_restoring: ContextVar[Literal["no", "trained", "all"]] = ContextVar("restoring", default="no")
 
 
 @contextmanager
-def restoring() -> Iterator[None]:
+def restoring(*, whole: bool = False) -> Iterator[None]:
     """Build backbones whose trained weights a checkpoint is about to bring.
 
     Within this context only frozen backbones read their weights: those of others are in the
     checkpoint, so neither the hub nor the file that training started from is needed again.
+
+    Args:
+        whole: the checkpoint brings the frozen weights too, so that no backbone reads any.
     """
-    token = _restoring.set(True)
+    token = _restoring.set("all" if whole else "trained")
     try:
         yield
     finally:
@@ -303,7 +306,7 @@ def create_backbone(
     if reserved:
         raise RecipeError(f"backbone.args.{reserved[0]}: not an argument of the network itself")
     # Weights that a checkpoint will bring need not be found again.
-    needed = frozen or not _restoring.get()
+    needed = {"no": True, "trained": frozen, "all": False}[_restoring.get()]
     source = find_source(name, pretrained, weights, revision, fetch=needed)
     size = image_size or source.config.get("input_size", (3, 224, 224))[1]
     options = {
@@ -329,7 +332,7 @@ def create_backbone(
             raise RecipeError(f"backbone.grad_checkpointing: {source.name} has none") from None
     if frozen:
         backbone.freeze()
-        if backbone.source is None and not _restoring.get():
+        if backbone.source is None and _restoring.get() == "no":
             warnings.warn(
                 f"the backbone {name} is frozen with random weights; give it some: "
                 "pretrained: true or weights: FILE",

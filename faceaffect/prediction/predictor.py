@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from faceaffect.components import create
 from faceaffect.data.batch import FaceBatch, as_clips
-from faceaffect.data.faces.crop import Crop, cut
+from faceaffect.data.faces.crop import Crop, crop_for, cut
 from faceaffect.data.faces.finder import Face, FaceFinder, Frame
 from faceaffect.data.faces.tracks import Smoother, Tracker
 from faceaffect.data.image import IMAGE_SIZE, as_picture, read_image, resize
@@ -341,16 +341,13 @@ class Predictor:
         return seen
 
     def _crop(self, wanted: Cropping | Crop) -> Crop | None:
-        trained = self.model.crop
         if isinstance(wanted, Crop):
             return None if wanted.kind == "none" else wanted
         if wanted == "none":
             return None
         if wanted != "trained":
             return Crop(wanted, self.image_size)
-        if trained is None:
-            return Crop(size=self.image_size)
-        return replace(trained, kind="landmarks") if trained.kind == "none" else trained
+        return crop_for(self.model.crop, self.image_size)
 
 
 def _is_there(face: Face) -> bool:

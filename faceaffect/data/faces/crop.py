@@ -6,7 +6,7 @@ within the crop instead of moving the crop.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import cv2
@@ -66,6 +66,20 @@ class Crop:
         """Return plain Python, as it lies in checkpoints and results."""
         return asdict(self)
 
+    def landing(self) -> list[list[float]]:
+        """Return where points of a face come to lie in a crop, (x, y) in its pixels.
+
+        Of an upright crop the middles of the two eyes (the left of the picture first) and the tip
+        of the nose; of a tight one the upper left and lower right corner of the square around the
+        face's box. Pixel centres lie at whole numbers.
+        """
+        if self.kind == "tight":
+            edge = self.size * self.margin / (1 + 2 * self.margin)
+            return [[edge - 0.5] * 2, [self.size - edge - 0.5] * 2]
+        unit, middle = self.eye_span * self.size, _middle(self.size, self.eye_line)
+        points = [unit * complex(*point) + middle for point in _TEMPLATE_OF_FIVE.values()]
+        return [[point.real, point.imag] for point in points]
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Crop":
         """Read what :meth:`to_dict` wrote; an absent field takes its default.
@@ -106,6 +120,18 @@ def cut(image: Frame, face: Face, crop: Crop) -> tuple[Frame, Points | None]:
         )
     moved = None if face.points is None else face.points @ matrix[:, :2].T + matrix[:, 2]
     return _warp(image, matrix, crop.size), None if moved is None else moved.astype(np.float32)
+
+
+def crop_for(trained: Crop | None, size: int) -> Crop:
+    """Return how to cut faces for a model out of whole photos.
+
+    Args:
+        trained: how those were cut out that it was trained on; None where not known.
+        size: side of the faces that it was trained on.
+    """
+    if trained is None:
+        return Crop(size=size)
+    return replace(trained, kind="landmarks") if trained.kind == "none" else trained
 
 
 def box_matrix(
@@ -152,7 +178,7 @@ def similarity_matrix(
     if not np.isfinite(stable).all():
         raise DataError("the landmarks are not finite")
     source = stable @ [1, 1j]
-    middle = (0.5 + eye_line * 1j) * size - (0.5 + 0.5j)  # pixel centres lie at whole numbers
+    middle = _middle(size, eye_line)
     goal = np.array(list(template.values())) @ [1, 1j] * (eye_span * size) + middle
     centred = source - source.mean()
     spread = (abs(centred) ** 2).sum()
@@ -161,6 +187,11 @@ def similarity_matrix(
     turn = (centred.conj() * (goal - goal.mean())).sum() / spread
     shift = goal.mean() - turn * source.mean()
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def _middle(size: int, eye_line: float) -> complex:
+    """Return the place between the eyes in a crop; pixel centres lie at whole numbers."""
+    return (0.5 + eye_line * 1j) * size - (0.5 + 0.5j)
 
 
 def _warp(image: Frame, matrix: NDArray[np.float64], size: int) -> Frame:

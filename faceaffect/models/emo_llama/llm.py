@@ -1,6 +1,7 @@
 """The language model: any causal one of transformers, frozen, with LoRA through peft."""
 
 import inspect
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -178,9 +179,24 @@ class LanguageModel(Freezable):
         Raises:
             CheckpointError: the model has no adapter.
         """
-        if not isinstance(self.net, PeftModel):
+        if not self.has_adapter:
             raise CheckpointError("the language model has no adapter to export")
         self.net.save_pretrained(str(folder))
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is an adapter to save or merge."""
+        return isinstance(self.net, PeftModel)
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the model with its adapter merged in, and its tokenizer, as transformers reads it.
+
+        A copy is merged, so that as much memory again is needed.
+        """
+        net: Any = deepcopy(self.net)
+        merged = net.merge_and_unload() if self.has_adapter else net
+        merged.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
 
 
 def create_llm(

@@ -1,0 +1,135 @@
+"""Weights that leave the package and come back: safetensors, folders for the hub, eight bits."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from batches import FULL, face_batch
+from emo_tiny import LLAMA, LORA
+from exporting import SPECIALISTS, specialist, write
+from faceaffect import create_model, load_model
+from faceaffect.cli import main
+from faceaffect.data.base import create_data
+from faceaffect.data.batch import as_clips
+from faceaffect.errors import CheckpointError
+from faceaffect.export.folder import to_folder, to_safetensors
+from faceaffect.export.graph import to_onnx
+from faceaffect.export.int8 import load, measure, to_int8, told_loss
+
+
+@pytest.mark.parametrize("name", SPECIALISTS)
+def test_weights_come_back_whole(name: str, tmp_path: Path) -> None:
+    model = specialist(name)
+    to_safetensors(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    image = face_batch(n=3)["image"]
+    for task, value in model.predict(image).items():
+        assert torch.equal(loaded.predict(image)[task], value)
+    assert (loaded.crop, loaded.image_size) == (model.crop, model.image_size)
+    assert loaded.statistics == model.statistics
+
+
+def test_a_frozen_backbone_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("timm_classifier", FULL, backbone="asset:mini_vit", mode="linear").eval()
+    to_safetensors(model, tmp_path / "model.safetensors")
+    monkeypatch.setattr("faceaffect.networks.backbones.fill", None)  # no other weights are read
+    loaded = load_model(tmp_path / "model.safetensors")
+    image = face_batch(n=2)["image"]
+    assert torch.equal(loaded.predict(image)["va"], model.predict(image)["va"])
+
+
+def test_a_folder_for_the_hub_says_what_it_is_and_holds_no_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = specialist("timm_classifier")
+    model.recipe = {"name": "tiny", "sections": {"data": {"name": "csv", "root": "/home/ann"}}}
+    checkpoint = write(model, tmp_path / "best.ckpt")
+    assert main(["export", str(checkpoint), "--to", "hf"]) == 0
+    folder = tmp_path / "export" / "hub"
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md", "config.json", "model.safetensors",
+    }  # fmt: skip
+    for file in folder.iterdir():
+        assert b"/home/ann" not in file.read_bytes()
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: faceaffect\n")
+    assert "# tiny" in card
+    assert "AU1, AU4, AU12" in card
+    assert json.loads((folder / "config.json").read_text())["names"]["va"] == ["valence", "arousal"]
+    image = face_batch(n=2)["image"]
+    assert torch.equal(load_model(folder).predict(image)["au"], model.predict(image)["au"])
+    assert main(["export", str(checkpoint), "--to", "hf"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_model_that_speaks_leaves_adapter_and_merged_weights(words: str, tmp_path: Path) -> None:
+    llm = {"config": LLAMA, "tokenizer": words, "lora": LORA}
+    model = create_model("emo_llama", FULL, llm=llm).eval()
+    for name, parameter in model.llm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    written = to_folder(model, tmp_path, None, merge=True)
+    assert written == [
+        "model.safetensors", "config.json", "adapter", "language_model", "README.md",
+    ]  # fmt: skip
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    batch = as_clips(face_batch(n=2))
+    loaded = load_model(tmp_path)
+    for task, value in model.predict(batch).items():
+        torch.testing.assert_close(loaded.predict(batch)[task], value)
+    assert isinstance(model.llm.net, PeftModel)  # what was merged is a copy
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "language_model").eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, model.llm.net(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_damaged_and_foreign_weights_are_named(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "model.safetensors"
+    for content in (b"", b"not weights", b"\xff" * 40):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: not readable"):
+            load_model(file)
+    weights = {"a": torch.zeros(1)}
+    for header, said in (
+        (None, "not exported by it"),
+        ({"faceaffect": "{"}, "damaged"),
+        ({"faceaffect": '{"format": 1}'}, "is not right"),
+    ):
+        save_file(weights, file, header)
+        with pytest.raises(CheckpointError, match=said):
+            load_model(file)
+
+
+@pytest.mark.parametrize(("name", "how"), [("gimefive", "static"), ("timm_classifier", "dynamic")])
+def test_eight_bits_are_smaller_and_their_loss_is_measured(
+    name: str, how: str, tmp_path: Path
+) -> None:
+    data = create_data(
+        "synthetic", n=40, subjects=10, image_size=56, aus=list(FULL.aus), num_workers=0,
+        expressions=list(FULL.expressions), valence_arousal=True, batch_size=8,
+        protocol={"name": "subject_kfold", "folds": 2, "fold": 1, "val_fraction": 0.4},
+    )  # fmt: skip
+    whole, small = tmp_path / "whole.onnx", tmp_path / "small.onnx"
+    model = specialist(name)
+    if how == "dynamic":
+        model = create_model(name, FULL, backbone="asset:mini_vit", mode="lora").eval()
+        model.image_size = 56
+    to_onnx(model, whole)
+    assert to_int8(whole, small, data) == how
+    assert small.stat().st_size < whole.stat().st_size * 0.4
+    before, after = measure(model, data), measure(load(small), data)
+    assert before == pytest.approx(measure(load(whole), data), abs=0.02)
+    assert set(before) == {"score", "au_f1", "expression_uar", "va_ccc"}
+    assert all(math.isfinite(value) for value in after.values())
+    assert f"au_f1 {before['au_f1']:.3f} -> {after['au_f1']:.3f}" in told_loss(before, after, 8)
+    image = face_batch(FULL, 4, 56)["image"]
+    apart = (load(small).predict(image)["va"] - model.predict(image)["va"]).abs().max()
+    assert 0 < apart < 0.2
