@@ -30,10 +30,10 @@ def describe_model(model: AffectModule) -> dict[str, Any]:
         ``model`` (its name in the registry), ``version`` (of this package), ``format``, ``schema``,
         ``names`` (of each output, task to names in order), ``image_size`` (side of the faces it
         takes), ``crop`` (of the training faces, see :class:`~faceaffect.data.faces.crop.Crop`;
-        null where not known), ``cut`` (how to cut faces out of a photo, with ``points``, where those of a face
-        land in it, see ``Crop.landing``), ``network`` (size, mean and std inside of the graph,
-        where a backbone has them; images go in as they are), ``trained_by`` (the recipe's name) and
-        ``data`` (what it was trained on).
+        null where not known), ``cut`` (how to cut faces out of a photo, with ``points``, where
+        those of a face land in it, see ``Crop.landing``), ``network`` (size, mean and std inside
+        of the graph, where a backbone has them; images go in as they are), ``trained_by`` (the
+        recipe's name) and ``data`` (what it was trained on).
     """
     schema, size = model.schema, model.image_size or IMAGE_SIZE
     names = {"au": schema.au_names, "expression": schema.expressions, "va": VA_NAMES}
