@@ -92,7 +92,11 @@ def hide(dataset: FaceDataset, split: Split) -> FaceDataset:
     if samples.expression is not None:
         classes = [i for i, name in enumerate(schema.expressions) if name in names]
         hidden.expression = samples.expression.copy()
-        hidden.expression[test[np.isin(samples.expression[test], classes)]] = -1
+        lost = test[np.isin(samples.expression[test], classes)]
+        hidden.expression[lost] = -1
+        if samples.expression_share is not None:
+            hidden.expression_share = samples.expression_share.copy()
+            hidden.expression_share[lost] = np.nan
     if samples.va is not None and "valence and arousal" in names:
         hidden.va = samples.va.copy()
         hidden.va[test] = np.nan

@@ -18,6 +18,8 @@ class FaceBatch(TypedDict, total=False):
         au: (B, A) float32 in {0, 1}, NaN unknown.
         au_intensity: (B, A) float32 in [0, 5], NaN unknown.
         expression: (B,) int64 class index, -1 unknown.
+        expression_share: (B, K) float32 share of each class in the votes for a face, rows that add
+            up to 1, NaN unknown. What is trained on where it is there; ``expression`` is scored.
         va: (B, 2) float32 valence and arousal in [-1, 1], NaN unknown.
         landmarks: (B, 68, 2) or (B, T, 68, 2) float32 pixels of the image, NaN unknown. A label.
         pose: (B, 3) float32 pitch, yaw, roll in radians, NaN unknown. A label.
@@ -35,6 +37,7 @@ class FaceBatch(TypedDict, total=False):
     au: Tensor
     au_intensity: Tensor
     expression: Tensor
+    expression_share: Tensor
     va: Tensor
     landmarks: Tensor
     pose: Tensor
@@ -71,15 +74,29 @@ def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> F
         ]
         table = torch.tensor([*index, -1], device=batch["expression"].device)
         moved["expression"] = table[batch["expression"]]
+    if "expression_share" in batch and target.expressions:
+        moved["expression_share"] = _move_share(
+            batch["expression_share"], source.expressions, target.expressions
+        )
     for task, keys in (
         ("au", ("au", "au_intensity")),
-        ("expression", ("expression",)),
+        ("expression", ("expression", "expression_share")),
         ("va", ("va",)),
     ):
         if task not in target.tasks:
             for key in keys:
                 moved.pop(key, None)  # type: ignore[misc]
     return moved
+
+
+def _move_share(share: Tensor, source: tuple[str, ...], target: tuple[str, ...]) -> Tensor:
+    """Return (B, K) shares by other classes; votes for a class that is missing do not count."""
+    moved = share.new_zeros(len(share), len(target))
+    for column, name in enumerate(source):
+        if name in target:
+            moved[:, target.index(name)] = share[:, column]
+    total = moved.sum(1, keepdim=True)
+    return torch.where(total > 0, moved / total, torch.nan)
 
 
 def move_predictions(
@@ -118,7 +135,7 @@ def frames(batch: FaceBatch) -> tuple[FaceBatch, Tensor]:
     flat = FaceBatch(image=batch["video"][clip, frame])
     if "landmarks" in batch:
         flat["landmarks"] = batch["landmarks"][clip, frame]
-    for key in ("au", "au_intensity", "expression", "va", "pose"):
+    for key in ("au", "au_intensity", "expression", "expression_share", "va", "pose"):
         if key in batch:
             flat[key] = batch[key][clip]
     if "attributes" in batch:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The published parts of people, as in ME-GraphAU's lists; fold k tests part 4 - k."""
 
-_PERSON, _TASK = r"[FM]\d{3}", r"T\d"
+_PERSON, _TASK = r"[FM]\d{3}", r"T\d{1,2}"
 _IMAGES = ("2D+3D", "Sequences", "Images", "Frames", "img")
 _LABELS = ("AUCoding/AU_OCC", "AU_OCC", "AUCoding", "AU-Occurrence-Codes")
 _HELP = (
@@ -73,6 +74,9 @@ class Bp4d(FrameDataset):
         RecipeError: an argument is out of range.
     """
 
+    parts: ClassVar[dict[str, tuple[str, ...]] | None] = PARTS
+    unfit: ClassVar[tuple[str, ...]] = ()
+
     def __init__(
         self,
         root: str,
@@ -90,7 +94,11 @@ class Bp4d(FrameDataset):
             raise RecipeError(f"data.every: {every} is not positive")
         folder = Path(root)
         labels = {name: _read_labels(file, chosen) for name, file in _label_files(folder).items()}
-        table, left_out = locate_all(labels, _pictures(folder, frames), every)
+        pictures = _pictures(folder, frames)
+        unfit = [name for name in self.unfit if labels.pop(name, None) is not None]
+        fitting = {name: place for name, place in pictures.items() if name not in unfit}
+        table, left_out = locate_all(labels, fitting, every)
+        left_out |= {f"recording whose labels do not fit, {name}": 1 for name in unfit}
         if table.empty:
             raise DataError(f"{folder}: no frame has a label and a picture. {_HELP}")
         samples = Samples(
@@ -105,9 +113,35 @@ class Bp4d(FrameDataset):
             open_aligner(align, crop, finder, crop_cache, folder),
             root=folder,
             left_out=left_out,
-            folds=PARTS,
+            folds=self.parts,
             notes={"every": every},
         )
+
+
+class Bp4dPlus(Bp4d):
+    """BP4D+ (Zhang et al., 2016): 140 people, of whose ten tasks T1, T6, T7 and T8 are coded.
+
+    It is laid out as BP4D, with no published parts of people. Pictures of tasks that are not coded
+    are counted. Labels and pictures of F041's T7 do not fit each other, and it is left out.
+
+    Args:
+        root: the folder that holds the labels (``AUCoding``) and the images.
+        aus: the AUs in column order; absent, the 12 of the usual benchmark.
+        frames: folder of the images in the root; absent, the names of the distributions are tried.
+        every: use every n-th frame: those whose number it divides.
+        align: how faces are found, see :class:`~faceaffect.data.align.Aligner`; ``none`` for
+            frames that are cropped already.
+        crop: how they are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
+        finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
+        crop_cache: folder of the stored crops; absent, ``faceaffect_crops`` in the root.
+
+    Raises:
+        DataError: something is missing or makes no sense; the file is named.
+        RecipeError: an argument is out of range.
+    """
+
+    parts: ClassVar[dict[str, tuple[str, ...]] | None] = None
+    unfit: ClassVar[tuple[str, ...]] = ("F041/T7",)
 
 
 def _label_files(root: Path) -> dict[str, Path]:
@@ -160,5 +194,7 @@ def _pictures(root: Path, frames: str | None) -> dict[str, Path | Mapping[int, P
             if images or videos:
                 found[f"{person}/{task}"] = images or videos[0]
     if not found:
-        raise DataError(f"{folder}: no images or videos of people here. {_HELP}")
+        packed = sorted(folder.glob("[FM][0-9][0-9][0-9].zip")) if folder.is_dir() else []
+        unpack = f"; unpack {packed[0].name} and its like there" if packed else ""
+        raise DataError(f"{folder}: no images or videos of people here{unpack}. {_HELP}")
     return found

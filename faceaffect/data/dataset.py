@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from faceaffect.data.align import Aligner
 from faceaffect.data.cropping import crop_one, make_crops
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
+from faceaffect.data.labels import LabelTable
 from faceaffect.data.names import alike, plain
 from faceaffect.errors import DataError
 from faceaffect.schema import TASKS, LabelSchema
@@ -29,6 +30,8 @@ class Samples:
         au: (N, A) float32 in {0, 1}, NaN unknown; columns as in the schema.
         au_intensity: (N, A) float32 in [0, 5], NaN unknown.
         expression: (N,) int64 class index, -1 unknown.
+        expression_share: (N, K) float32 share of each class in the votes for a sample, rows that
+            add up to 1, NaN unknown; what is trained on where it is there.
         va: (N, 2) float32 valence and arousal in [-1, 1], NaN unknown.
         attributes: name to (N,) int64 class index, -1 unknown.
         part: (N,) the published part: ``train``, ``val``, ``test`` or empty.
@@ -39,6 +42,7 @@ class Samples:
     au: NDArray[np.float32] | None = None
     au_intensity: NDArray[np.float32] | None = None
     expression: NDArray[np.int64] | None = None
+    expression_share: NDArray[np.float32] | None = None
     va: NDArray[np.float32] | None = None
     attributes: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     part: NDArray[np.str_] | None = None
@@ -91,13 +95,21 @@ class FaceDataset:
         crop: how :meth:`load` cuts out faces; None where the pictures are taken as they are.
         aligner: cuts out the faces of pictures that :meth:`cropped` is given; its crop is then the
             dataset's.
+        labels: what the files of the dataset write for each expression.
+        own_points: (N, 68, 2) landmarks that the dataset has of its pictures, in pixels; a sample
+            without has a row of NaN.
 
     Attributes:
         origin: (N,) the name of the dataset that each sample is from; None if there is but one.
 
+        usual_protocol: name of the protocol of those who publish on a dataset that publishes no
+            parts; None for folds of people.
+
     Raises:
         DataError: the table is empty, an id occurs twice, or labels do not fit the schema.
     """
+
+    usual_protocol: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -113,6 +125,8 @@ class FaceDataset:
         weights: NDArray[np.float64] | None = None,
         crop: Crop | None = None,
         aligner: Aligner | None = None,
+        labels: LabelTable | None = None,
+        own_points: NDArray[np.float32] | None = None,
     ) -> None:
         self.schema = schema
         self.samples = _known_people(samples, type(self).__name__) if subjects_known else samples
@@ -127,6 +141,7 @@ class FaceDataset:
         self.crop = crop if self.aligner is None else self.aligner.crop
         if self.aligner is not None:
             self.notes["crop"] = self.aligner.settings()
+        self.labels, self.own_points = labels, own_points
         self.origin: NDArray[np.str_] | None = None
         _check(schema, samples, type(self).__name__)
 
@@ -137,6 +152,10 @@ class FaceDataset:
         """Return the file behind a sample, None if the sample is generated."""
         return None if self.root is None else self.root / str(self.samples.id[index])
 
+    def twins(self) -> Iterable[list[int]]:
+        """Return groups of samples that are equal in every pixel, where no files tell it."""
+        return ()
+
     def prepare(self) -> None:
         """Do what would be slow to do sample by sample, such as cropping faces out of videos.
 
@@ -145,7 +164,11 @@ class FaceDataset:
         the crops of an aligner.
         """
         if self.aligner is not None:
-            self.notes["crops"] = make_crops(self.aligner, self.samples.id.tolist(), self.load)
+            own: NDArray[np.bool_] | None = None
+            if self.own_points is not None:
+                own = np.array([not np.isnan(points).any() for points in self.own_points])
+            ids = self.samples.id.tolist()
+            self.notes["crops"] = make_crops(self.aligner, ids, self.load, own)
 
     def load(self, index: int) -> Loaded:
         """Decode one sample.
@@ -170,7 +193,10 @@ class FaceDataset:
         """
         if self.aligner is None:
             return Loaded(read())
-        found = crop_one(self.aligner, str(self.samples.id[index]), read)
+        points = None if self.own_points is None else self.own_points[index]
+        if points is not None and np.isnan(points).any():
+            points = None
+        found = crop_one(self.aligner, str(self.samples.id[index]), read, points)
         return Loaded(found.image, found.landmarks)
 
 
@@ -273,7 +299,7 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
     if len(names) < n:
         raise DataError(f"{where}: the id '{names[count > 1][0]}' occurs twice")
     shapes = {"subject": (n,), "au": (n, aus), "au_intensity": (n, aus), "expression": (n,),
-              "va": (n, 2), "part": (n,)}  # fmt: skip
+              "expression_share": (n, classes), "va": (n, 2), "part": (n,)}  # fmt: skip
     for name, shape in shapes.items():
         column = getattr(samples, name)
         if column is not None and column.shape != shape:

@@ -87,7 +87,7 @@ class Disfa(FrameDataset):
         crop_cache: str | None = None,
     ) -> None:
         chosen = BENCHMARK_AUS if aus is None else tuple(aus)
-        _check(chosen, threshold, every)
+        check_aus(chosen, threshold, every)
         folder = Path(root)
         labels = {
             name: _read_labels(place, name, chosen)
@@ -136,7 +136,8 @@ class Disfa(FrameDataset):
         return None if file is None else partial(_read_landmarks, file)
 
 
-def _check(aus: tuple[int, ...], threshold: float, every: int) -> None:
+def check_aus(aus: tuple[int, ...], threshold: float, every: int) -> None:
+    """Raise a RecipeError for AUs that are not coded, or numbers out of range."""
     absent = [au for au in aus if au not in AUS]
     if absent or not aus:
         raise RecipeError(

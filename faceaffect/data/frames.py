@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from faceaffect.data.align import Aligner
+from faceaffect.data.cropping import check_inside
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
@@ -108,11 +109,8 @@ class Frames:
 
         def checked() -> NDArray[np.uint8]:
             frame = image()
-            if points is not None and (points() > np.array(frame.shape[1::-1]) * 1.5).any():
-                raise DataError(
-                    f"{self.files[index]}: the dataset's landmarks lie outside of the image; "
-                    "frames that are cropped already need data.align: none"
-                )
+            if points is not None:
+                check_inside(str(self.files[index]), points(), frame)
             return frame
 
         found = self.aligner(str(self.ids[index]), checked, points)
@@ -151,7 +149,7 @@ class FrameDataset(FaceDataset):
         landmarks: Landmarks | None = None,
         root: Path,
         left_out: dict[str, int],
-        folds: dict[str, tuple[str, ...]],
+        folds: dict[str, tuple[str, ...]] | None = None,
         notes: dict[str, Any],
     ) -> None:
         self.frames = Frames(

@@ -64,7 +64,16 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             that a decoder would have to invent pixels, no image, or of a format for which a library
             is missing, which is named.
     """
-    data = read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode what an image file holds; see :func:`read_image`.
+
+    Args:
+        data: the file's bytes.
+        path: what an error calls it.
+    """
     name = picture_format(data[:HEAD])
     if name is None:
         raise DataError(f"{path}: not readable as an image (damaged or another format)")

@@ -1,5 +1,7 @@
 """Several datasets as one, each under its own protocol."""
 
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +75,11 @@ class Mixture(FaceDataset):
         """Return the file behind a sample; see :meth:`FaceDataset.path`."""
         dataset, own = self._find(index)
         return dataset.path(own)
+
+    def twins(self) -> Iterator[list[int]]:
+        """Return equal samples within each source; see :meth:`FaceDataset.twins`."""
+        for first, dataset in zip(self._first, self.sources, strict=False):
+            yield from ([int(first) + i for i in same] for same in dataset.twins())
 
     def prepare(self) -> None:
         """Prepare every source and note what it notes; see :meth:`FaceDataset.prepare`."""
@@ -177,6 +184,12 @@ def _table(
         table.expression = np.full(n, -1)
         if old.expression is not None:
             table.expression = _rename(old.expression, own.expressions, schema.expressions)
+        table.expression_share = np.full((n, len(schema.expressions)), np.nan, np.float32)
+        if old.expression_share is not None:
+            place = [schema.expressions.index(name) for name in own.expressions]
+            known = ~np.isnan(old.expression_share).any(1)
+            table.expression_share[known] = 0
+            table.expression_share[:, place] = old.expression_share
     if schema.valence_arousal:
         table.va = np.full((n, 2), np.nan, np.float32) if old.va is None else old.va
     for group, classes in groups.items():
@@ -195,10 +208,11 @@ def _rename(
 
 def _concatenate(tables: list[Samples]) -> Samples:
     joined: dict[str, Any] = {}
-    for name in ("id", "subject", "au", "au_intensity", "expression", "va", "part"):
+    for name in (f.name for f in fields(Samples) if f.name != "attributes"):
         columns = [getattr(table, name) for table in tables]
         joined[name] = None if columns[0] is None else np.concatenate(columns)
-    if joined["au_intensity"] is not None and np.isnan(joined["au_intensity"]).all():
-        joined["au_intensity"] = None
+    for name in ("au_intensity", "expression_share"):  # no source has them
+        if joined[name] is not None and np.isnan(joined[name]).all():
+            joined[name] = None
     groups = {n: np.concatenate([t.attributes[n] for t in tables]) for n in tables[0].attributes}
     return Samples(**joined, attributes=groups)

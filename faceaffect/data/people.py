@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
 
@@ -38,9 +39,8 @@ class People:
 def people(dataset: FaceDataset) -> People:
     """Find the people of a dataset and join those who share a byte-identical image."""
     names, subject = np.unique(dataset.samples.subject, return_inverse=True)
-    identical = [
-        same for same in _identical_files(dataset, subject) if len({*subject[same].tolist()}) > 1
-    ]
+    equal = chain(_identical_files(dataset, subject), dataset.twins())
+    identical = [same for same in equal if len({*subject[same].tolist()}) > 1]
     pairs = np.array(
         [(subject[same[0]], subject[other]) for same in identical for other in same[1:]], np.int64
     ).reshape(-1, 2)

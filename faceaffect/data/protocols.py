@@ -291,7 +291,12 @@ class All(Protocol):
 
 
 def default_protocol(dataset: FaceDataset) -> Protocol:
-    """Return the protocol of the split that a dataset publishes, else :class:`SubjectKFold`."""
+    """Return the protocol of the split that a dataset publishes, or that is usual for it.
+
+    Else it is :class:`SubjectKFold`.
+    """
+    if dataset.usual_protocol == LeaveOneSubjectOut.name:
+        return LeaveOneSubjectOut()
     if dataset.samples.part is not None:
         return Official()
     return ThreeFold() if dataset.folds is not None else SubjectKFold()

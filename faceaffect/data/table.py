@@ -34,7 +34,7 @@ _AU = re.compile(r"au[ _-]?0*([1-9]\d{0,2})(?:_([cr]))?")
 _LIKE_AU = re.compile(
     r"(?:.*[^a-z])?(?:a ?u|action[ _.-]*unit)s?[^a-z0-9]*(?:[lrbtc]|left|right)?[^a-z0-9]*\d.*"
 )
-_PARTS = {
+PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test", "": "",
 }  # fmt: skip
@@ -248,7 +248,7 @@ def read_table(
         if column in _NAMED or column.startswith("attribute/"):
             cells[column] = _unified(cells[column], unknown)
     if "part" in cells:
-        known = cells["part"].str.lower().map(_PARTS)
+        known = cells["part"].str.lower().map(PARTS)
         if known.isna().any():
             table.fail(int(known.isna().argmax()), "part", "is none of train, val, test")
         cells["part"] = known

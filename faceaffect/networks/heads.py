@@ -177,7 +177,7 @@ class TaskLosses(nn.Module):
             losses.append(
                 cross_entropy_loss(
                     logits["expression"],
-                    batch["expression"],
+                    expression_target(batch, len(self.schema.expressions)),
                     weight=self.expression_weight,
                     label_smoothing=self.label_smoothing,
                 )
@@ -185,6 +185,21 @@ class TaskLosses(nn.Module):
         if "va" in logits:
             losses.append(ccc_loss(torch.tanh(logits["va"].float()), batch["va"]))
         return torch.stack(losses).sum()
+
+
+def expression_target(batch: FaceBatch, classes: int) -> Tensor:
+    """Return what expressions are trained on.
+
+    Returns:
+        (B,) class indices, -1 unknown; (B, K) shares, NaN unknown, where faces have votes. A face
+        without votes then has all of its class.
+    """
+    index, share = batch["expression"], batch.get("expression_share")
+    if share is None:
+        return index
+    sure = torch.nn.functional.one_hot(index.clamp(min=0), classes).to(share)
+    sure = sure.masked_fill((index < 0)[:, None], torch.nan)
+    return torch.where(share.isnan().any(1, keepdim=True), sure, share)
 
 
 def _balanced(count: Tensor) -> Tensor:

@@ -176,13 +176,17 @@ def cross_entropy_loss(
 
     Args:
         logits: (B, K).
-        target: (B,) class indices, -1 unknown.
+        target: (B,) class indices, -1 unknown; or (B, K) shares of the classes, rows that add up to
+            1, NaN unknown.
         weight: (K,), per class.
         label_smoothing: share of the target spread evenly over the classes, in [0, 1].
 
     Returns:
-        Mean over the known samples, weighted by their class as torch does.
+        Mean over the known samples, weighted by their class as torch does for class indices, and
+        by their mean weight where a sample has shares of several.
     """
+    if target.ndim == 2:
+        return _share_loss(logits, target, weight, label_smoothing)
     known = target != -1
     z = _full(logits).where(known.unsqueeze(1), 0)
     weight = z.new_ones(z.shape[1]) if weight is None else weight.to(z)
@@ -191,6 +195,17 @@ def cross_entropy_loss(
     )
     mass = (weight[target.clamp(min=0)] * known).sum()
     return total / mass.where(mass > 0, 1)
+
+
+def _share_loss(
+    logits: Tensor, share: Tensor, weight: Tensor | None, label_smoothing: float
+) -> Tensor:
+    known = ~share.isnan().any(1, keepdim=True)
+    z, p = _full(logits).where(known, 0), _full(share).where(known, 0)
+    weight = z.new_ones(z.shape[1]) if weight is None else weight.to(z)
+    total = F.cross_entropy(z, p, weight=weight, label_smoothing=label_smoothing, reduction="none")
+    mass = (p @ weight).sum()
+    return (total * known.squeeze(1)).sum() / mass.where(mass > 0, 1)
 
 
 def ccc_loss(pred: Tensor, target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from faceaffect.data.base import FaceDataModule
 from faceaffect.module import AffectModule
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
+from faceaffect.runs.label_tables import label_tables, unused_codes
 from faceaffect.runs.train import build
 from faceaffect.runs.uses import doubts, faces_used
 
@@ -19,6 +20,11 @@ def check(recipe: Recipe) -> None:
     data, model = build(recipe)
     data.setup("fit")
     console.print(split_table(data))
+    for table in label_tables(data):
+        console.print(table)
+    unused = unused_codes(data.dataset.labels, data.schema.expressions)
+    if unused:
+        console.print(f"codes of no class here: {', '.join(unused)}", markup=False)
     console.print(faces_used(data), markup=False)
     for reason, count in data.dataset.left_out.items():
         console.print(f"left out: {count} ({reason})", markup=False)

@@ -107,7 +107,7 @@ def _labelled(samples: Samples) -> NDArray[np.bool_]:
     known = np.zeros(len(samples), bool)
     if samples.expression is not None:
         known |= samples.expression >= 0
-    for numbers in (samples.au, samples.va):
+    for numbers in (samples.au, samples.va, samples.expression_share):
         if numbers is not None:
             known |= ~np.isnan(numbers).all(1)
     return known

@@ -1,0 +1,67 @@
+"""Every set as distributed, checked, trained on and tested from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faceaffect.cli import main
+from trees import bp4d, sets
+
+RECIPE = """
+model: {name: timm_classifier, backbone: test_vit}
+data: {name: %s, image_size: 32, batch_size: 8, num_workers: 0}
+trainer: {max_epochs: 1, limit_train_batches: 1, limit_val_batches: 1, accelerator: cpu}
+output: %s
+"""
+_HF = ["data.image=picture", "data.label=emotion", "data.subject=who"]
+
+
+def bp4d_plus(root: Path) -> Path:
+    bp4d.write_labels(root)
+    return bp4d.write_images(root)
+
+
+LAYOUTS: dict[str, tuple[str, Callable[[Path], Path], list[str]]] = {
+    "affectnet, lists": ("affectnet", sets.affectnet_csv, []),
+    "affectnet, folders": ("affectnet", sets.affectnet_npy, ["data.classes=[neutral,sadness]"]),
+    "ferplus, majority": ("ferplus", sets.ferplus, []),
+    "ferplus, files": ("ferplus", lambda r: sets.ferplus(r, files=True), ["data.votes=soft"]),
+    "fer2013": ("fer2013", sets.ferplus, []),
+    "mafw": ("mafw", sets.mafw, ["data.frames=2"]),
+    "mafw, compound": ("mafw", lambda r: sets.mafw(r, clips=True),
+                       ["data.frames=2", "data.labels=compound", "data.fold=2"]),
+    "ferv39k": ("ferv39k", sets.ferv39k, ["data.frames=2"]),
+    "affwild2": ("affwild2", sets.affwild2, []),
+    "casme2": ("casme2", sets.casme2, []),
+    "casme2, workbook": ("casme2", lambda r: sets.casme2(r, excel=True),
+                         ["data.sample=three", "data.scheme=three"]),
+    "disfa_plus": ("disfa_plus", sets.disfa_plus, ["data.align=none", "data.protocol.folds=3"]),
+    "bp4d_plus": ("bp4d_plus", bp4d_plus, ["data.align=none", "data.protocol.folds=3"]),
+    "folder": ("folder", sets.folder, []),
+    "folder, parts": ("folder", lambda r: sets.folder(r, ("train", "test")), []),
+    "hf": ("hf", sets.hub, _HF),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_is_checked_trained_on_and_tested(
+    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if layout == "hf":
+        pytest.importorskip("datasets", reason="the extra 'hf' is not installed")
+    name, write, overrides = LAYOUTS[layout]
+    place = write(tmp_path / "data")
+    (tmp_path / "tiny.yaml").write_text(RECIPE % (name, tmp_path / "runs"))
+    if "data.protocol.folds=3" in overrides:
+        overrides = [*overrides, "data.protocol.name=subject_kfold"]
+    given = [f"data.{'path' if name == 'hf' else 'root'}={place}", *overrides]
+    assert main(["check", str(tmp_path / "tiny.yaml"), *given]) == 0
+    said = capsys.readouterr().out
+    assert "answers: " in said
+    assert "index" in said or "action unit" in said
+    assert main(["train", str(tmp_path / "tiny.yaml"), *given]) == 0
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert json.loads((run / "metrics.json").read_text())["n"] > 0
+    assert main(["test", str(run)]) == 0
