@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from faceaffect.cli import main
-from faceaffect.data.base import create_data
 from faceaffect.recipe import SECTIONS, list_recipes, recipe_folder
 from faces import face, write_csv, write_image
 
@@ -137,26 +135,3 @@ def test_the_job_of_the_docs_is_queued_again_where_there_is_more_to_do(
     assert (tmp_path / "queued").exists() == queued
     if queued:
         assert (tmp_path / "queued").read_text() == "requeue 4711\n"
-
-
-def test_the_table_of_micro_expressions_is_made_as_the_docs_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (code,) = [block for block in blocks("models/auformer.md", "python") if "CASME2" in block]
-    monkeypatch.chdir(tmp_path)
-    lines = ["Subject,Filename,OnsetFrame,ApexFrame,OffsetFrame,Action Units,Estimated Emotion"]
-    for person, actions in ((1, "12"), (2, "4+L10"), (3, "R14"), (3, "1+2+7")):
-        lines.append(f"{person},EP0{person}_01f,46,59,86,{actions},happiness")
-        file = tmp_path / f"Cropped/sub0{person}/EP0{person}_01f/reg_img59.jpg"
-        write_image(file, face(person, person))
-    lines.append("4,EP04_01,10,/,20,15,repression")  # no apex was found
-    (tmp_path / "CASME2-coding.csv").write_text("\n".join(lines), encoding="utf-8")
-    exec(code, {})
-    table = pd.read_csv("apex.csv", dtype=str).drop_duplicates("image")
-    assert table["subject"].tolist() == ["1", "2", "3"]
-    assert table.set_index("subject").loc["2", "AU4"] == "1"
-    assert table.set_index("subject").loc["3", "AU14"] == "1"
-    table.to_csv("apex.csv", index=False)
-    data = create_data("csv", table="apex.csv", protocol="leave_one_subject_out")
-    assert data.schema.aus == (1, 2, 4, 7, 12, 14, 15, 17)
-    assert data.protocol.fold_count(data.dataset) == 3

@@ -62,6 +62,35 @@ def test_no_opencv_with_windows_is_installed_unasked() -> None:
             assert opencvs(requirements) <= {"opencv-python-headless"}, extra
 
 
+def unbounded(package: str) -> set[str]:
+    """Return what a package needs in any version from some on."""
+    needed = map(Requirement, metadata.requires(package) or [])
+    return {
+        canonicalize_name(r.name)
+        for r in needed
+        if (r.marker is None or r.marker.evaluate({"extra": ""}))
+        and not any(s.operator in ("<", "<=", "==", "~=") for s in r.specifier)
+    }
+
+
+def test_no_release_of_what_an_archived_package_needs_can_break_an_install() -> None:
+    """What is built for it alone is held; numpy, scipy and the like are held by others too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {canonicalize_name(r.name): r for r in map(Requirement, project["dependencies"])}
+    held = {n for n, r in ours.items() if any(s.operator == "<" for s in r.specifier)}
+    assert "albumentations" in held
+    kept_alive = {"numpy", "scipy", "pyyaml", "pydantic", "typing-extensions"}
+    needed = unbounded("albumentations") | unbounded("albucore")
+    assert {"stringzilla", "simsimd"} <= needed
+    assert needed - kept_alive - {"opencv-python-headless"} <= held
+
+
+def test_albumentations_is_confined_to_one_file() -> None:
+    users = [f.name for f in (ROOT / "faceaffect").rglob("*.py")
+             if "import albumentations" in f.read_text(encoding="utf-8")]  # fmt: skip
+    assert users == ["transforms.py"]
+
+
 def test_cv2_can_be_imported_here() -> None:
     done = subprocess.run([sys.executable, "-c", "import cv2"], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -186,7 +186,7 @@ def _read(file: Path, task: str) -> pd.DataFrame:
     expected = _HEADER[task]
     if [name.lower() for name in header] != [name.lower() for name in expected]:
         raise DataError(
-            f"{file}: its first line is '{shown(','.join(header))}', that of another year or "
+            f"{file}: its first line is {shown(','.join(header))}, that of another year or "
             f"another task; '{','.join(expected)}' was expected"
         )
     columns = ["expression"] if task == "expression" else list(expected)

@@ -190,7 +190,7 @@ def _coding(root: Path) -> tuple[Path, pd.DataFrame]:
     table["person"] = table["Subject"].map(_person)
     if table["person"].isna().any():
         cell = table["Subject"][table["person"].isna()].iloc[0]
-        raise DataError(f"{file}: Subject is '{shown(cell)}', no number of a person")
+        raise DataError(f"{file}: Subject is {shown(cell)}, no number of a person")
     twice = table.duplicated(["person", "Filename", "OnsetFrame"])
     if twice.any():
         row = table[twice].iloc[0]

@@ -213,8 +213,8 @@ def _folder(path: Path) -> str:
     return (
         f"data.table: {path} is a folder{classes}, and a table is needed, with a line such as "
         f"'{inside[0] if inside else 'happiness'}/001.jpg,{inside[0] if inside else 'happiness'}' "
-        "below 'image,expression' for each picture; docs/own_data.md has the command that writes "
-        "it for a folder of class folders"
+        "below 'image,expression' for each picture; for a folder of class folders take "
+        f"data.name=folder data.root={path}"
     )
 
 

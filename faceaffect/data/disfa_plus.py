@@ -149,7 +149,7 @@ def _read_column(file: Path) -> pd.Series:
             (value,) = map(float, rest)
             frames.append(int(stem))
         except ValueError:
-            raise DataError(f"{file}:{number}: '{shown(line)}' is not like '000.jpg 0'") from None
+            raise DataError(f"{file}:{number}: {shown(line)} is not like '000.jpg 0'") from None
         values.append(value)
     if not frames:
         raise DataError(f"{file}: holds no label such as '000.jpg 0'")

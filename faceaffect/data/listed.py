@@ -173,7 +173,7 @@ def read_lines(file: Path, pattern: str, example: str) -> list[tuple[str, ...]]:
             continue
         match = re.fullmatch(pattern, line.strip())
         if match is None:
-            raise DataError(f"{file}:{number}: '{shown(line.strip())}' is not like '{example}'")
+            raise DataError(f"{file}:{number}: {shown(line.strip())} is not like '{example}'")
         found.append(match.groups(""))
     if not found:
         raise DataError(f"{file}: is empty; lines such as '{example}' were expected")
@@ -248,7 +248,7 @@ def numbers(
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{file}:{row + 2}: {column} is '{shown(str(cells.iloc[row]))}'; expected {low:g} to "
+            f"{file}:{row + 2}: {column} is {shown(str(cells.iloc[row]))}; expected {low:g} to "
             f"{high:g}, or {unknown:g} for unknown"
         )
     return np.where(absent, np.nan, values).astype(np.float32)

@@ -243,6 +243,11 @@ class Jpeg(Transform):
         )
         super().__init__(operation)
 
+    def __call__(self, frames: Frames, draw: Draw) -> tuple[Frames, Matrix | None]:
+        """As :meth:`Transform.__call__`; albumentations takes red for blue, as OpenCV does."""
+        out, matrix = super().__call__(np.ascontiguousarray(frames[..., ::-1]), draw)
+        return np.ascontiguousarray(out[..., ::-1]), matrix
+
 
 class Noise(Transform):
     """Add Gaussian noise to every pixel and channel."""

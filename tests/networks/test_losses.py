@@ -327,3 +327,30 @@ def test_gammas() -> None:
         losses.mdwa_gamma(BP4D_RATE, low=0.5)
     with pytest.raises(ValueError, match="sideways"):
         losses.mdwa_gamma(BP4D_RATE, mode="sideways")  # type: ignore[arg-type]
+
+
+def test_cross_entropy_to_shares_equals_the_sum_over_the_classes() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 4, generator=rng, dtype=torch.float64)
+    share = torch.rand(5, 4, generator=rng, dtype=torch.float64).softmax(1)
+    weight = torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=torch.float64)
+    log = logits - logits.exp().sum(1, keepdim=True).log()
+    expected = -(share * weight * log).sum() / (share * weight).sum()
+    torch.testing.assert_close(losses.cross_entropy_loss(logits, share, weight=weight), expected)
+    sure = torch.tensor([0, 3, 1, 2, 2])
+    torch.testing.assert_close(
+        losses.cross_entropy_loss(logits, torch.eye(4, dtype=torch.float64)[sure], weight=weight),
+        losses.cross_entropy_loss(logits, sure, weight=weight),
+    )
+
+
+def test_cross_entropy_to_unknown_shares_is_left_out_with_a_graph() -> None:
+    logits = torch.randn(3, 2, requires_grad=True)
+    share = torch.tensor([[0.7, 0.3], [torch.nan, torch.nan], [0.0, 1.0]])
+    some = losses.cross_entropy_loss(logits, share)
+    torch.testing.assert_close(some, losses.cross_entropy_loss(logits[[0, 2]], share[[0, 2]]))
+    none = losses.cross_entropy_loss(logits, torch.full((3, 2), torch.nan))
+    none.backward()
+    assert none == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
