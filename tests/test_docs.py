@@ -14,7 +14,7 @@ import pytest
 
 from faceaffect.cli import main
 from faceaffect.recipe import SECTIONS, list_recipes, recipe_folder
-from faces import face, write_csv, write_image
+from faces import write_csv
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -1,6 +1,5 @@
 """DISFA+ (Mavadati et al., 2016): 9 people of DISFA posing and smiling, 12 AUs from 0 to 5."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,13 @@ from faceaffect.data.dataset import Samples
 from faceaffect.data.disfa import BENCHMARK_AUS, check_aus
 from faceaffect.data.frames import (
     FrameDataset,
-    Frames,
     check_labels,
     find_folder,
-    locate,
+    locate_all,
     named_folders,
     numbered_files,
 )
-from faceaffect.data.listed import added, read_text
+from faceaffect.data.listed import read_text
 from faceaffect.errors import DataError, shown
 from faceaffect.schema import LabelSchema
 
@@ -73,38 +71,26 @@ class DisfaPlus(FrameDataset):
         trials = _trials(find_folder(folder, ["Labels"]), folder / "Labels")
         place = find_folder(folder, _IMAGES) if frames is None else folder / frames
         pictures = _trials(place, place or folder / _IMAGES[0])
-        left_out: Counter[str] = Counter()
-        tables = []
-        for name, where in trials.items():
-            labels = _read_labels(where, chosen)
-            source = numbered_files(pictures[name]) if name in pictures else None
-            tables.append(locate(labels, source, left_out).assign(trial=name))
-        left_out["trials without labels"] = len(set(pictures) - set(trials))
-        table = pd.concat(tables)
-        table = table[table.index % every == 0]
+        labels = {name: _read_labels(where, chosen) for name, where in trials.items()}
+        sources = {name: numbered_files(where) for name, where in pictures.items()}
+        table, left_out = locate_all(labels, sources, every)
         if table.empty:
             raise DataError(f"{folder}: no picture has a label. {_HELP}")
         intensity = table[list(chosen)].to_numpy(np.float32)
         samples = Samples(
-            id=(table["trial"] + table.index.map("/{:05d}".format)).to_numpy(str),
-            subject=table["trial"].str.partition("/")[0].to_numpy(str),
+            id=table["id"].to_numpy(str),
+            subject=table["recording"].str.partition("/")[0].to_numpy(str),
             au=np.where(np.isnan(intensity), np.nan, intensity >= threshold).astype(np.float32),
             au_intensity=intensity,
         )
-        self.frames = Frames(
-            ids=samples.id,
-            files=table["file"].to_numpy(str),
-            places=table["place"].to_numpy(np.int64),
-            aligner=open_aligner(align, crop, finder, crop_cache, folder, own=False),
-        )
-        notes = {"threshold": threshold, "frames": len(samples), "every": every}
         super().__init__(
             LabelSchema(aus=chosen),
             samples,
+            table,
+            open_aligner(align, crop, finder, crop_cache, folder, own=False),
             root=folder,
-            left_out=added(left_out),
-            crop=self.frames.crop(),
-            notes={**notes, **self.frames.notes()},
+            left_out=left_out,
+            notes={"threshold": threshold, "every": every},
         )
 
 

@@ -248,7 +248,7 @@ def test_disfa_plus_and_bp4d_plus(tmp_path: Path) -> None:
     plus = Bp4dPlus(str(tmp_path / "b"), align="none")
     assert plus.folds is None
     assert not [i for i in plus.samples.id.tolist() if i.startswith("F041")]
-    assert plus.left_out == {"recordings whose labels do not fit, F041/T7": 1}
+    assert plus.left_out == {"recording whose labels do not fit, F041/T7": 1}
 
 
 def test_folders_name_classes_and_files_people(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from faceaffect.recipe import load_recipe
 from faces import write_csv, write_facial_expressions
 from trees import bp4d as bp4d_tree
-from trees import dfew, rafdb
+from trees import dfew, rafdb, sets
 from trees import disfa as disfa_tree
 
 
@@ -20,6 +22,11 @@ def bp4d(root: Path) -> list[str]:
     bp4d_tree.write_labels(root)
     bp4d_tree.write_images(root)
     return [f"data.root={root}", "data.align=none"]
+
+
+def hub(root: Path) -> list[str]:
+    pytest.importorskip("datasets", reason="the extra 'hf' is not installed")
+    return [f"data.path={sets.hub(root)}", "data.image=picture", "data.label=emotion"]
 
 
 def mixture(root: Path, recipe: str) -> list[str]:
@@ -37,11 +44,21 @@ def mixture(root: Path, recipe: str) -> list[str]:
 
 
 DATA: dict[str, Any] = {
+    "affectnet": lambda root: [f"data.root={sets.affectnet_npy(root)}"],
+    "affwild2": lambda root: [f"data.root={sets.affwild2(root)}", "data.every=1"],
     "bp4d": bp4d,
+    "bp4d_plus": bp4d,
+    "casme2": lambda root: [f"data.root={sets.casme2(root)}"],
     "csv": lambda root: [f"data.table={write_csv(root)}"],
     "dfew": lambda root: [f"data.root={dfew.write(root)}", "data.frames=2"],
     "disfa": disfa,
+    "disfa_plus": lambda root: [f"data.root={sets.disfa_plus(root)}", "data.align=none"],
     "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
+    "ferplus": lambda root: [f"data.root={sets.ferplus(root)}"],
+    "ferv39k": lambda root: [f"data.root={sets.ferv39k(root)}", "data.frames=2"],
+    "folder": lambda root: [f"data.root={sets.folder(root)}"],
+    "hf": hub,
+    "mafw": lambda root: [f"data.root={sets.mafw(root)}", "data.frames=2"],
     "rafdb": lambda root: [f"data.root={rafdb.write(root)}"],
     "template_labels": lambda root: ["data.n=60"],
     "synthetic": lambda root: ["data.n=60", "data.subjects=20", f"data.cache={root}"],
