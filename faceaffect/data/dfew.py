@@ -4,17 +4,18 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
-from faceaffect.data.dataset import FaceDataset, Loaded, Samples
-from faceaffect.data.video import VIDEO_SUFFIXES, read_frames
-from faceaffect.errors import DataError, RecipeError
-from faceaffect.schema import LabelSchema
+from faceaffect.data.labels import LabelTable
+from faceaffect.data.listed import ListedFaces, check_fold, check_frames
+from faceaffect.data.video import VIDEO_SUFFIXES
+from faceaffect.errors import DataError
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
 """Names of the codes 1 to 7; DFEW writes them happy, sad, neutral, angry, ..."""
+
+LABELS = LabelTable({str(code): name for code, name in enumerate(CLASSES, 1)})
 
 FOLDS = 5
 ClipKind = Literal["auto", "clip_224x224_16f", "clip_224x224", "original"]
@@ -28,7 +29,7 @@ _HELP = (
 )
 
 
-class Dfew(FaceDataset):
+class Dfew(ListedFaces):
     """DFEW's single-labelled clips as they are distributed, one of the five published splits.
 
     People are not known, so each clip counts as a person of its own; papers report the mean over
@@ -66,45 +67,25 @@ class Dfew(FaceDataset):
         finder: FinderNode = None,
         crop_cache: str | None = None,
     ) -> None:
-        if not 1 <= fold <= FOLDS:
-            raise RecipeError(f"data.fold: {fold} is out of range; the folds are 1 to {FOLDS}")
-        if frames < 1:
-            raise RecipeError(f"data.frames: {frames} is not positive")
-        self.frames, self.image_size = frames, image_size if align == "none" else None
+        check_fold(fold, FOLDS)
+        check_frames(frames)
         folder = Path(root)
         table = pd.concat([_read(folder, part, fold) for part in ("train", "test")])
         both = table["clip"][table["clip"].duplicated()]
         if len(both):
             raise DataError(f"{folder}: clip {both.iloc[0]} is in fold {fold} more than once")
         kind, files = _files(folder, clips)
-        table["file"] = table["clip"].map(files)
-        missing = int(table["file"].isna().sum())
-        table = table.dropna(subset="file")
-        if table.empty:
-            raise DataError(f"{folder / 'Clip' / kind}: holds none of the labelled clips. {_HELP}")
-        ids = table["file"].to_numpy(str)
-        samples = Samples(
-            id=ids,
-            subject=ids,
-            expression=table["label"].to_numpy(np.int64) - 1,
-            part=table["part"].to_numpy(str),
-        )
+        table["file"] = [files.get(clip, f"Clip/{kind}/{clip}") for clip in table["clip"]]
         super().__init__(
-            LabelSchema(expressions=CLASSES),
-            samples,
+            table,
+            LABELS,
+            CLASSES,
             root=folder,
-            subjects_known=False,
-            left_out={"not on disk": missing} if missing else {},
+            help=_HELP,
+            frames=frames,
+            image_size=image_size,
             notes={"fold": fold, "clips": kind, "frames": frames, "crop": _crop(kind)},
             aligner=open_aligner(align, crop, finder, crop_cache, folder, own=False),
-        )
-
-    def load(self, index: int) -> Loaded:
-        """Decode evenly spaced frames of a clip; see :meth:`FaceDataset.load`."""
-        path = self.path(index)
-        assert path is not None
-        return self.cropped(
-            index, lambda: read_frames(path, count=self.frames, size=self.image_size)
         )
 
 
@@ -140,7 +121,8 @@ def _read(root: Path, part: str, fold: int) -> pd.DataFrame:
         raise DataError(
             f"{found[0]}:{row + 2}: '{shown}' is no clip number with a label from 1 to 7"
         )
-    return pd.DataFrame({"clip": clip.astype(int), "label": label.astype(int), "part": part})
+    names = [CLASSES[code - 1] for code in label.astype(int)]
+    return pd.DataFrame({"clip": clip.astype(int), "expression": names, "part": part})
 
 
 def _files(root: Path, clips: ClipKind) -> tuple[str, dict[int, str]]:

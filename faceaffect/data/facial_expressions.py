@@ -8,13 +8,14 @@ import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import FaceDataset, Samples, on_disk
-from faceaffect.data.names import expression_name
-from faceaffect.errors import DataError, RecipeError, unknown
+from faceaffect.data.labels import LabelTable
+from faceaffect.errors import DataError
 from faceaffect.schema import LabelSchema
 
 CLASSES = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
 )  # fmt: skip
+LABELS = LabelTable({name: name for name in CLASSES})
 COMMON = CLASSES[:6]
 """The classes with more than a hundred images; fear and contempt have a handful."""
 
@@ -57,12 +58,7 @@ class FacialExpressions(FaceDataset):
         finder: FinderNode = None,
         crop_cache: str | None = None,
     ) -> None:
-        names = tuple(COMMON if classes is None else map(expression_name, classes))
-        for name in names:
-            if name not in CLASSES:
-                raise RecipeError(unknown("data.classes", str(name), CLASSES))
-        if len(set(names)) < len(names):
-            raise RecipeError(f"data.classes: a class is named twice: {', '.join(names)}")
+        names = COMMON if classes is None else LABELS.choose(classes)
         table = _read(Path(root))
         left_out = {"duplicate rows": int(table.duplicated(["image", "emotion"]).sum())}
         table = table.drop_duplicates(["image", "emotion"])
@@ -92,6 +88,7 @@ class FacialExpressions(FaceDataset):
             root=Path(root),
             left_out={reason: count for reason, count in left_out.items() if count},
             aligner=open_aligner(align, crop, finder, crop_cache, Path(root), own=False),
+            labels=LABELS,
         )
 
 

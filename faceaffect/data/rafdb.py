@@ -4,17 +4,17 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
-from faceaffect.data.dataset import FaceDataset, Samples, on_disk
-from faceaffect.data.names import expression_name
-from faceaffect.errors import DataError, RecipeError, unknown
-from faceaffect.schema import LabelSchema
+from faceaffect.data.labels import LabelTable
+from faceaffect.data.listed import ListedFaces
+from faceaffect.errors import DataError
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 """Names of the codes 1 to 7."""
+
+LABELS = LabelTable({str(code): name for code, name in enumerate(CLASSES, 1)})
 
 _LABELS = ("list_patition_label.txt", "list_partition_label.txt")
 _FOLDERS = {"aligned": ("Image/aligned", "aligned"), "original": ("Image/original", "original")}
@@ -25,7 +25,7 @@ _HELP = (
 )
 
 
-class RafDb(FaceDataset):
+class RafDb(ListedFaces):
     """RAF-DB's basic expressions as they are distributed: 12,271 images to train, 3,068 to test.
 
     The published split is taken; validation images are carved out of the training part. People are
@@ -59,38 +59,18 @@ class RafDb(FaceDataset):
         finder: FinderNode = None,
         crop_cache: str | None = None,
     ) -> None:
-        names = tuple(CLASSES if classes is None else map(expression_name, classes))
-        for name in names:
-            if name not in CLASSES:
-                raise RecipeError(unknown("data.classes", str(name), CLASSES))
-        if len(set(names)) < len(names):
-            raise RecipeError(f"data.classes: a class is named twice: {', '.join(names)}")
-        folder = _basic(Path(root))
+        names, folder = LABELS.choose(classes), _basic(Path(root))
         table = _read(folder)
         place = _image_folder(folder, images)
-        table["name"] = _file_names(table["file"], images)
-        other = table.loc[~table["expression"].isin(names), "expression"]
-        left_out = {f"class {name}": int(count) for name, count in other.value_counts().items()}
-        table = table[table["expression"].isin(names)]
-        there = on_disk(folder / place, table["name"])
-        left_out["not on disk"] = int((~there).sum())
-        table = table[there]
-        if table.empty:
-            raise DataError(f"{folder / place}: holds none of the labelled images. {_HELP}")
-        label = [names.index(name) for name in table["expression"]]
-        ids = (f"{place}/" + table["name"]).to_numpy(str)
-        samples = Samples(
-            id=ids,
-            subject=ids,
-            expression=np.array(label, np.int64),
-            part=table["file"].str.partition("_")[0].to_numpy(str),
-        )
         super().__init__(
-            LabelSchema(expressions=names),
-            samples,
+            table.assign(
+                file=f"{place}/" + _file_names(table["file"], images),
+                part=table["file"].str.partition("_")[0],
+            ),
+            LABELS,
+            names,
             root=folder,
-            subjects_known=False,
-            left_out={reason: count for reason, count in left_out.items() if count},
+            help=_HELP,
             notes={"images": images},
             aligner=open_aligner(align, crop, finder, crop_cache, folder, own=False),
         )
