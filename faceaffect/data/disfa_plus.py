@@ -16,7 +16,7 @@ from faceaffect.data.frames import (
     named_folders,
     numbered_files,
 )
-from faceaffect.data.listed import read_text
+from faceaffect.data.listed import text_of
 from faceaffect.errors import DataError, shown
 from faceaffect.schema import LabelSchema
 
@@ -126,7 +126,7 @@ def _read_labels(folder: Path, aus: tuple[int, ...]) -> pd.DataFrame:
 def _read_column(file: Path) -> pd.Series:
     frames: list[int] = []
     values: list[float] = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(text_of(file).splitlines(), 1):
         name, *rest = line.partition("#")[0].split() or [""]
         stem = name.partition(".")[0]
         if not name or (not stem.isdigit() and not frames):

@@ -168,7 +168,7 @@ def read_lines(file: Path, pattern: str, example: str) -> list[tuple[str, ...]]:
         DataError: the file cannot be read, is empty, or a line is of another form and is named.
     """
     found = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(text_of(file).splitlines(), 1):
         if not line.strip():
             continue
         match = re.fullmatch(pattern, line.strip())
@@ -180,7 +180,7 @@ def read_lines(file: Path, pattern: str, example: str) -> list[tuple[str, ...]]:
     return found
 
 
-def read_text(file: Path) -> str:
+def text_of(file: Path) -> str:
     """Return what a text file in UTF-8 holds.
 
     Raises:
