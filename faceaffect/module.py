@@ -108,7 +108,9 @@ class AffectModule(FaceModule):
     arguments of plain types, which are stored as hyper-parameters. With ``clips = True`` a model
     gets every batch as ``video``; else clips reach it frame by frame, and predictions are averaged
     over the frames of a clip. With ``needs_training = False`` it is tested as it is built, and with
-    ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here.
+    ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here. With
+    ``zero_shot = True`` it has something to say before any training, so that ``trainer.max_epochs:
+    0`` tests it as it is built.
 
     What it may have besides: ``heads``, its last layers; ``cam_layer``, a layer with an output of
     (B, C, H, W) for ``explain``; ``graphs(batch)``, (B, S, N, N) weights of edges between its N
@@ -127,6 +129,7 @@ class AffectModule(FaceModule):
 
     clips = False
     has_cost = True
+    zero_shot = False
 
     def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:
         super().__init__(schema)
@@ -188,6 +191,10 @@ class AffectModule(FaceModule):
         Returns:
             Name to (B, ...), or None if nothing frozen stands in front.
         """
+        return None
+
+    def answering(self) -> dict[str, Any] | None:
+        """Return how answers come about, where the result should say so; plain values."""
         return None
 
     # Steps

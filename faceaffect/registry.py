@@ -31,6 +31,7 @@ TABLES: dict[str, dict[str, str]] = {
         "sacl": "faceaffect.models.sacl:SACL",
         "table": "faceaffect.models.table:Table",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
+        "vlm": "faceaffect.models.vlm.module:Vlm",
         "vit_pretraining": "faceaffect.models.vit_pretraining:VitPretraining",
     },
     "priors": {

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 from weakref import WeakSet
 
@@ -167,6 +167,10 @@ class FaceDataModule(L.LightningDataModule):
     def in_order(self, side: Literal["train", "val", "test"]) -> FaceLoader:
         """Return batches of a part in the order of the data, without augmentation."""
         return self._loader(getattr(self.split, side))
+
+    def of(self, indices: Sequence[int]) -> FaceLoader:
+        """Return batches of some samples in the order given, without augmentation."""
+        return self._loader(np.asarray(indices, np.int64))
 
     def keep(self, features: Features) -> None:
         """Serve features in place of images in the loaders that there are."""

@@ -32,8 +32,16 @@ class LanguageLoRA(LoRA):
     dropout: float = 0.05
 
 
-def put_adapters(net: Any, lora: LanguageLoRA) -> Any:
+def put_adapters(
+    net: Any, lora: LanguageLoRA, layers: str | None = None, where: str = "model.llm.lora"
+) -> Any:
     """Return the language model with adapters in it, a ``PeftModel``.
+
+    Args:
+        net: the language model.
+        lora: settings.
+        layers: a pattern of the names of the layers to adapt; by default what ``lora`` says.
+        where: the recipe's key, for errors.
 
     Raises:
         RecipeError: the adapters do not fit the model.
@@ -42,10 +50,11 @@ def put_adapters(net: Any, lora: LanguageLoRA) -> Any:
         # peft asks for a property that transformers has renamed.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         try:
-            config = lora.config(lora.targets or "all-linear", task_type=TaskType.CAUSAL_LM)
+            found = layers or lora.targets or "all-linear"
+            config = lora.config(found, task_type=TaskType.CAUSAL_LM)
             adapted = get_peft_model(net, config)
         except ValueError as error:
-            raise RecipeError(f"model.llm.lora: {first_line(error)}") from None
+            raise RecipeError(f"{where}: {first_line(error)}") from None
     net.register_forward_pre_hook(_cast_once)
     for module in net.modules():
         if isinstance(module, LoraLinear) and _pays_composed(module):

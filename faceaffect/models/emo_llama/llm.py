@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -68,15 +68,12 @@ class LanguageModel(Freezable):
         # transformers renamed the argument, and the field of its output, in 5.24.
         names = inspect.signature(net.forward).parameters
         self._cache = "cache" if "cache" in names else "past_key_values"
-        self._window = _window(net.config)
+        self._window = window_of(net.config)
         self.sharded = False
         self.width: int = net.get_input_embeddings().weight.shape[1]
         self.grad_checkpointing = grad_checkpointing
-        if (
-            grad_checkpointing
-        ):  # the method's name in transformers from 5.24 on, else the one before
-            enable = getattr(net, "activation_checkpointing_enable", None)
-            (enable or net.gradient_checkpointing_enable)({"use_reentrant": False})
+        if grad_checkpointing:
+            enable_checkpointing(net)
         if frozen:
             self.freeze()
         if lora is not None:
@@ -98,9 +95,7 @@ class LanguageModel(Freezable):
         """Set the mode; checkpointing layers follow it, which else would not checkpoint."""
         super().train(mode)
         if self.grad_checkpointing:
-            for module in self.net.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.training = mode
+            let_checkpoint(self.net, mode)
         return self
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -197,6 +192,20 @@ class LanguageModel(Freezable):
         merged = net.merge_and_unload() if self.has_adapter else net
         merged.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
+
+
+def enable_checkpointing(net: Any) -> None:
+    """Have the layers of a model of transformers spend time to save memory in training."""
+    # The method's name in transformers from 5.24 on, else the one before.
+    enable = getattr(net, "activation_checkpointing_enable", None)
+    (enable or net.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def let_checkpoint(net: nn.Module, mode: bool) -> None:
+    """Let checkpointing layers follow the mode; frozen in eval mode they would not checkpoint."""
+    for module in net.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = mode
 
 
 def create_llm(
@@ -315,7 +324,7 @@ def _check_kind(net: Any) -> None:
         )
 
 
-def _window(config: Any) -> int | None:
+def window_of(config: Any) -> int | None:
     """Return how far back the layer of the shortest sight attends; None for all the way."""
     kinds = getattr(config, "layer_types", None)
     reach = {"sliding": "sliding_window", "chunked": "attention_chunk_size"}

@@ -47,7 +47,7 @@ def answer_loss(
 
 
 def _answer_loss(llm: LanguageModel, packed: Packed, visual: Tensor) -> Tensor:
-    needed, place = _distinct(packed.column)
+    needed, place = distinct(packed.column)
     embeddings = packed.embed(llm.embed(packed.ids), visual)
     mask = packed.attention(embeddings.dtype)
     answer = llm(embeddings, mask, packed.position, logits_to_keep=needed)
@@ -78,7 +78,7 @@ def score_options(
         (B, most answers of a row) float32; minus infinity where a row has fewer.
     """
     prompt = pack([Row(row.prefix) for row in rows], visual.device, padding)
-    last, place = _distinct(_last(prompt.known))
+    last, place = distinct(_last(prompt.known))
     embeddings = prompt.embed(llm.embed(prompt.ids), visual)
     first = llm(embeddings, prompt.known, prompt.position, logits_to_keep=last, keep=True)
     options = pack([Row([], row.branches) for row in rows], visual.device, "right")
@@ -138,7 +138,7 @@ def generate(
     return cast(list[list[int]], ids.tolist())
 
 
-def _distinct(columns: Tensor) -> tuple[Tensor, Tensor]:
+def distinct(columns: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sorted distinct columns and the place of each column among them."""
     return columns.unique(return_inverse=True)  # type: ignore[no-untyped-call, no-any-return]
 

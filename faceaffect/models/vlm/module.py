@@ -1,0 +1,371 @@
+"""Vlm: any vision-language model as it is, with few-shot examples, or tuned."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TextStreamer
+
+from faceaffect.components import Options
+from faceaffect.data.batch import FaceBatch, as_clips
+from faceaffect.errors import RecipeError, harmless
+from faceaffect.instructions.formats import read_items
+from faceaffect.instructions.items import Turn, turns_by_id
+from faceaffect.models.emo_llama.adapters import LanguageLoRA
+from faceaffect.models.emo_llama.prompts import labels_of, probabilities
+from faceaffect.models.emo_llama.sharding import ShardFrozen
+from faceaffect.models.vlm.chat import Chat, Prompt, TemplateName
+from faceaffect.models.vlm.loading import Attention, Dtype, load
+from faceaffect.models.vlm.net import VisionLanguageModel
+from faceaffect.models.vlm.prompts import CONCLUDE, Asker, Prompts, centred
+from faceaffect.models.vlm.shots import Shot, draw
+from faceaffect.module import AffectModule
+from faceaffect.progress import console
+from faceaffect.schema import LabelSchema
+from faceaffect.scores.answers import join_answers, read_answers
+
+DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
+"""What :meth:`Vlm.describe` asks if nothing else is asked."""
+
+_VIDEO_FAMILIES = {"llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
+                   "smolvlm", "internvl", "llava_next_video", "video_llava"}  # fmt: skip
+_ONE_PICTURE = {"instructblip"}
+
+
+class _Printed(TextStreamer):
+    """Prints an answer as it comes; nothing in it moves the terminal."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        super().on_finalized_text(harmless(text), stream_end)
+
+
+class Vlm(AffectModule):
+    """Any image-text model of transformers: as it is, with examples, or tuned by LoRA.
+
+    Args:
+        schema: what the model answers.
+        checkpoint: ``asset:mini_vlm``, a folder that ``save_pretrained`` wrote, or owner/model on
+            the hub: whatever transformers opens as ``AutoModelForImageTextToText`` with its
+            ``AutoProcessor``. No code of a repository is ever run.
+        pretrained: the hub may be asked.
+        revision: branch, tag or commit on the hub; the result names the commit.
+        lora: settings of the adapters in the language part; null trains nothing.
+        dtype: of the frozen weights; ``auto`` takes what the machine computes in hardware.
+        attention: kind of attention; with ``flash_attention_2`` options share no prompt.
+        four_bit: load the weights in 4 bits (CUDA; ``pip install 'faceaffect[quantized]'``).
+        grad_checkpointing: spend time to save memory in training.
+        template: ``chat``, the processor's own, or ``plain``: USER and ASSISTANT.
+        videos: show clips as videos where the family knows them; false shows several pictures.
+        prompts: what is asked, see :class:`~faceaffect.models.vlm.prompts.Prompts`.
+        shots: examples of training people in front of every question.
+        answer_mode: ``score`` takes the likelihood of every option; ``generate`` reads what the
+            model says, unreadable answers being errors; ``both`` predicts by scores and adds the
+            texts when testing.
+        calibration: ``blank`` takes from every score that of a grey picture, so that what a model
+            likes to say whatever it sees does not count.
+        instructions: a file of dialogues that are trained on beside the templates, as in EMO-LLaMA.
+        talk_rate: chance that a sample is also asked for an answer in free words in a step.
+        au_balance: positives of an AU of rate r weigh ((1 - r) / r) to this power in the loss.
+        max_new_tokens: of a generated answer.
+
+    Raises:
+        RecipeError: settings that contradict each other or the schema.
+        CheckpointError: it is no image-text model, or is damaged.
+    """
+
+    clips = True
+    zero_shot = True
+
+    def __init__(
+        self,
+        schema: LabelSchema | dict[str, Any],
+        *,
+        checkpoint: str = "asset:mini_vlm",
+        pretrained: bool = False,
+        revision: str | None = None,
+        lora: Annotated[dict[str, Any] | None, Options(LanguageLoRA)] = None,
+        dtype: Dtype = "auto",
+        attention: Attention = "sdpa",
+        four_bit: bool = False,
+        grad_checkpointing: bool = False,
+        template: TemplateName = "chat",
+        videos: bool = True,
+        prompts: Annotated[dict[str, Any], Options(Prompts)] = {},  # noqa: B006
+        shots: int = 0,
+        answer_mode: Literal["score", "generate", "both"] = "score",
+        calibration: Literal["none", "blank"] = "none",
+        instructions: str | None = None,
+        talk_rate: float = 0.5,
+        au_balance: float = 0.0,
+        max_new_tokens: int = 64,
+    ) -> None:
+        super().__init__(schema)
+        own = Prompts(**prompts)
+        self.forms = own.tasks(self.schema)
+        self._check(shots, answer_mode)
+        net, processor, source = load(
+            checkpoint, pretrained=pretrained, revision=revision, dtype=dtype,
+            attention=attention, four_bit=four_bit,
+        )  # fmt: skip
+        adapters = None if lora is None else LanguageLoRA(**lora)
+        self.llm = VisionLanguageModel(
+            net, processor, checkpoint, lora=adapters, grad_checkpointing=grad_checkpointing
+        )
+        self.llm.source = source
+        knows = self.llm.model_type in _VIDEO_FAMILIES
+        self.chat = Chat(self.llm, template, own.system, videos and knows)
+        self.count, self.shots = shots, list[Shot]()
+        self.answer_mode, self.calibration = answer_mode, calibration
+        self.instructions, self.talk_rate = instructions, talk_rate
+        self.au_balance, self.max_new_tokens = au_balance, max_new_tokens
+        self.dialogues: dict[str, list[list[Turn]]] = {}
+        self.au_weights: dict[int, float] = {}
+        self._blank: dict[str, Tensor] = {}
+        self._only_scores = False
+
+    def _check(self, shots: int, answer_mode: str) -> None:
+        if shots < 0:
+            raise RecipeError(f"model.shots: {shots} is less than 0")
+        for task, prompt in self.forms.items():
+            if shots and prompt.form in ("describe", "think"):
+                raise RecipeError(
+                    f"model.shots: examples have an answer and no {prompt.form}; set "
+                    f"model.prompts.{task}.form to options"
+                )
+            if prompt.form == "yes_no" and answer_mode != "score":
+                raise RecipeError(
+                    f"model.prompts.{task}.form: yes_no is scored; say answer_mode: score"
+                )
+
+    # Training
+
+    def setup(self, stage: str) -> None:
+        """Draw the examples, read the instruction file; refuse what does not work."""
+        super().setup(stage)
+        if isinstance(self.trainer.strategy, ShardFrozen):
+            raise RecipeError("trainer.strategy: shard_frozen is for emo_llama; use ddp")
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            self._check_trainable()
+        if self.count and not self.shots and data is not None:
+            self.shots = draw(data, self.count, self.schema, self.seed or 0)
+        if stage == "fit" and self.instructions is not None and data is not None:
+            self._read_dialogues(data)
+
+    def _check_trainable(self) -> None:
+        if not any(p.requires_grad for p in self.parameters()):
+            raise RecipeError(
+                "model.lora: null, so there is nothing to train; give adapters, such as "
+                "model.lora={r: 16}, or test it as it is: trainer.max_epochs=0"
+            )
+        for task, prompt in self.forms.items():
+            if prompt.form in ("describe", "think"):
+                raise RecipeError(
+                    f"model.prompts.{task}.form: {prompt.form} has no answer to learn from labels; "
+                    "train with options, or test untrained: trainer.max_epochs=0"
+                )
+
+    def _read_dialogues(self, data: Any) -> None:
+        """Take the dialogues of the training part and say how many others were left out."""
+        ids, sources = data.dataset.samples.id, getattr(data.dataset, "names", ())
+        items = read_items(self.instructions or "")
+        self.dialogues, left_out = turns_by_id(
+            items, ids[data.split.train].tolist(), ids.tolist(), sources
+        )
+        if self.trainer.is_global_zero:
+            console.print(
+                f"{self.instructions}: {len(items) - left_out} dialogues about "
+                f"{len(self.dialogues)} training samples; {left_out} left out, "
+                "which are about other samples"
+            )
+
+    def prepare(self, statistics: dict[str, Any]) -> None:
+        """Take the weights of rare AUs from the training part's rates."""
+        super().prepare(statistics)
+        rates = {au: statistics.get("au_rate", {}).get(f"AU{au}", 0.5) for au in self.schema.aus}
+        self.au_weights = {
+            au: ((1 - rate) / rate) ** self.au_balance for au, rate in rates.items() if rate > 0
+        }
+
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return the mean cross-entropy of the answers; every prompt counts alike."""
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
+        asker = self.asker(batch)
+        prompts = self.training_prompts(batch, asker, rng)
+        if prompts:
+            return self.llm.losses(prompts, self.chat).mean()
+        # Without any label nothing is learned, but the graph stays whole.
+        asked = asker.ask(0, DESCRIBE.format(media=asker.media[0]))
+        asked.branches = [self.chat.options(["yes"])[0].texts()]
+        return self.llm.losses([asked], self.chat).mean() * 0
+
+    def training_prompts(
+        self, batch: FaceBatch, asker: Asker, rng: np.random.Generator
+    ) -> list[Prompt]:
+        """Write the questions and answers of a step: each known task, dialogues, free words."""
+        prompts: list[Any] = []
+        for sample, name in enumerate(batch["id"]):
+            labels = labels_of(batch, sample, self.schema)
+            for task in self.schema.tasks:
+                learned = asker.learn(sample, task, labels, rng, self.au_weights)
+                prompts += learned if isinstance(learned, list) else [learned]
+            if rng.random() < self.talk_rate:
+                prompts.append(asker.talk(sample, labels, rng))
+            written = [turns for turns in self.dialogues.get(name, []) if turns]
+            if written:
+                turns = written[int(rng.integers(len(written)))]
+                prompts.append(asker.tell(sample, turns[: 1 + int(rng.integers(len(turns)))]))
+        return [prompt for prompt in prompts if prompt is not None]
+
+    def asker(self, batch: FaceBatch) -> Asker:
+        """Return the writer of a batch's prompts.
+
+        Raises:
+            RecipeError: the family takes one picture, and there are clips.
+        """
+        batch = as_clips(batch)
+        clips = [video[known] for video, known in
+                 zip(batch["video"], batch["frame_mask"], strict=True)]  # fmt: skip
+        longest = max(len(clip) for clip in clips)
+        if longest > 1 and self.llm.model_type in _ONE_PICTURE:
+            raise RecipeError(
+                f"data: clips of up to {longest} frames, but {self.llm.model_type} takes one "
+                "picture; say data.frames=1, or take a model of videos or of several pictures"
+            )
+        device = self.llm.device
+        shots = [replace(shot, clip=shot.clip.to(device)) for shot in self.shots]
+        return Asker(self.schema, self.chat, clips, self.forms, shots)
+
+    # Answers
+
+    def predict(self, batch: FaceBatch) -> dict[str, Any]:
+        """Return probabilities, by option scores or by reading text; see ``answer_mode``."""
+        asker = self.asker(batch)
+        generate = self.answer_mode != "score" and not (
+            self.answer_mode == "both" and self._only_scores
+        )
+        answers, texts = {}, {}
+        for task, prompt in self.forms.items():
+            open_question = prompt.form == "describe"
+            if generate or open_question:
+                texts[task] = self.say(asker, task)
+            if self.answer_mode == "generate" or open_question:
+                read = read_answers({task: texts[task]}, self.schema)
+                answers[task] = read[task].to(self.llm.device)
+            else:
+                answers[task] = self.scores(asker, task)
+        if texts:
+            rows = range(len(asker.clips))
+            lines = [{task: texts[task][row] for task in texts} for row in rows]
+            return answers | {"text": [join_answers(line) for line in lines]}
+        return answers
+
+    def scores(self, asker: Asker, task: str) -> Tensor:
+        """Return the predictions of a task by the likelihood of each option."""
+        scores = self._likelihoods(asker, task)
+        if self.calibration == "blank":
+            scores = centred(scores, self._of_blank(asker, task))
+        return probabilities(scores, task, self.schema)
+
+    def _likelihoods(self, asker: Asker, task: str) -> Tensor:
+        """Return (B, options) log-likelihoods, in the order of the schema."""
+        prompts = [p for sample in range(len(asker.clips)) for p in asker.score(sample, task)]
+        if self.forms[task].form == "think":
+            self._reason(asker, prompts, task)
+        return self.llm.scores(prompts, self.chat).reshape(len(asker.clips), -1)
+
+    def _reason(self, asker: Asker, prompts: Sequence[Prompt], task: str) -> None:
+        """Let the model think, and have the options follow what it thought."""
+        thoughts = self.llm.generate(prompts, self.chat, self.max_new_tokens)
+        concluding = self.chat.behind(CONCLUDE)
+        branches = asker.branches(task, concluding)
+        for prompt, thought in zip(prompts, thoughts, strict=True):
+            prompt.begun = thought + CONCLUDE
+            prompt.branches = branches
+
+    def _of_blank(self, asker: Asker, task: str) -> Tensor:
+        """Return (1, options) scores of a grey picture of the same shape."""
+        clip = asker.clips[0]
+        key = f"{task} {tuple(clip.shape[-2:])} {self.training}"
+        if key not in self._blank or self.llm.training or torch.is_grad_enabled():
+            grey = torch.full_like(clip[:1], 127)
+            other = Asker(self.schema, self.chat, [grey], self.forms, asker.shots)
+            self._blank[key] = self._likelihoods(other, task)
+        return self._blank[key]
+
+    def say(
+        self, asker: Asker, task: str = "", *, question: str = "", streamer: Any = None
+    ) -> list[str]:
+        """Return greedy answers to a task's question, or to any other."""
+        prompts = []
+        for sample, media in enumerate(asker.media):
+            if task:
+                prompts.append(asker.open(sample, task))
+            else:
+                prompts.append(asker.ask(sample, question.format(media=media)))
+        return self.llm.generate(prompts, self.chat, self.max_new_tokens, streamer)
+
+    @torch.no_grad()
+    def describe(
+        self, batch: FaceBatch, question: str | None = None, *, stream: bool = False
+    ) -> list[str]:
+        """Answer a question about each face in free words.
+
+        Args:
+            batch: images or clips; no labels are needed.
+            question: by default :data:`DESCRIBE`.
+            stream: print the answer as it comes; for one face.
+        """
+        streamer = None
+        if stream:
+            streamer = _Printed(self.llm.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
+        return self.say(self.asker(batch), question=asked, streamer=streamer)
+
+    def answering(self) -> dict[str, Any]:
+        """Return how answers come about, for the result."""
+        read = {task: prompt.form == "describe" or self.answer_mode == "generate"
+                for task, prompt in self.forms.items()}  # fmt: skip
+        scored = "likelihood of each option's words"
+        if self.calibration == "blank":
+            scored += ", less that for a grey picture (calibrated)"
+        return {
+            "probabilities": {t: "0 and 1, read from text" if r else f"{scored}, normalised over "
+                              "the options" for t, r in read.items()},
+            "forms": {task: prompt.form for task, prompt in self.forms.items()},
+            "shared_prompt": self.llm.shares,
+            "examples": [shot.id for shot in self.shots],
+        }  # fmt: skip
+
+    def on_validation_start(self) -> None:
+        """Do not generate text that validation has no use for."""
+        self._only_scores, self._blank = True, {}
+
+    def on_validation_end(self) -> None:
+        """Generate again."""
+        self._only_scores = False
+
+    def on_test_start(self) -> None:
+        """Forget the scores of grey pictures; weights may have changed."""
+        self._blank = {}
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the examples, pictures included, since questions are asked behind them."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["faceaffect"]["shots"] = [shot.to_dict() for shot in self.shots]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the examples."""
+        super().on_load_checkpoint(checkpoint)
+        stored = checkpoint["faceaffect"].get("shots", [])
+        self.shots = [Shot.from_dict(plain) for plain in stored]
+
+    def export_adapter(self, folder: str | Path) -> None:
+        """Write the adapter in peft's own format."""
+        self.llm.save_adapter(folder)

@@ -1,0 +1,370 @@
+"""A vision-language model: prompts with pictures in, losses, scores of options or new text out."""
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from faceaffect.errors import CheckpointError, RecipeError, first_line, suggest
+from faceaffect.models.emo_llama.adapters import LanguageLoRA, put_adapters
+from faceaffect.models.emo_llama.llm import enable_checkpointing, let_checkpoint, window_of
+from faceaffect.models.emo_llama.packing import Packed, Row, by_length, pack
+from faceaffect.models.emo_llama.scoring import distinct
+from faceaffect.models.vlm.behind import Behind
+from faceaffect.models.vlm.chat import Chat, Prompt
+from faceaffect.models.vlm.tower import Once
+from faceaffect.networks.weights import Freezable
+from faceaffect.progress import console
+
+_FPS = 8.0
+"""Frames per second that clips are said to have; their frames are spread over them already."""
+
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+class VisionLanguageModel(Freezable):
+    """An image-text model of transformers, frozen but for adapters in its language part.
+
+    Args:
+        net: the model.
+        processor: of pictures and text.
+        title: what names it, for messages.
+        lora: adapters to put in; None leaves the model frozen as it is.
+        grad_checkpointing: spend time to save memory in training.
+
+    Attributes:
+        net: the model with its adapters, a ``PeftModel`` if it has any.
+        shares: whether answers share one pass over their prompt; else each has a pass of its own.
+
+    Raises:
+        RecipeError: the adapters do not fit the model.
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        processor: Any,
+        title: str,
+        *,
+        lora: LanguageLoRA | None,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net, self.processor, self.title = net, processor, title
+        self.tokenizer = processor.tokenizer
+        self.model_type: str = net.config.model_type
+        self.special = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
+        self.grad_checkpointing = grad_checkpointing
+        if grad_checkpointing:
+            enable_checkpointing(net)
+        decoder = net.get_decoder()
+        self.decoder_name = next(name for name, part in net.named_modules() if part is decoder)
+        self._once = Once(net)
+        text = net.config.get_text_config()
+        self.window = window_of(text)
+        self.context: int | None = getattr(text, "max_position_embeddings", None)
+        reason = _unshared(net, text)
+        self.shares = reason is None
+        if reason is not None:
+            console.print(
+                f"{title}: {reason}, so its options cannot share a prompt: each is scored by a "
+                "full forward pass, which takes several times as long",
+                markup=False,
+            )
+        self.freeze()
+        if lora is not None:
+            self.net = put_adapters(net, lora, _language_layers(self, lora), "model.lora")
+        self.train(self.training)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model itself, adapters inside."""
+        net = self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
+        return cast(PreTrainedModel, net)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language part."""
+        return self.base.get_submodule(self.decoder_name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.base.get_input_embeddings().weight.device  # type: ignore[return-value]
+
+    def train(self, mode: bool = True) -> "VisionLanguageModel":
+        """Set the mode; checkpointing layers of the language part follow it."""
+        super().train(mode)
+        if self.grad_checkpointing:
+            let_checkpoint(self.decoder, mode)
+        return self
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    # What comes out
+
+    def losses(self, prompts: Sequence[Prompt], chat: Chat) -> Tensor:
+        """Return the cross-entropy of the learned tokens of each prompt, (B,), weighted to a mean."""
+        if not self.shares:
+            return self._mean_of_branches(prompts, chat)
+        losses: list[Tensor] = []
+        order: list[int] = []
+        for group in _alike(prompts):
+            logits, answers = self._forward([prompts[i] for i in group], chat)
+            each = F.cross_entropy(logits, answers.said, reduction="none") * answers.weight
+            losses.append(each.new_zeros(len(group)).index_add(0, answers.row, each))
+            order += group
+        return torch.cat(losses)[torch.tensor(order, device=self.device).argsort()]
+
+    def _mean_of_branches(self, prompts: Sequence[Prompt], chat: Chat) -> Tensor:
+        """Return the same losses from one pass for each answer."""
+        single, owner, share = [], [], []
+        for number, prompt in enumerate(prompts):
+            weights = prompt.weights or [1.0] * len(prompt.branches)
+            counts = [sum(len(t.ids) for t in b if t.said) for b in prompt.branches]
+            total = sum(w * n for w, n in zip(weights, counts, strict=True))
+            for branch, weight, count in zip(prompt.branches, weights, counts, strict=True):
+                single.append(replace(prompt, branches=[branch], weights=[]))
+                owner.append(number)
+                share.append(weight * count / total)
+        losses = self._each(single, chat, self._losses_alone)
+        scale = losses.new_tensor(share)
+        place = torch.tensor(owner, device=losses.device)
+        return losses.new_zeros(len(prompts)).index_add(0, place, losses * scale)
+
+    def _losses_alone(self, logits: Tensor, answers: Packed, count: int) -> Tensor:
+        each = F.cross_entropy(logits, answers.said, reduction="none") * answers.weight
+        return each.new_zeros(count).index_add(0, answers.row, each)
+
+    def scores(self, prompts: Sequence[Prompt], chat: Chat) -> Tensor:
+        """Return the log-likelihood of every answer, summed over its learned tokens.
+
+        The prompt is run once; all its answers follow in the same pass, blind to each other. Models
+        that cannot do so are run once for each answer.
+
+        Returns:
+            (B, most answers of a prompt) float32; minus infinity where a prompt has fewer.
+        """
+        most = max(len(prompt.branches) for prompt in prompts)
+        found = torch.full((len(prompts), most), -torch.inf, device=self.device)
+        if self.shares:
+            for group in _alike(prompts):
+                chosen = [prompts[i] for i in group]
+                for i, row in zip(group, self._score(chosen, chat), strict=True):
+                    found[i, : len(prompts[i].branches)] = row[: len(prompts[i].branches)]
+            return found
+        places = [(i, n) for i, prompt in enumerate(prompts) for n in range(len(prompt.branches))]
+        single = [replace(prompts[i], branches=[prompts[i].branches[n]]) for i, n in places]
+        values = self._each(single, chat, _sums)
+        rows, columns = torch.tensor(places, device=self.device).T
+        found[rows, columns] = values
+        return found
+
+    def _score(self, prompts: Sequence[Prompt], chat: Chat) -> Tensor:
+        logits, answers = self._forward(prompts, chat)
+        each = -F.cross_entropy(logits, answers.said, reduction="none")
+        scores = each.new_zeros(len(prompts), max(len(p.branches) for p in prompts))
+        return scores.index_put((answers.row, answers.answer - 1), each, accumulate=True)
+
+    def _each(self, single: Sequence[Prompt], chat: Chat, value: Any) -> Tensor:
+        """Return a value of each prompt of one answer, run plainly, as many at once as fit."""
+        found: list[Tensor] = []
+        order: list[int] = []
+        for group in _alike(single):
+            logits, answers = self._forward([single[i] for i in group], chat)
+            found.append(value(logits, answers, len(group)))
+            order += group
+        return torch.cat(found)[torch.tensor(order, device=self.device).argsort()]
+
+    def generate(
+        self, prompts: Sequence[Prompt], chat: Chat, max_new_tokens: int, streamer: Any = None
+    ) -> list[str]:
+        """Return greedily generated answers; those of a prompt's answers are passed over."""
+        found: dict[int, str] = {}
+        ends = sorted({chat.end, self.tokenizer.eos_token_id})
+        pad = self.tokenizer.pad_token_id
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=max_new_tokens,
+            eos_token_id=ends, pad_token_id=ends[0] if pad is None else pad,
+        )  # fmt: skip
+        for group in _alike(prompts):
+            inputs = self.inputs([prompts[i] for i in group], chat)
+            length = inputs["input_ids"].shape[1]
+            self._check_length(length + max_new_tokens)
+            more = {} if streamer is None else {"streamer": streamer}
+            ids = self.net.generate(**inputs, generation_config=config, **more)
+            if ids.shape[1] >= length and torch.equal(ids[:, :length], inputs["input_ids"]):
+                ids = ids[:, length:]  # InstructBLIP returns the answer alone
+            for i, row in zip(group, ids.tolist(), strict=True):
+                found[i] = _decoded(self.tokenizer, row, ends)
+        return [found[i] for i in range(len(prompts))]
+
+    # How it goes in
+
+    def inputs(self, prompts: Sequence[Prompt], chat: Chat) -> dict[str, Tensor]:
+        """Return what the processor makes of prompts with pictures of one shape, padded on the left.
+
+        Raises:
+            RecipeError: the processor or the model's context does not take them.
+        """
+        texts = [chat.text(prompt) for prompt in prompts]
+        media: dict[str, Any] = {"images": [], "videos": []}
+        for prompt in prompts:
+            pictures = [f for clip in prompt.media if not _is_video(clip, chat) for f in clip]
+            media["images"].append(pictures)
+            media["videos"] += [clip for clip in prompt.media if _is_video(clip, chat)]
+        given = {"images": media["images"]} if any(media["images"]) else {}
+        if media["videos"]:
+            given |= {"videos": media["videos"], "do_sample_frames": False,
+                      "video_metadata": [_metadata(clip) for clip in media["videos"]]}  # fmt: skip
+        begin = self.tokenizer.bos_token
+        if begin and texts[0].startswith(begin):
+            given["add_special_tokens"] = False
+        try:
+            made = self.processor(
+                text=texts, padding=True, padding_side="left", return_tensors="pt", **given
+            )
+        except Exception as error:  # each processor has its own ways to refuse
+            reason = first_line(error)
+            raise RecipeError(
+                f"model.checkpoint: {type(self.processor).__name__} does not take these prompts "
+                f"and pictures: {reason}"
+            ) from None
+        made.pop("labels", None)
+        inputs = {key: self._placed(value) for key, value in made.items()
+                  if isinstance(value, Tensor)}  # fmt: skip
+        self._once.expect(prompts)
+        return inputs
+
+    def _placed(self, value: Tensor) -> Tensor:
+        dtype = self.base.dtype if value.is_floating_point() else value.dtype
+        return value.to(self.device, dtype)
+
+    def _forward(self, prompts: Sequence[Prompt], chat: Chat) -> tuple[Tensor, Packed]:
+        """Return logits (T, V) float32 of the T tokens to be said, and what is said where."""
+        inputs = self.inputs(prompts, chat)
+        ids, known = inputs["input_ids"], inputs["attention_mask"].bool()
+        answers = pack([Row([], p.branches, p.weights) for p in prompts], ids.device, "right")
+        longest = max(sum(len(t.ids) for t in branch) for p in prompts for branch in p.branches)
+        self._check_length(ids.shape[1] + longest)
+        alone = all(len(prompt.branches) == 1 for prompt in prompts)
+        behind: Any = nullcontext()
+        if alone:
+            inputs = self._appended(inputs, answers)
+        elif answers.ids.shape[1]:
+            behind = Behind(self.decoder, self.base.get_input_embeddings(), answers, known)
+        columns, place = distinct(answers.column + ids.shape[1])
+        with behind:
+            logits = self.net(**inputs, logits_to_keep=columns, use_cache=False).logits
+        if logits.shape[1] != len(columns):  # a family that gives the logits of every column
+            place = answers.column + ids.shape[1]
+        return logits[answers.row, place].float(), answers
+
+    def _appended(self, inputs: dict[str, Tensor], answers: Packed) -> dict[str, Tensor]:
+        """Return inputs in which the one answer of each prompt simply goes on."""
+        shape = inputs["input_ids"].shape
+        more = answers.ids.shape[1]
+        own = {}
+        for key, value in inputs.items():
+            if value.shape == shape:
+                # Only PaliGemma tells prompt and answer apart by them.
+                kind = int(key == "token_type_ids" and self.model_type.startswith("paligemma"))
+                own[key] = F.pad(value, (0, more), value=kind)
+        own["input_ids"] = torch.cat([inputs["input_ids"], answers.ids], 1)
+        mask = answers.known.to(inputs["attention_mask"].dtype)
+        own["attention_mask"] = torch.cat([inputs["attention_mask"], mask], 1)
+        return inputs | own
+
+    def _check_length(self, length: int) -> None:
+        """Refuse prompts that the model does not see as a whole.
+
+        Raises:
+            RecipeError: its context, or the reach of its attention behind a shared prompt, is less.
+        """
+        reach = min(filter(None, (self.context, self.window if self.shares else None)), default=0)
+        if reach and length > reach:
+            raise RecipeError(
+                f"model.checkpoint: {length} tokens of pictures, prompt and answer, but "
+                f"{type(self.base).__name__} takes {reach}. Use fewer frames (data.frames), smaller "
+                "pictures (data.image_size), fewer examples (model.shots) or a shorter question"
+            )
+
+    def save_adapter(self, folder: Any) -> None:
+        """Write the adapter in peft's own format.
+
+        Raises:
+            CheckpointError: the model has no adapter.
+        """
+        if not isinstance(self.net, PeftModel):
+            raise CheckpointError("the model has no adapter to export")
+        self.net.save_pretrained(str(folder))
+
+
+def _sums(logits: Tensor, answers: Packed, count: int) -> Tensor:
+    """Return the log-likelihood of the one answer of each row."""
+    each = -F.cross_entropy(logits, answers.said, reduction="none")
+    return each.new_zeros(count).index_add(0, answers.row, each)
+
+
+def _alike(prompts: Sequence[Prompt]) -> Iterable[list[int]]:
+    """Yield the places of prompts that go through the model as one: like pictures, like lengths."""
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        kinds.setdefault((prompt.shape, len(prompt.branches) == 1), []).append(place)
+    for places in kinds.values():
+        for group in by_length([prompts[i] for i in places]):
+            yield [places[i] for i in group]
+
+
+def _is_video(clip: Tensor, chat: Chat) -> bool:
+    return chat.videos and len(clip) > 1
+
+
+def _metadata(clip: Tensor) -> dict[str, Any]:
+    count = len(clip)
+    return {"fps": _FPS, "total_num_frames": count, "frames_indices": list(range(count)),
+            "duration": count / _FPS}  # fmt: skip
+
+
+def _decoded(tokenizer: Any, ids: list[int], ends: Sequence[int]) -> str:
+    stop = next((n for n, i in enumerate(ids) if i in ends), len(ids))
+    return str(tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
+
+
+def _unshared(net: Any, text: Any) -> str | None:
+    """Return why answers of a model cannot stand side by side behind one prompt; None if they can."""
+    kinds = set(getattr(text, "layer_types", None) or ()) - _ATTENTION
+    if kinds or getattr(net, "_is_stateful", False):
+        return f"{type(net).__name__} keeps a state ({', '.join(sorted(kinds)) or 'recurrent'})"
+    if "flash" in str(getattr(net.config, "_attn_implementation", "")):
+        return "flash attention takes no mask of its own"
+    return None
+
+
+def _language_layers(model: VisionLanguageModel, lora: LanguageLoRA) -> str:
+    """Return a pattern of the linear layers of the language part that get an adapter.
+
+    Raises:
+        RecipeError: a target names no such layer.
+    """
+    head = model.base.get_output_embeddings()
+    found = [name for name, part in model.decoder.named_modules()
+             if isinstance(part, nn.Linear) and part is not head]  # fmt: skip
+    ends = {name.rpartition(".")[2] for name in found}
+    for target in lora.targets or ():
+        if target not in ends:
+            raise RecipeError(
+                f"model.lora.targets: '{target}': the language part has no such layer"
+                f"{suggest(target, ends) or '.'} It has: {', '.join(sorted(ends))}"
+            )
+    wanted = "|".join(sorted(re.escape(end) for end in lora.targets or ends))
+    return rf"{re.escape(model.decoder_name)}\.(.*\.)?({wanted})"
