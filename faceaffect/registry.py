@@ -28,6 +28,7 @@ TABLES: dict[str, dict[str, str]] = {
         "emo_llama": "faceaffect.models.emo_llama.module:EmoLlama",
         "onnx": "faceaffect.models.onnx:Onnx",
         "mini_llama": "faceaffect.models.emo_llama.mini_llama:MiniLlama",
+        "mini_vlm": "faceaffect.models.vlm.mini:MiniVlm",
         "sacl": "faceaffect.models.sacl:SACL",
         "table": "faceaffect.models.table:Table",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",

@@ -38,7 +38,7 @@ LLAVA = (
 
 
 def chatml(media: dict[str, str], system: str = "") -> str:
-    """Return a template of ``<|im_start|>role`` blocks; ``media`` says what stands for each kind."""
+    """Return a template of ``<|im_start|>role`` blocks; ``media``: what stands for each kind."""
     kinds = "".join(
         f"{{% {'if' if n == 0 else 'elif'} c.type == '{kind}' %}}{text}"
         for n, (kind, text) in enumerate(media.items())
@@ -153,7 +153,8 @@ def _qwen_tokens() -> PreTrainedTokenizerFast:
 
 def _qwen_ids(words: PreTrainedTokenizerFast) -> dict[str, int]:
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
-             "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}  # fmt: skip
+             "vision_start_token_id": "<|vision_start|>",
+             "vision_end_token_id": "<|vision_end|>"}  # fmt: skip
     return {key: words.convert_tokens_to_ids(token) for key, token in names.items()}
 
 
@@ -312,10 +313,10 @@ def instructblip(folder: Path) -> Path:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     config = transformers.InstructBlipConfig(
-        vision_config=VISION,
+        vision_config=VISION | {"initializer_range": 0.2},
         qformer_config={"vocab_size": len(vocabulary), "hidden_size": 16, "intermediate_size": 24,
                         "num_hidden_layers": 2, "num_attention_heads": 2,
-                        "encoder_hidden_size": 16},
+                        "encoder_hidden_size": 16, "initializer_range": 0.2},
         text_config={"model_type": "llama", **TEXT, "vocab_size": len(words)},
         num_query_tokens=4, image_token_index=words.convert_tokens_to_ids("<image>"),
         initializer_range=0.1,

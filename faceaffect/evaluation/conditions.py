@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from faceaffect import registry
 from faceaffect.evaluation.tables import NONE, Cell, Part, Table, Value, lookup
 from faceaffect.recipe import Recipe
+from faceaffect.runs.limits import trains
 from faceaffect.runs.space import value_of
 
 
@@ -27,7 +27,7 @@ def conditions(recipe: Recipe, results: Sequence[Mapping[str, Any]]) -> dict[str
     tuned = results[0].get("tuned") or {}
     chosen = tuned.get("chosen") or {}
     now = {key: value_of(recipe, key) for key in chosen}
-    trained = trains(recipe)
+    trained = trains(recipe["model"]["name"], recipe["trainer"])
     precisions = [result.get("precision") or {} for result in results]
     return {
         "before": _before(results[0].get("started_from")) if trained else None,
@@ -45,11 +45,6 @@ def conditions(recipe: Recipe, results: Sequence[Mapping[str, Any]]) -> dict[str
 def _joined(precisions: Sequence[Mapping[str, Any]], key: str) -> str | None:
     """Return what the runs say, each thing once."""
     return "; ".join(dict.fromkeys(p[key] for p in precisions if p.get(key))) or None
-
-
-def trains(recipe: Recipe) -> bool:
-    """Return whether there is anything to train, and so to tune, in a recipe's model."""
-    return bool(getattr(registry.get("models", recipe["model"]["name"]), "needs_training", True))
 
 
 def _before(parts: Sequence[Mapping[str, Any]] | None) -> str | None:

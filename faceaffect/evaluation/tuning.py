@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from faceaffect.errors import FaceAffectError, RecipeError, unknown
-from faceaffect.evaluation.conditions import trains
 from faceaffect.evaluation.entrants import Entrant
 from faceaffect.progress import console
+from faceaffect.runs.limits import trains
 from faceaffect.runs.space import load_space
 from faceaffect.runs.tune import tune
 
@@ -36,7 +36,11 @@ def tune_entrants(
     files = _by_model(entrants, spaces)
     if not trials:
         return list(entrants), {}
-    recipes = [e for e in entrants if e.run is None and trains(e.placed)]
+    recipes = [
+        e
+        for e in entrants
+        if e.run is None and trains(e.placed["model"]["name"], e.placed["trainer"])
+    ]
     for entrant in recipes:
         load_space(entrant.recipes[0], files.get(entrant.recipes[0]["model"]["name"]))
     found: list[Entrant] = []

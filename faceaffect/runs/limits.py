@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from faceaffect import registry
 from faceaffect.errors import RecipeError
 
 _KEYS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
@@ -37,6 +38,30 @@ def check_trainer(section: Mapping[str, Any]) -> None:
             f"trainer.max_epochs: {epochs} has no end; give a number of epochs, or of steps with "
             "trainer.max_steps (trainer.max_time may end either earlier)"
         )
+
+
+def trains(name: str, section: Mapping[str, Any]) -> bool:
+    """Return whether there is anything to train, and so to tune, in a recipe.
+
+    Args:
+        name: of the model.
+        section: the ``trainer`` section; ``max_epochs: 0`` leaves a model as it is built.
+
+    Raises:
+        RecipeError: ``max_epochs: 0`` for a model that knows nothing before it is trained.
+    """
+    model = registry.get("models", name, "model.name")
+    if not getattr(model, "needs_training", True):
+        return False
+    untrained = section.get("max_epochs") == 0
+    if untrained and not getattr(model, "zero_shot", False):
+        can = [n for n in registry.names_with("models", "zero_shot")
+               if getattr(registry.get("models", n), "zero_shot", False)]  # fmt: skip
+        raise RecipeError(
+            f"trainer.max_epochs: 0 tests a model as it is built, and '{name}' then answers by "
+            f"chance; models that know something before: {', '.join(can)}"
+        )
+    return not untrained
 
 
 def limits_of(section: Mapping[str, Any]) -> dict[str, float]:

@@ -103,6 +103,7 @@ def write_result(
             "metrics": predictions.metrics(),
             "baselines": trivial_baselines(scored, statistics, predictions.batch()),
             "unanswered": predictions.unanswered(),
+            "answering": model.answering(),
             "cost": _cost(model, data) | spent,
         }
         table = result_table(

@@ -35,7 +35,7 @@ from faceaffect.runs.folder import (
     write_made_of,
 )
 from faceaffect.runs.frozen import FrozenFeatures
-from faceaffect.runs.limits import batches_of_one
+from faceaffect.runs.limits import batches_of_one, trains
 from faceaffect.runs.result import RESULT, write_result
 from faceaffect.runs.trainer import (
     checkpoint_callbacks,
@@ -99,23 +99,24 @@ def _fit_and_test(
     for line in doubts(data):
         console.print(f"warning: {line}", markup=False)
     best = folder / "checkpoints" / "best.ckpt"
+    fits = trains(recipe["model"]["name"], recipe["trainer"])
     tested = False
     try:
         with calling(trainer):
-            if model.needs_training:
+            if fits:
                 with batches_of_one():
                     trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
                 _check_validated(folder, best)
-            found = best if model.needs_training else None
+            found = best if fits else None
             trainer.test(model, datamodule=data, ckpt_path=found, weights_only=True, verbose=False)
-            if not model.needs_training:
+            if not fits:
                 trainer.save_checkpoint(best, weights_only=True)
         tested = True
     finally:
         reports.finish(trainer.loggers, failed=not tested)
     spent: dict[str, float] = {}
     extra: dict[str, Any] = {}
-    if model.needs_training:
+    if fits:
         spent["training_seconds"] = round(clock.time_elapsed("train"), 1)
         chosen = {"choose": checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
         extra["checkpoint"] = chosen
@@ -176,7 +177,7 @@ def is_recipe(source: str) -> bool:
 
 def _test_recipe(recipe: Recipe, spreadsheet_safe: bool) -> Path:
     name = recipe["model"]["name"]
-    if getattr(registry.get("models", name, "model.name"), "needs_training", True):
+    if trains(name, recipe["trainer"]):
         raise RecipeError(
             f"{recipe.name}: the model '{name}' has to be trained before it is tested: "
             f"faceaffect train {recipe.name}"
@@ -258,6 +259,7 @@ def check_sections(recipe: Recipe) -> Optim:
     """
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
     trainer_arguments(recipe)
+    trains(recipe["model"]["name"], recipe["trainer"])
     checkpoint_section(recipe)
     tuned_section(recipe)
     for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):

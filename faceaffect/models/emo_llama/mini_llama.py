@@ -151,15 +151,8 @@ def row(
         rng: draws what is asked, how, and in which words.
         drop: chance that a sign is left out of the picture's words.
     """
-    others = [name for name in schema.expressions if name != labels.expression]
-    count = int(rng.integers(2, len(others) + 1))
-    classes = [*rng.permutation(np.array(others))[:count].tolist(), str(labels.expression)]
-    aus = np.array(list(labels.aus))
-    asked = np.sort(rng.permutation(aus)[: int(rng.integers(4, len(aus) + 1))]).tolist()
-    known = Labels(labels.expression, {au: labels.aus[au] for au in asked}, labels.va)
-    asking = LabelSchema(tuple(asked), tuple(classes), True)
+    asking, known, task = part_of(labels, schema, rng)
     prompter = Prompter(asking, dialogue, [0], [""], "image")
-    task = _TASKS[int(rng.integers(len(_TASKS)))]
     written = (
         prompter.talk(0, known, rng)
         if task == "talk"
@@ -169,6 +162,18 @@ def row(
     words = Text(dialogue.encode(picture(labels, rng, drop)))
     written.prefix = [words if isinstance(piece, Visual) else piece for piece in written.prefix]
     return written
+
+
+def part_of(labels: Labels, schema: LabelSchema, rng: Generator) -> tuple[LabelSchema, Labels, str]:
+    """Return a random subset of classes and AUs, what is known of it, and a task or ``talk``."""
+    others = [name for name in schema.expressions if name != labels.expression]
+    count = int(rng.integers(2, len(others) + 1))
+    classes = [*rng.permutation(np.array(others))[:count].tolist(), str(labels.expression)]
+    aus = np.array(list(labels.aus))
+    asked = np.sort(rng.permutation(aus)[: int(rng.integers(4, len(aus) + 1))]).tolist()
+    known = Labels(labels.expression, {au: labels.aus[au] for au in asked}, labels.va)
+    asking = LabelSchema(tuple(asked), tuple(classes), True)
+    return asking, known, _TASKS[int(rng.integers(len(_TASKS)))]
 
 
 def picture(labels: Labels, rng: Generator, drop: float) -> str:

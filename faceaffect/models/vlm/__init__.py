@@ -1,1 +1,1 @@
-"""Any vision-language model of transformers as a contestant: zero-shot, tuned, with facial priors."""
+"""Any vision-language model of transformers: zero-shot, tuned, with facial priors."""

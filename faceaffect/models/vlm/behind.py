@@ -2,8 +2,9 @@
 
 Each family makes embeddings, positions and masks of its prompt in its own way (positions in three
 dimensions, pictures that see themselves both ways, features added to early layers). All of them end
-in one call of a text decoder with ``inputs_embeds``. There the answers are laid behind the prompt:
-each sees the prompt and itself, never another answer, and takes its positions from the prompt's end.
+in one call of a text decoder with ``inputs_embeds``. There the answers are laid behind the
+prompt: each sees the prompt and itself, never another answer, and takes its positions from the
+prompt's end.
 """
 
 from collections.abc import Callable

@@ -46,7 +46,9 @@ def load(
     """
     if revision is not None and not pretrained:
         raise RecipeError("model.revision: is about the hub and needs pretrained: true")
-    found = find_checkpoint(name, pretrained=pretrained, revision=revision, where="model.checkpoint")
+    found = find_checkpoint(
+        name, pretrained=pretrained, revision=revision, where="model.checkpoint"
+    )
     config = _image_text_config(found)
     processor = read_processor(found)
     more: dict[str, Any] = {"dtype": "auto"}
@@ -100,7 +102,7 @@ def _image_text_config(found: Checkpoint) -> PreTrainedConfig:
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise CheckpointError(
             f"{found.location}: a model of type '{kind}', which transformers does not open as an "
-            "image-text model; give one such as LLaVA, Qwen3-VL, SmolVLM2, InternVL (-hf) or Gemma 3"
+            "image-text model; give one such as LLaVA, Qwen3-VL, SmolVLM2, InternVL-hf or Gemma 3"
         )
     if getattr(config, "is_encoder_decoder", False) or _encodes_text(config):
         raise CheckpointError(

@@ -249,11 +249,10 @@ class Vlm(AffectModule):
             self.answer_mode == "both" and self._only_scores
         )
         answers, texts = {}, {}
-        for task, prompt in self.forms.items():
-            open_question = prompt.form == "describe"
-            if generate or open_question:
+        for task in self.forms:
+            if generate:
                 texts[task] = self.say(asker, task)
-            if self.answer_mode == "generate" or open_question:
+            if self.answer_mode == "generate":
                 read = read_answers({task: texts[task]}, self.schema)
                 answers[task] = read[task].to(self.llm.device)
             else:
@@ -273,10 +272,15 @@ class Vlm(AffectModule):
 
     def _likelihoods(self, asker: Asker, task: str) -> Tensor:
         """Return (B, options) log-likelihoods, in the order of the schema."""
-        prompts = [p for sample in range(len(asker.clips)) for p in asker.score(sample, task)]
-        if self.forms[task].form == "think":
+        count, form = len(asker.clips), self.forms[task].form
+        if form == "describe":
+            words = self.say(asker, task)
+            prompts = [asker.about(sample, task, words[sample]) for sample in range(count)]
+        else:
+            prompts = [p for sample in range(count) for p in asker.score(sample, task)]
+        if form == "think":
             self._reason(asker, prompts, task)
-        return self.llm.scores(prompts, self.chat).reshape(len(asker.clips), -1)
+        return self.llm.scores(prompts, self.chat).reshape(count, -1)
 
     def _reason(self, asker: Asker, prompts: Sequence[Prompt], task: str) -> None:
         """Let the model think, and have the options follow what it thought."""
@@ -307,7 +311,10 @@ class Vlm(AffectModule):
                 prompts.append(asker.open(sample, task))
             else:
                 prompts.append(asker.ask(sample, question.format(media=media)))
-        return self.llm.generate(prompts, self.chat, self.max_new_tokens, streamer)
+        key = tuple(prompt.exchanges[-1].question for prompt in prompts)
+        if key not in asker.said:
+            asker.said[key] = self.llm.generate(prompts, self.chat, self.max_new_tokens, streamer)
+        return asker.said[key]
 
     @torch.no_grad()
     def describe(
@@ -328,14 +335,13 @@ class Vlm(AffectModule):
 
     def answering(self) -> dict[str, Any]:
         """Return how answers come about, for the result."""
-        read = {task: prompt.form == "describe" or self.answer_mode == "generate"
-                for task, prompt in self.forms.items()}  # fmt: skip
-        scored = "likelihood of each option's words"
+        read = self.answer_mode == "generate"
+        scored = "likelihood of each option's words, normalised over the options"
         if self.calibration == "blank":
-            scored += ", less that for a grey picture (calibrated)"
+            scored += ", after that for a grey picture was taken away"
         return {
-            "probabilities": {t: "0 and 1, read from text" if r else f"{scored}, normalised over "
-                              "the options" for t, r in read.items()},
+            "probabilities": "0 and 1, read from text" if read else scored,
+            "calibrated": self.calibration == "blank" and not read,
             "forms": {task: prompt.form for task, prompt in self.forms.items()},
             "shared_prompt": self.llm.shares,
             "examples": [shot.id for shot in self.shots],

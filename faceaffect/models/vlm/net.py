@@ -38,6 +38,7 @@ class VisionLanguageModel(Freezable):
         title: what names it, for messages.
         lora: adapters to put in; None leaves the model frozen as it is.
         grad_checkpointing: spend time to save memory in training.
+        frozen: train nothing but the adapters.
 
     Attributes:
         net: the model with its adapters, a ``PeftModel`` if it has any.
@@ -55,6 +56,7 @@ class VisionLanguageModel(Freezable):
         *,
         lora: LanguageLoRA | None,
         grad_checkpointing: bool = False,
+        frozen: bool = True,
     ) -> None:
         super().__init__()
         self.net, self.processor, self.title = net, processor, title
@@ -78,7 +80,8 @@ class VisionLanguageModel(Freezable):
                 "full forward pass, which takes several times as long",
                 markup=False,
             )
-        self.freeze()
+        if frozen:
+            self.freeze()
         if lora is not None:
             self.net = put_adapters(net, lora, _language_layers(self, lora), "model.lora")
         self.train(self.training)
@@ -113,7 +116,7 @@ class VisionLanguageModel(Freezable):
     # What comes out
 
     def losses(self, prompts: Sequence[Prompt], chat: Chat) -> Tensor:
-        """Return the cross-entropy of the learned tokens of each prompt, (B,), weighted to a mean."""
+        """Return the mean cross-entropy of the learned tokens of each prompt, (B,), weighted."""
         if not self.shares:
             return self._mean_of_branches(prompts, chat)
         losses: list[Tensor] = []
@@ -203,7 +206,7 @@ class VisionLanguageModel(Freezable):
             more = {} if streamer is None else {"streamer": streamer}
             ids = self.net.generate(**inputs, generation_config=config, **more)
             if ids.shape[1] >= length and torch.equal(ids[:, :length], inputs["input_ids"]):
-                ids = ids[:, length:]  # InstructBLIP returns the answer alone
+                ids = ids[:, length:]
             for i, row in zip(group, ids.tolist(), strict=True):
                 found[i] = _decoded(self.tokenizer, row, ends)
         return [found[i] for i in range(len(prompts))]
@@ -211,7 +214,7 @@ class VisionLanguageModel(Freezable):
     # How it goes in
 
     def inputs(self, prompts: Sequence[Prompt], chat: Chat) -> dict[str, Tensor]:
-        """Return what the processor makes of prompts with pictures of one shape, padded on the left.
+        """Return what the processor makes of prompts with like pictures, padded on the left.
 
         Raises:
             RecipeError: the processor or the model's context does not take them.
@@ -242,6 +245,8 @@ class VisionLanguageModel(Freezable):
         made.pop("labels", None)
         inputs = {key: self._placed(value) for key, value in made.items()
                   if isinstance(value, Tensor)}  # fmt: skip
+        _pad(inputs, "", ahead=True)
+        _pad(inputs, "qformer_", ahead=False)
         self._once.expect(prompts)
         return inputs
 
@@ -294,8 +299,8 @@ class VisionLanguageModel(Freezable):
         if reach and length > reach:
             raise RecipeError(
                 f"model.checkpoint: {length} tokens of pictures, prompt and answer, but "
-                f"{type(self.base).__name__} takes {reach}. Use fewer frames (data.frames), smaller "
-                "pictures (data.image_size), fewer examples (model.shots) or a shorter question"
+                f"{type(self.base).__name__} takes {reach}. Use fewer frames (data.frames), "
+                "smaller pictures (data.image_size), fewer examples (model.shots) or fewer words"
             )
 
     def save_adapter(self, folder: Any) -> None:
@@ -325,6 +330,18 @@ def _alike(prompts: Sequence[Prompt]) -> Iterable[list[int]]:
             yield [places[i] for i in group]
 
 
+def _pad(inputs: dict[str, Tensor], kind: str, *, ahead: bool) -> None:
+    """Move all padding ahead of the text, or behind it, where a Q-Former's has to be.
+
+    InstructBLIP's processor leaves it between pictures and text, where it would count as distance.
+    """
+    mask = inputs.get(f"{kind}attention_mask")
+    if mask is not None:
+        order = mask.sort(dim=1, descending=not ahead, stable=True).indices
+        for name in ("input_ids", "attention_mask"):
+            inputs[kind + name] = inputs[kind + name].gather(1, order)
+
+
 def _is_video(clip: Tensor, chat: Chat) -> bool:
     return chat.videos and len(clip) > 1
 
@@ -341,7 +358,7 @@ def _decoded(tokenizer: Any, ids: list[int], ends: Sequence[int]) -> str:
 
 
 def _unshared(net: Any, text: Any) -> str | None:
-    """Return why answers of a model cannot stand side by side behind one prompt; None if they can."""
+    """Return why a model's answers cannot stand side by side behind a prompt; None if they can."""
     kinds = set(getattr(text, "layer_types", None) or ()) - _ATTENTION
     if kinds or getattr(net, "_is_stateful", False):
         return f"{type(net).__name__} keeps a state ({', '.join(sorted(kinds)) or 'recurrent'})"

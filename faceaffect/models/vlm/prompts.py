@@ -31,8 +31,8 @@ Form = Literal["options", "yes_no", "describe", "think"]
 YES_NO = "Is AU{au} ({name}) active on the face in the {media}? Answer yes or no."
 THINK = " Think step by step about the visible signs first."
 CONCLUDE = "\nAnswer:"
-DESCRIBE = {"expression": phrases.CONVERSATION_QUESTIONS[2], "au": phrases.DESCRIPTION_QUESTIONS[3]}
-"""Open questions, of which the answer is read; valence and arousal are numbers, asked for as such."""
+DESCRIBE = phrases.CONVERSATION_QUESTIONS[2]
+"""What ``describe`` asks first; the same for all tasks, so that it is said once."""
 
 _HOLES = {
     "expression": {"media", "options"},
@@ -47,8 +47,9 @@ class TaskPrompt:
 
     Args:
         form: ``options``: all options in one question; ``yes_no``: a question for each AU;
-            ``describe``: an open question, the answer read by grammar; ``think``: the model reasons
-            first, then answers.
+            ``describe``: the model describes the face, then the options are asked about its words
+            alone (with ``answer_mode: generate`` its words are read by grammar); ``think``: the
+            model reasons about the question, and the options follow its reasons.
         question: in own words, with ``{media}`` (image or video), ``{options}`` (the classes or
             AUs), for ``yes_no`` ``{au}`` (its number) and ``{name}``; absent, the package's own.
 
@@ -109,7 +110,11 @@ def _check(task: str, prompt: TaskPrompt) -> None:
         raise RecipeError(f"model.prompts.{task}.form: yes_no is about AUs")
     allowed = _HOLES[task] - (set() if prompt.form == "yes_no" else {"au", "name"})
     try:
-        holes = [hole for _, hole, _, _ in string.Formatter().parse(prompt.question or "") if hole is not None]
+        holes = [
+            hole
+            for _, hole, _, _ in string.Formatter().parse(prompt.question or "")
+            if hole is not None
+        ]
     except ValueError as error:
         raise RecipeError(f"model.prompts.{task}.question: {error}") from None
     for hole in holes:
@@ -120,7 +125,8 @@ def _check(task: str, prompt: TaskPrompt) -> None:
             )
     if prompt.form == "yes_no" and prompt.question and not {"au", "name"} & set(holes):
         raise RecipeError(
-            f"model.prompts.{task}.question: asks the same of every AU; name it by {{au}} or {{name}}"
+            f"model.prompts.{task}.question: asks the same of every AU; name it by "
+            "{au} or {name}"
         )
 
 
@@ -146,6 +152,7 @@ class Asker(Prompter):
         media = ["video" if len(clip) > 1 else "image" for clip in clips]
         super().__init__(schema, chat, [0] * len(media), [""] * len(media), media)
         self.chat, self.clips, self.forms, self.shots = chat, clips, forms, shots
+        self.said: dict[tuple[str, ...], list[str]] = {}
 
     def ask(self, sample: int, question: str, earlier: Sequence[Turn] = ()) -> Prompt:
         """Return a prompt without answers; its pictures stand before the first question."""
@@ -158,7 +165,9 @@ class Asker(Prompter):
 
     def open(self, sample: int, task: str) -> Prompt:
         """Return a task's question behind the examples, without answers."""
-        prompt = self.ask(sample, self.question(sample, task))
+        own = self.forms[task]
+        asked = self.describing if own.form == "describe" else self.question
+        prompt = self.ask(sample, asked(sample, task))
         for shot in self.shots:
             answer = answer_of(task, shot.labels)
             if answer is not None:
@@ -173,6 +182,11 @@ class Asker(Prompter):
         prompt = self.open(sample, task)
         prompt.branches = self.branches(task, self.chat)
         return [prompt]
+
+    def about(self, sample: int, task: str, words: str) -> Prompt:
+        """Return a task's question about words that stand for the picture, with every option."""
+        asked = Exchange((), f"{words}\n{self.question(sample, task)}")
+        return Prompt([], self.branches(task, self.chat), sample=sample, exchanges=[asked])
 
     def branches(self, task: str, chat: Chat) -> list[list[Text]]:
         """Return the options of a task as they follow a prompt of a format."""
@@ -196,16 +210,21 @@ class Asker(Prompter):
     def question(self, sample: int, task: str, rng: Generator | None = None) -> str:
         """Return a task's question in the recipe's words, else in the package's."""
         own = self.forms[task]
-        if own.question is None or own.form == "yes_no":
+        if own.question is None or own.form in ("yes_no", "describe"):
             asked = super().question(sample, task, rng)
-            if own.form == "describe" and task in DESCRIBE:
-                asked = DESCRIBE[task].format(media=self.media[sample])
         else:
-            names = [expression_answer(name) for name in self.schema.expressions]
-            if task == "au":
-                names = [f"AU{au}" for au in self.schema.aus]
-            asked = own.question.format(media=self.media[sample], options=", ".join(names))
+            asked = self._filled(own.question, sample, task)
         return asked + (THINK if own.form == "think" else "")
+
+    def describing(self, sample: int, task: str) -> str:
+        """Return the open question of the form ``describe``."""
+        return self._filled(self.forms[task].question or DESCRIBE, sample, task)
+
+    def _filled(self, question: str, sample: int, task: str) -> str:
+        names = [expression_answer(name) for name in self.schema.expressions]
+        if task == "au":
+            names = [f"AU{au}" for au in self.schema.aus]
+        return question.format(media=self.media[sample], options=", ".join(names))
 
     def yes_no(self, au: int, sample: int) -> str:
         """Return the question whether an AU is active."""

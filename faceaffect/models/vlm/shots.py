@@ -51,7 +51,7 @@ class Shot:
                 raise ValueError("no frames")
             return cls(str(plain["id"]), clip, Labels(own["expression"], aus, va))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"the checkpoint's few-shot examples are damaged: {error}") from None
+            raise CheckpointError(f"the checkpoint's examples are damaged: {error}") from None
 
 
 def draw(data: Any, count: int, schema: LabelSchema, seed: int) -> list[Shot]:

@@ -1,0 +1,223 @@
+"""The mini vision-language model: LLaVA's class around the mini ViT and the mini Llama.
+
+It learns to describe drawn faces. What recipes ask of it (which class, which AUs, which values) it
+has been asked about faces in words alone, where the mini Llama learned it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor, nn
+from transformers import (
+    CLIPImageProcessor,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from faceaffect.data.batch import FaceBatch, as_clips
+from faceaffect.errors import RecipeError
+from faceaffect.instructions.items import Labels, Turn
+from faceaffect.models.emo_llama.checkpoint import find_checkpoint, read_tokenizer
+from faceaffect.models.emo_llama.mini_llama import part_of, picture
+from faceaffect.models.emo_llama.prompts import labels_of
+from faceaffect.models.pretraining import PretrainingModule
+from faceaffect.models.vlm.chat import Chat, Exchange, Prompt
+from faceaffect.models.vlm.net import VisionLanguageModel
+from faceaffect.models.vlm.prompts import Asker, Prompts
+from faceaffect.networks.backbones import Backbone, create_backbone
+from faceaffect.schema import LabelSchema
+
+EXPORT = "mini_vlm"
+"""The folder in the run folder that holds the trained model as ``save_pretrained`` writes it."""
+
+IMAGE = "<image>"
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}ASSISTANT: {% else %}USER: {% endif %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<image>\n{% else %}{{ c.text }}{% endif %}"
+    "{% endfor %}{{ '</s>' if m.role == 'assistant' else ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+"""The form in which the mini Llama has learned to talk, pictures in front."""
+
+
+class MiniVlm(PretrainingModule):
+    """Trains projector and language model of a small LLaVA to describe faces; the tower stays.
+
+    After a recipe's test the model (half precision) and its processor lie in ``mini_vlm`` in the
+    run folder; ``model.checkpoint`` of ``vlm`` takes that folder.
+
+    Args:
+        schema: of the data, which describes the faces.
+        tower: a ViT of the package or of timm.
+        llm: a Llama, as ``save_pretrained`` wrote it.
+        words_rate: chance that a sample is also asked about in words, without its picture, so that
+            the language model keeps what it knows.
+        drop_evidence: chance that a sign is left out of these words.
+
+    Raises:
+        RecipeError: the data lacks expressions or AUs.
+    """
+
+    def __init__(
+        self,
+        schema: LabelSchema | dict[str, Any],
+        *,
+        tower: str = "asset:mini_vit",
+        llm: str = "asset:mini_llama",
+        words_rate: float = 0.5,
+        drop_evidence: float = 0.1,
+    ) -> None:
+        super().__init__(schema)
+        if not (self.schema.expressions and self.schema.aus):
+            raise RecipeError("model: mini_vlm needs data with expressions and AUs to describe")
+        found = find_checkpoint(llm, pretrained=False, revision=None, where="model.llm")
+        tokenizer = read_tokenizer(found)
+        llama = LlamaForCausalLM.from_pretrained(found.location, dtype=torch.float32)
+        vit = create_backbone(tower, frozen=True)
+        self.llava, processor = build(vit, llama, tokenizer)
+        self.model = VisionLanguageModel(self.llava, processor, EXPORT, lora=None, frozen=False)
+        self.llava.model.vision_tower.requires_grad_(False)
+        self.chat = Chat(self.model, "chat", "", videos=False)
+        self.forms = Prompts().tasks(self.schema)
+        self.words_rate, self.drop_evidence = words_rate, drop_evidence
+
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return the mean cross-entropy of descriptions."""
+        return self._losses(batch, np.random.default_rng(int(torch.randint(2**31, (1,))))).mean()
+
+    def _losses(self, batch: FaceBatch, rng: Generator) -> Tensor:
+        clips = list(as_clips(batch)["video"])
+        asker = Asker(self.schema, self.chat, clips, self.forms)
+        prompts: list[Prompt | None] = []
+        for sample in range(len(clips)):
+            labels = labels_of(batch, sample, self.schema)
+            prompts.append(asker.talk(sample, labels, rng))  # type: ignore[arg-type]
+            if rng.random() < self.words_rate:
+                prompts.append(self._in_words(labels, rng))
+        return self.model.losses([p for p in prompts if p is not None], self.chat)
+
+    def _in_words(self, labels: Labels, rng: Generator) -> Prompt | None:
+        asking, known, task = part_of(labels, self.schema, rng)
+        told = _Told(asking, self.chat, picture(labels, rng, self.drop_evidence))
+        if task == "talk":
+            return told.talk(0, known, rng)  # type: ignore[return-value]
+        return told.learn(0, task, known, rng, weights={})  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Log the loss, and as score its negative."""
+        self._measure("val", batch, batch_idx)
+
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Log the loss."""
+        self._measure("test", batch, batch_idx)
+
+    def _measure(self, part: str, batch: FaceBatch, index: int) -> None:
+        loss = self._losses(batch, np.random.default_rng(index)).mean()
+        values = {f"{part}/loss": loss, f"{part}/score": -loss}
+        self.log_dict(values, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
+
+    def exported(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Return the model, and what it is good for."""
+        return self.llava, {"purpose": "for learning, tests and continuous integration"}
+
+    def on_test_end(self) -> None:
+        """Write the model and its processor, if a recipe trains it."""
+        if self.recipe is not None and self.trainer.is_global_zero:
+            self.export(Path(self.trainer.default_root_dir) / EXPORT)
+
+    def export(self, folder: str | Path) -> None:
+        """Write the model in half precision and the processor as ``save_pretrained`` does."""
+        llava: Any = self.llava
+        llava.half().save_pretrained(folder)
+        llava.float()
+        self.model.processor.save_pretrained(folder)
+
+
+class _Told(Asker):
+    """Asks about a face that is described in words, where a picture would stand."""
+
+    def __init__(self, schema: LabelSchema, chat: Chat, words: str) -> None:
+        self.words = words
+        super().__init__(schema, chat, [torch.empty(1)], Prompts().tasks(schema))
+
+    def ask(self, sample: int, question: str, earlier: Sequence[Turn] = ()) -> Prompt:
+        turns = [*earlier, (question, "")]
+        exchanges = [
+            Exchange((), f"{self.words}\n{asked}" if number == 0 else asked, answer)
+            for number, (asked, answer) in enumerate(turns)
+        ]
+        return Prompt([], sample=sample, exchanges=exchanges)
+
+
+def build(
+    vit: Backbone, llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Return a LLaVA of a ViT and a Llama, with a new projector, and its processor."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    tokenizer.bos_token = None  # type: ignore[assignment]  # no text of it begins with one
+    llama.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    about = vit.describe()
+    patch, size = about["args"]["patch_size"], about["image_size"]
+    config = LlavaConfig(
+        vision_config=_vision(vit, patch, size),
+        text_config=llama.config.to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    llava = LlavaForConditionalGeneration(config)
+    llava.model.vision_tower.load_state_dict(_weights(vit), strict=False)
+    llava.model.language_model.load_state_dict(llama.model.state_dict())
+    llava.tie_weights()
+    images = CLIPImageProcessor(
+        do_resize=True, size={"height": size, "width": size}, do_center_crop=False,
+        image_mean=about["mean"], image_std=about["std"],
+    )  # fmt: skip
+    processor = LlavaProcessor(
+        images, tokenizer, patch_size=patch, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=TEMPLATE,
+    )  # fmt: skip
+    return llava, processor
+
+
+def _vision(vit: Backbone, patch: int, size: int) -> dict[str, Any]:
+    net: Any = vit.net
+    return {
+        "model_type": "vit", "hidden_size": vit.width, "num_hidden_layers": len(net.blocks),
+        "num_attention_heads": net.blocks[0].attn.num_heads,
+        "intermediate_size": net.blocks[0].mlp.fc1.out_features,
+        "image_size": size, "patch_size": patch, "layer_norm_eps": net.norm.eps,
+    }  # fmt: skip
+
+
+def _weights(vit: Backbone) -> dict[str, Tensor]:
+    """Return a timm ViT's weights under the names of transformers."""
+    state = vit.net.state_dict()
+    named = {
+        "embeddings.cls_token": state["cls_token"],
+        "embeddings.position_embeddings": state["pos_embed"],
+        "layernorm.weight": state["norm.weight"],
+        "layernorm.bias": state["norm.bias"],
+    }
+    parts = {"norm1": "layernorm_before", "norm2": "layernorm_after", "mlp.fc1": "mlp.fc1",
+             "mlp.fc2": "mlp.fc2", "attn.proj": "attention.o_proj"}  # fmt: skip
+    for kind in ("weight", "bias"):
+        own = f"embeddings.patch_embeddings.projection.{kind}"
+        named[own] = state[f"patch_embed.proj.{kind}"]
+        for number in range(len(vit.net.blocks)):  # type: ignore[arg-type]
+            ours, theirs = f"layers.{number}", f"blocks.{number}"
+            for old, new in parts.items():
+                named[f"{ours}.{new}.{kind}"] = state[f"{theirs}.{old}.{kind}"]
+            three = state[f"{theirs}.attn.qkv.{kind}"].chunk(3)
+            for letter, value in zip("qkv", three, strict=True):
+                named[f"{ours}.attention.{letter}_proj.{kind}"] = value
+    return named
