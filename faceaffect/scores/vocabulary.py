@@ -36,6 +36,28 @@ AU_NAMES: dict[int, tuple[str, ...]] = {
 }
 """FACS number to names; the first is the official one. No name stands for two action units."""
 
+AU_SIGNS: dict[int, tuple[str, ...]] = {
+    1: ("inner brows are raised", "inner ends of the brows are lifted"),
+    2: ("outer brows are raised", "outer ends of the brows are lifted"),
+    4: ("brows are lowered and drawn together", "furrow between the brows"),
+    5: ("upper lids are raised", "eyes are opened wide"),
+    6: ("cheeks are raised", "wrinkles beside the eyes"),
+    7: ("lids are tightened", "eyes are narrowed"),
+    9: ("nose is wrinkled", "wrinkles along the nose"),
+    10: ("upper lip is raised", "upper lip is pulled up"),
+    12: ("lip corners are pulled up", "mouth corners are drawn back and up"),
+    14: ("lip corners are tightened into dimples", "dimples beside the mouth"),
+    15: ("lip corners are pulled down", "mouth corners point down"),
+    17: ("chin is raised", "chin is pushed up"),
+    20: ("lips are stretched sideways", "mouth is stretched"),
+    23: ("lips are tightened", "lips are narrow and tight"),
+    24: ("lips are pressed together", "mouth is pressed shut"),
+    25: ("lips are parted", "mouth is slightly open"),
+    26: ("jaw is dropped", "mouth hangs open"),
+    43: ("eyes are closed", "lids are shut"),
+}
+"""FACS number to what a description says of a face on which it is active."""
+
 # fmt: off
 EXPRESSION_WORDS: dict[str, tuple[str, ...]] = {
     "neutral": (
@@ -121,8 +143,9 @@ def expression_vocabulary(classes: tuple[str, ...]) -> Vocabulary:
 
 @lru_cache(maxsize=1)
 def au_vocabulary() -> Vocabulary:
-    """Return the numbers and the FACS names of action units; each stands for its number."""
-    names = {word: str(au) for au, words in AU_NAMES.items() for word in words}
+    """Return numbers, FACS names and visible signs of action units; each stands for its number."""
+    names = {w: str(au) for told in (AU_NAMES, AU_SIGNS) for au, words in told.items()
+             for w in words}  # fmt: skip
     number = r"(?:aus?|action units?) ?#?0*(?P<au>[1-9]\d?)[a-e]?"
     return Vocabulary(_any_of(names, number), names)
 

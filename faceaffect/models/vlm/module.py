@@ -21,7 +21,7 @@ from faceaffect.models.emo_llama.sharding import ShardFrozen
 from faceaffect.models.vlm.chat import Chat, Prompt, TemplateName
 from faceaffect.models.vlm.loading import Attention, Dtype, load
 from faceaffect.models.vlm.net import VisionLanguageModel
-from faceaffect.models.vlm.prompts import CONCLUDE, Asker, Prompts, centred
+from faceaffect.models.vlm.prompts import CONCLUDE, OPEN, Asker, Prompts, centred
 from faceaffect.models.vlm.shots import Shot, draw
 from faceaffect.module import AffectModule
 from faceaffect.progress import console
@@ -33,6 +33,7 @@ DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
 
 _VIDEO_FAMILIES = {"llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
                    "smolvlm", "internvl", "llava_next_video", "video_llava"}  # fmt: skip
+_READ = "0 and 1, read from text"
 _ONE_PICTURE = {"instructblip"}
 
 
@@ -131,7 +132,7 @@ class Vlm(AffectModule):
         if shots < 0:
             raise RecipeError(f"model.shots: {shots} is less than 0")
         for task, prompt in self.forms.items():
-            if shots and prompt.form in ("describe", "think"):
+            if shots and prompt.form in (*OPEN, "think"):
                 raise RecipeError(
                     f"model.shots: examples have an answer and no {prompt.form}; set "
                     f"model.prompts.{task}.form to options"
@@ -163,7 +164,7 @@ class Vlm(AffectModule):
                 "model.lora={r: 16}, or test it as it is: trainer.max_epochs=0"
             )
         for task, prompt in self.forms.items():
-            if prompt.form in ("describe", "think"):
+            if prompt.form in (*OPEN, "think"):
                 raise RecipeError(
                     f"model.prompts.{task}.form: {prompt.form} has no answer to learn from labels; "
                     "train with options, or test untrained: trainer.max_epochs=0"
@@ -250,9 +251,9 @@ class Vlm(AffectModule):
         )
         answers, texts = {}, {}
         for task in self.forms:
-            if generate:
+            if generate or self._is_read(task):
                 texts[task] = self.say(asker, task)
-            if self.answer_mode == "generate":
+            if self._is_read(task):
                 read = read_answers({task: texts[task]}, self.schema)
                 answers[task] = read[task].to(self.llm.device)
             else:
@@ -262,6 +263,10 @@ class Vlm(AffectModule):
             lines = [{task: texts[task][row] for task in texts} for row in rows]
             return answers | {"text": [join_answers(line) for line in lines]}
         return answers
+
+    def _is_read(self, task: str) -> bool:
+        """Return whether a task's answer is read from text, not scored."""
+        return self.answer_mode == "generate" or self.forms[task].form == "describe"
 
     def scores(self, asker: Asker, task: str) -> Tensor:
         """Return the predictions of a task by the likelihood of each option."""
@@ -273,7 +278,7 @@ class Vlm(AffectModule):
     def _likelihoods(self, asker: Asker, task: str) -> Tensor:
         """Return (B, options) log-likelihoods, in the order of the schema."""
         count, form = len(asker.clips), self.forms[task].form
-        if form == "describe":
+        if form == "retell":
             words = self.say(asker, task)
             prompts = [asker.about(sample, task, words[sample]) for sample in range(count)]
         else:
@@ -335,17 +340,19 @@ class Vlm(AffectModule):
 
     def answering(self) -> dict[str, Any]:
         """Return how answers come about, for the result."""
-        read = self.answer_mode == "generate"
         scored = "likelihood of each option's words, normalised over the options"
         if self.calibration == "blank":
             scored += ", after that for a grey picture was taken away"
+        read = {task: self._is_read(task) for task in self.forms}
         return {
-            "probabilities": "0 and 1, read from text" if read else scored,
-            "calibrated": self.calibration == "blank" and not read,
+            "probabilities": {
+                t: "0 and 1, read from text" if r else scored for t, r in read.items()
+            },
+            "calibrated": [t for t, r in read.items() if self.calibration == "blank" and not r],
             "forms": {task: prompt.form for task, prompt in self.forms.items()},
             "shared_prompt": self.llm.shares,
             "examples": [shot.id for shot in self.shots],
-        }  # fmt: skip
+        }
 
     def on_validation_start(self) -> None:
         """Do not generate text that validation has no use for."""

@@ -26,13 +26,15 @@ from faceaffect.models.vlm.shots import Shot
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.vocabulary import AU_NAMES
 
-Form = Literal["options", "yes_no", "describe", "think"]
+Form = Literal["options", "yes_no", "describe", "retell", "think"]
+OPEN = ("describe", "retell")
+"""Forms that have the model describe the face first."""
 
 YES_NO = "Is AU{au} ({name}) active on the face in the {media}? Answer yes or no."
 THINK = " Think step by step about the visible signs first."
 CONCLUDE = "\nAnswer:"
 DESCRIBE = phrases.CONVERSATION_QUESTIONS[2]
-"""What ``describe`` asks first; the same for all tasks, so that it is said once."""
+"""What the open forms ask first; the same for all tasks, so that it is said once."""
 
 _HOLES = {
     "expression": {"media", "options"},
@@ -47,8 +49,8 @@ class TaskPrompt:
 
     Args:
         form: ``options``: all options in one question; ``yes_no``: a question for each AU;
-            ``describe``: the model describes the face, then the options are asked about its words
-            alone (with ``answer_mode: generate`` its words are read by grammar); ``think``: the
+            ``describe``: an open question, the answer read by grammar; ``retell``: the model
+            describes the face, then the options are asked about its words alone; ``think``: the
             model reasons about the question, and the options follow its reasons.
         question: in own words, with ``{media}`` (image or video), ``{options}`` (the classes or
             AUs), for ``yes_no`` ``{au}`` (its number) and ``{name}``; absent, the package's own.
@@ -166,7 +168,7 @@ class Asker(Prompter):
     def open(self, sample: int, task: str) -> Prompt:
         """Return a task's question behind the examples, without answers."""
         own = self.forms[task]
-        asked = self.describing if own.form == "describe" else self.question
+        asked = self.describing if own.form in OPEN else self.question
         prompt = self.ask(sample, asked(sample, task))
         for shot in self.shots:
             answer = answer_of(task, shot.labels)
@@ -210,14 +212,14 @@ class Asker(Prompter):
     def question(self, sample: int, task: str, rng: Generator | None = None) -> str:
         """Return a task's question in the recipe's words, else in the package's."""
         own = self.forms[task]
-        if own.question is None or own.form in ("yes_no", "describe"):
+        if own.question is None or own.form in ("yes_no", *OPEN):
             asked = super().question(sample, task, rng)
         else:
             asked = self._filled(own.question, sample, task)
         return asked + (THINK if own.form == "think" else "")
 
     def describing(self, sample: int, task: str) -> str:
-        """Return the open question of the form ``describe``."""
+        """Return the open question of the forms in :data:`OPEN`."""
         return self._filled(self.forms[task].question or DESCRIBE, sample, task)
 
     def _filled(self, question: str, sample: int, task: str) -> str:
