@@ -15,6 +15,7 @@ from faceaffect.registry import TABLES, get
 SMALL: dict[str, dict[str, Any]] = {
     "auformer": {"backbone": "test_vit", "expert_width": 4},
     "timm_classifier": {"backbone": "test_vit"},
+    "vlm": {"lora": {"r": 16, "alpha": 32.0, "dropout": 0.0}, "dtype": "float32"},
 }
 """Arguments that make a model small; a model without an entry is built with its defaults."""
 

@@ -36,6 +36,10 @@ OWN = {
         "template questions and answers about 5,000 faces that are described in words, no picture",
         "the words",
     ),
+    "mini_vlm": Lessons(
+        "4,512 synthetic faces of other people, and faces described in words",
+        "descriptions: visible signs and the name of the expression",
+    ),
     "2DFAN-4": Lessons("photographs of 300W-LP", "68 landmarks"),
 }
 """The package's own weights, and those that face-alignment brings, by name."""

@@ -79,6 +79,8 @@ class Chat(Dialogue):
         RecipeError: a system line for a family that knows none.
     """
 
+    llm: Any
+
     def __init__(self, llm: Any, template: TemplateName, system: str, videos: bool) -> None:
         self.llm, self.template, self.system, self.videos = llm, template, system, videos
         self.end = llm.tokenizer.eos_token_id

@@ -162,11 +162,12 @@ def build(
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Return a LLaVA of a ViT and a Llama, with a new projector, and its processor."""
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
-    tokenizer.bos_token = None  # type: ignore[assignment]  # no text of it begins with one
+    tokenizer.bos_token = None  # no text of it begins with one
     llama.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     about = vit.describe()
     patch, size = about["args"]["patch_size"], about["image_size"]
-    config = LlavaConfig(
+    config_of: Any = LlavaConfig
+    config = config_of(
         vision_config=_vision(vit, patch, size),
         text_config=llama.config.to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
@@ -182,7 +183,8 @@ def build(
         do_resize=True, size={"height": size, "width": size}, do_center_crop=False,
         image_mean=about["mean"], image_std=about["std"],
     )  # fmt: skip
-    processor = LlavaProcessor(
+    processor_of: Any = LlavaProcessor
+    processor = processor_of(
         images, tokenizer, patch_size=patch, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=TEMPLATE,
     )  # fmt: skip
@@ -201,7 +203,8 @@ def _vision(vit: Backbone, patch: int, size: int) -> dict[str, Any]:
 
 def _weights(vit: Backbone) -> dict[str, Tensor]:
     """Return a timm ViT's weights under the names of transformers."""
-    state = vit.net.state_dict()
+    net: Any = vit.net
+    state = net.state_dict()
     named = {
         "embeddings.cls_token": state["cls_token"],
         "embeddings.position_embeddings": state["pos_embed"],
@@ -213,7 +216,7 @@ def _weights(vit: Backbone) -> dict[str, Tensor]:
     for kind in ("weight", "bias"):
         own = f"embeddings.patch_embeddings.projection.{kind}"
         named[own] = state[f"patch_embed.proj.{kind}"]
-        for number in range(len(vit.net.blocks)):  # type: ignore[arg-type]
+        for number in range(len(net.blocks)):
             ours, theirs = f"layers.{number}", f"blocks.{number}"
             for old, new in parts.items():
                 named[f"{ours}.{new}.{kind}"] = state[f"{theirs}.{old}.{kind}"]

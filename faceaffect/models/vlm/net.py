@@ -48,6 +48,11 @@ class VisionLanguageModel(Freezable):
         RecipeError: the adapters do not fit the model.
     """
 
+    net: Any
+    processor: Any
+    tokenizer: Any
+    special: set[int]
+
     def __init__(
         self,
         net: Any,
@@ -373,7 +378,8 @@ def _language_layers(model: VisionLanguageModel, lora: LanguageLoRA) -> str:
     Raises:
         RecipeError: a target names no such layer.
     """
-    head = model.base.get_output_embeddings()
+    base: Any = model.base
+    head = base.get_output_embeddings()
     found = [name for name, part in model.decoder.named_modules()
              if isinstance(part, nn.Linear) and part is not head]  # fmt: skip
     ends = {name.rpartition(".")[2] for name in found}

@@ -168,8 +168,8 @@ class Asker(Prompter):
     def open(self, sample: int, task: str) -> Prompt:
         """Return a task's question behind the examples, without answers."""
         own = self.forms[task]
-        asked = self.describing if own.form in OPEN else self.question
-        prompt = self.ask(sample, asked(sample, task))
+        write = self.describing if own.form in OPEN else self.question
+        prompt = self.ask(sample, write(sample, task))
         for shot in self.shots:
             answer = answer_of(task, shot.labels)
             if answer is not None:
