@@ -28,9 +28,10 @@ def conditions(recipe: Recipe, results: Sequence[Mapping[str, Any]]) -> dict[str
     chosen = tuned.get("chosen") or {}
     now = {key: value_of(recipe, key) for key in chosen}
     trained = trains(recipe["model"]["name"], recipe["trainer"])
+    untrained = results[0].get("answering") is not None  # yet it knew something before
     precisions = [result.get("precision") or {} for result in results]
     return {
-        "before": _before(results[0].get("started_from")) if trained else None,
+        "before": _before(results[0].get("started_from")) if trained or untrained else None,
         "optimiser": recipe["optim"].get("name", "adamw") if trained else None,
         "epochs": [(r.get("training") or {}).get("epochs") for r in results] if trained else None,
         "trials": tuned.get("trials"),

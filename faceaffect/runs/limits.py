@@ -10,11 +10,12 @@ from faceaffect.errors import RecipeError
 _KEYS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
 
 
-def check_trainer(section: Mapping[str, Any]) -> None:
+def check_trainer(section: Mapping[str, Any], model: str = "") -> None:
     """Refuse settings of which no result can come.
 
     Args:
         section: the ``trainer`` section of a recipe.
+        model: its name; one that has something to say untrained may have ``max_epochs: 0``.
 
     Raises:
         RecipeError: it is a trial of code (``fast_dev_run``), has no end, or allows nothing to be
@@ -27,7 +28,7 @@ def check_trainer(section: Mapping[str, Any]) -> None:
             "trainer.limit_train_batches=1 is the shortest training"
         )
     for key in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
-        if section.get(key) == 0:
+        if section.get(key) == 0 and not (key == "max_epochs" and _zero_shot(model)):
             raise RecipeError(
                 f"trainer.{key}: with {section[key]} nothing is trained, or no epoch validated, so "
                 "there would be no checkpoint to test"
@@ -40,28 +41,21 @@ def check_trainer(section: Mapping[str, Any]) -> None:
         )
 
 
-def trains(name: str, section: Mapping[str, Any]) -> bool:
+def trains(model: str, section: Mapping[str, Any]) -> bool:
     """Return whether there is anything to train, and so to tune, in a recipe.
 
     Args:
-        name: of the model.
+        model: its name.
         section: the ``trainer`` section; ``max_epochs: 0`` leaves a model as it is built.
-
-    Raises:
-        RecipeError: ``max_epochs: 0`` for a model that knows nothing before it is trained.
     """
-    model = registry.get("models", name, "model.name")
-    if not getattr(model, "needs_training", True):
-        return False
-    untrained = section.get("max_epochs") == 0
-    if untrained and not getattr(model, "zero_shot", False):
-        can = [n for n in registry.names_with("models", "zero_shot")
-               if getattr(registry.get("models", n), "zero_shot", False)]  # fmt: skip
-        raise RecipeError(
-            f"trainer.max_epochs: 0 tests a model as it is built, and '{name}' then answers by "
-            f"chance; models that know something before: {', '.join(can)}"
-        )
-    return not untrained
+    needed = getattr(registry.get("models", model, "model.name"), "needs_training", True)
+    return bool(needed) and section.get("max_epochs") != 0
+
+
+def _zero_shot(model: str) -> bool:
+    """Return whether a model has something to say before it is trained."""
+    known = model in registry.TABLES["models"]
+    return known and bool(getattr(registry.get("models", model), "zero_shot", False))
 
 
 def limits_of(section: Mapping[str, Any]) -> dict[str, float]:

@@ -259,7 +259,6 @@ def check_sections(recipe: Recipe) -> Optim:
     """
     optim = Optim(**arguments(Optim, recipe["optim"], "optim"))
     trainer_arguments(recipe)
-    trains(recipe["model"]["name"], recipe["trainer"])
     checkpoint_section(recipe)
     tuned_section(recipe)
     for section, table in (("callbacks", "callbacks"), ("logger", "loggers")):

@@ -35,7 +35,7 @@ _GIVEN_TO_TRAINER = {
 
 def trainer_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of the trainer, checked, with the precision that is taken here."""
-    check_trainer(recipe["trainer"])
+    check_trainer(recipe["trainer"], recipe["model"]["name"])
     node = recipe["trainer"] | {"precision": hardware.precision_for(recipe["trainer"]).name}
     return arguments(L.Trainer, node, "trainer", given=_GIVEN_TO_TRAINER)
 
