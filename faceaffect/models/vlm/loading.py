@@ -69,8 +69,9 @@ def read_processor(found: Checkpoint) -> Any:
     Raises:
         CheckpointError: there is none, it needs code of its own, or knows no token of pictures.
     """
+    auto: Any = AutoProcessor
     try:
-        processor: Any = AutoProcessor.from_pretrained(
+        processor: Any = auto.from_pretrained(
             found.location, revision=found.revision, trust_remote_code=False
         )
     except ImportError as error:

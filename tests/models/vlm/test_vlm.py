@@ -86,7 +86,8 @@ def test_examples_are_of_training_people_alone() -> None:
 def test_zero_shot_is_a_recipe_that_tests_and_can_be_tested_again(
     llava: Path, tmp_path: Path
 ) -> None:
-    overrides = [f"model.checkpoint={llava}", "model.prompts={}", "model.shots=2",
+    overrides = [f"model.checkpoint={llava}", "model.shots=2",
+                 *(f"model.prompts.{task}.form=options" for task in ("expression", "au", "va")),
                  "data.aus=[1,4,12]", f"output={tmp_path}", *DATA]  # fmt: skip
     assert main(["train", "mini_vlm_zero_shot", *overrides]) == 0
     (run,) = (tmp_path / "mini_vlm_zero_shot").iterdir()
