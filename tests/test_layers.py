@@ -26,6 +26,7 @@ FLOORS = [
     "prediction",
     "export",
     "evaluation",
+    "demo",
     "cli",
 ]
 """From the ground up; a room imports itself and those before it."""

@@ -23,6 +23,7 @@ from faceaffect.cli import (
     compare,
     cp,
     crossval,
+    demo,
     explain,
     export,
     graph,
@@ -44,8 +45,8 @@ from faceaffect.errors import (
 )
 
 COMMANDS = (
-    train, test, tune, crossval, compare, check, predict, export, graph, explain, ask, annotate,
-    sheet, ls, cp,
+    train, test, tune, crossval, compare, check, predict, demo, export, graph, explain, ask,
+    annotate, sheet, ls, cp,
 )  # fmt: skip
 """The commands, in the order in which the help lists them."""
 

@@ -317,7 +317,12 @@ class EmoLlama(AffectModule):
 
     @torch.no_grad()
     def describe(
-        self, batch: FaceBatch, question: str | None = None, *, stream: bool = False
+        self,
+        batch: FaceBatch,
+        question: str | None = None,
+        *,
+        stream: bool = False,
+        streamer: Any = None,
     ) -> list[str]:
         """Answer a question about each face in free words.
 
@@ -325,9 +330,11 @@ class EmoLlama(AffectModule):
             batch: images or clips; no labels are needed.
             question: by default :data:`DESCRIBE`.
             stream: print the answer as it comes; for one face.
+            streamer: of transformers, gets the answer as it comes, in place of the terminal.
         """
         faces = self.look(batch)
-        streamer = _Printed(self.llm.tokenizer, skip_special_tokens=True) if stream else None
+        if stream:
+            streamer = _Printed(self.llm.tokenizer, skip_special_tokens=True)
         asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
         return self.say(faces, question=asked, streamer=streamer)
 

@@ -1,0 +1,1 @@
+"""A page on which somebody tries models: pictures, clips and a camera in, several answers out."""
