@@ -9,7 +9,6 @@ A space is data, as a recipe is. Each entry names a key of the recipe and what i
 
 import inspect
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +80,6 @@ class Search:
             raise RecipeError(f"choices: {choices} name something twice")
 
     def _check_range(self, low: float, high: float) -> None:
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise RecipeError(f"low {low} and high {high} have to be finite")
         if low >= high:
             raise RecipeError(f"low {low:g} is not below high {high:g}: an empty range")
         if self.log and low <= 0:

@@ -60,7 +60,7 @@ def test_shipped_spaces_fit_the_shipped_recipes(name: str) -> None:
         ("optim.lr: {low: 1, high: 1}", "an empty range"),
         ("optim.lr: {low: 0, high: 1, log: true}", "has to be positive where log is true"),
         ("optim.lr: {low: -1, high: 1}", r"optim\.lr: -1.* is negative"),
-        ("optim.lr: {low: .nan, high: 1}", "have to be finite"),
+        ("optim.lr: {low: .nan, high: 1}", "low: nan is no finite number"),
         ("optim.lr: {high: 1}", "needs low and high, or choices"),
         ("optim.lr: {low: small, high: 1}", r"optim\.lr\.low: .*'small'.*Float"),
         ("optim.lr: 3", "3 is no range"),

@@ -313,7 +313,7 @@ class Vlm(AffectModule):
         prompts = []
         for sample, media in enumerate(asker.media):
             if task:
-                prompts.append(asker.open(sample, task))
+                prompts.append(asker.unanswered(sample, task))
             else:
                 prompts.append(asker.ask(sample, question.format(media=media)))
         key = tuple(prompt.exchanges[-1].question for prompt in prompts)

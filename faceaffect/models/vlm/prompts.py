@@ -165,7 +165,7 @@ class Asker(Prompter):
         ]
         return Prompt([], sample=sample, exchanges=exchanges)
 
-    def open(self, sample: int, task: str) -> Prompt:
+    def unanswered(self, sample: int, task: str) -> Prompt:
         """Return a task's question behind the examples, without answers."""
         own = self.forms[task]
         write = self.describing if own.form in OPEN else self.question
@@ -181,7 +181,7 @@ class Asker(Prompter):
         """Return the questions of a task with every option, in the order of the schema."""
         if self.forms[task].form == "yes_no":
             return [self._is_active(sample, au) for au in self.schema.aus]
-        prompt = self.open(sample, task)
+        prompt = self.unanswered(sample, task)
         prompt.branches = self.branches(task, self.chat)
         return [prompt]
 
