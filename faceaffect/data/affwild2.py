@@ -83,9 +83,9 @@ class AffWild2(FaceDataset):
         tables = []
         for (video, part), files in _films(lists, left_out).items():
             labels = pd.concat([_read(file, task) for task, file in files.items()], axis=1)
-            labels = labels[labels.index % every == 0]
             at = pictures.get(video)
             found = locate(labels, numbered_files(folder / at) if at else None, left_out)
+            found = found[found.index % every == 0]
             names = [f"{at}/{Path(file).name}" for file in found["file"]]
             tables.append(found.assign(file=names, video=video, part=part))
         table = pd.concat(tables, ignore_index=True)
@@ -178,7 +178,14 @@ def _films(
 def _read(file: Path, task: str) -> pd.DataFrame:
     """Return the labels of a film, NaN unknown; the index counts frames from 1."""
     try:
-        table = pd.read_csv(file, header=None, skiprows=1, dtype=float, skipinitialspace=True)
+        table = pd.read_csv(
+            file,
+            header=None,
+            skiprows=1,
+            dtype=float,
+            skipinitialspace=True,
+            skip_blank_lines=False,  # an empty line would move the frames behind it by one
+        )
         with file.open(encoding="utf-8-sig") as lines:
             header = [cell.strip() for cell in lines.readline().split(",")]
     except (ValueError, OSError) as error:
@@ -192,6 +199,8 @@ def _read(file: Path, task: str) -> pd.DataFrame:
     columns = ["expression"] if task == "expression" else list(expected)
     if table.shape[1] != len(columns):
         raise DataError(f"{file}: {table.shape[1]} values in a line, expected {len(columns)}")
+    said = np.flatnonzero(table.notna().any(axis=1))
+    table = table.iloc[: said[-1] + 1 if len(said) else 0]  # without empty lines at the end
     values = _checked(table.to_numpy(np.float64), task, file)
     return pd.DataFrame(values, columns=columns, index=np.arange(1, len(values) + 1))
 
@@ -204,10 +213,9 @@ def _checked(values: NDArray[np.float64], task: str, file: Path) -> NDArray[np.f
         wrong |= ~absent & (values % 1 != 0)
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
-        raise DataError(
-            f"{file}:{row + 2}: {values[row, column]:g} is not {low} to {high}, nor {code} for "
-            "unknown"
-        )
+        value = values[row, column]
+        said = "an empty value" if np.isnan(value) else f"{value:g}"
+        raise DataError(f"{file}:{row + 2}: {said} is not {low} to {high}, nor {code} for unknown")
     absent = absent.any(1, keepdims=True) | absent if task == "va" else absent
     return np.where(absent, np.nan, values)
 

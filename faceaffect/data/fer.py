@@ -143,8 +143,9 @@ class FerPlus(_Fer):
         votes: what is trained on: ``majority``, the class with more than half of the votes, faces
             without one left out; ``soft``, the votes as they are, as shares of the classes;
             ``crossentropy``, the shares of the one to three leading classes, after FERPlus' own
-            code: without single votes, and only where they have more than half of all. The
-            loss is the cross-entropy to the shares.
+            code: without single votes, classes of equal votes together, and only where they have
+            more than half of all and are not more than three. The loss is the cross-entropy to the
+            shares.
         classes: the expressions to use, in index order; absent, all eight in the order of the
             columns.
         align: ``auto`` finds the face in each picture and crops to it, once, on disk; ``none``
@@ -234,16 +235,14 @@ def shares(count: NDArray[np.float64], votes: Votes) -> NDArray[np.float64]:
         return count[:, : len(_VOTED)]
     sure = np.where(count > 1, count, 0)
     total = sure.sum(1)
-    order = np.argsort(-sure, axis=1, kind="stable")
-    ranked = np.take_along_axis(sure, order, 1)
-    before = np.cumsum(ranked, 1) - ranked
-    # Classes are taken until they have three quarters of the votes, up to where one is no class.
-    taken = (before < 0.75 * total[:, None]) & (np.arange(count.shape[1]) < 3)
-    taken &= np.cumsum(order >= len(_VOTED), 1) == 0
-    kept = np.zeros_like(sure)
-    np.put_along_axis(kept, order, np.where(taken, ranked, 0), 1)
-    kept[kept.sum(1) <= 0.5 * total] = 0
-    return kept[:, : len(_VOTED)]
+    ahead = sure[:, None, :] > sure[:, : len(_VOTED), None]
+    # Classes are taken, those of equal votes together, until they have three quarters of the votes
+    # or are three, up to where one is no class.
+    taken = (ahead * sure[:, None, :]).sum(2) < 0.75 * total[:, None]
+    taken &= (ahead.sum(2) < 3) & ~ahead[:, :, len(_VOTED) :].any(2)
+    kept = np.where(taken, sure[:, : len(_VOTED)], 0)
+    kept[(kept.sum(1) <= 0.5 * total) | ((kept > 0).sum(1) > 3)] = 0
+    return kept
 
 
 def _votes(root: Path) -> pd.DataFrame:

@@ -127,7 +127,7 @@ def _read(file: Path, part: str, labels: LabelTable) -> pd.DataFrame:
     """Return ``stem``, ``expression`` and ``part`` of one published list."""
     if not file.is_file():
         raise DataError(f"{file} is missing. {_HELP}")
-    lines = read_lines(file, r"(\d+)(?:\.\w+)?\s+(\S+).*", "00025.mp4 anger")
+    lines = read_lines(file, r"(\d+)(?:\.\w+)?\s+(\S+)", "00025.mp4 anger")
     codes = [_in_order(code.lower()) for _, code in lines]
     names = labels.read(codes, line_of(file, 1))
     return pd.DataFrame({"stem": [stem for stem, _ in lines], "expression": names, "part": part})

@@ -94,11 +94,14 @@ def test_the_shares_of_ferplus_own_code() -> None:
          [6, 1, 1, 1, 1, 0, 0, 0, 0, 0],  # single votes do not count
          [2, 0, 0, 0, 0, 0, 0, 0, 8, 0],  # mostly unknown
          [6, 0, 0, 0, 0, 0, 0, 0, 4, 0],  # unknown ends the list
-         [3, 3, 2, 2, 0, 0, 0, 0, 0, 0]], float,  # three leading classes at most
+         [6, 2, 2, 0, 0, 0, 0, 0, 0, 0],  # classes of equal votes are taken together
+         [5, 3, 0, 2, 0, 0, 0, 0, 2, 0],  # 8 of 12 are too few, unknown ends the list behind 2
+         [3, 3, 2, 2, 0, 0, 0, 0, 0, 0]], float,  # and four are too many
     )  # fmt: skip
     found = shares(count, "crossentropy")
     assert found[:, :4].tolist() == [
-        [7, 3, 0, 0], [8, 0, 0, 0], [6, 0, 0, 0], [0, 0, 0, 0], [6, 0, 0, 0], [3, 3, 2, 0],
+        [7, 3, 0, 0], [8, 0, 0, 0], [6, 0, 0, 0], [0, 0, 0, 0], [6, 0, 0, 0],
+        [6, 2, 2, 0], [5, 3, 0, 2], [0, 0, 0, 0],
     ]  # fmt: skip
     assert shares(count, "soft").tolist() == count[:, :8].tolist()
 
@@ -188,7 +191,28 @@ def test_affwild2s_frames_meet_their_lines(tmp_path: Path) -> None:
     assert samples.expression[ids.index("cropped_aligned/video1/00002.jpg")] == -1
     assert {"video1", "video1_left"} <= set(samples.subject.tolist())
     assert by_part(data) == {"test": 14, "train": 21}
-    assert AffWild2(str(tmp_path), every=4).samples.id[0].endswith("00004.jpg")
+    some = AffWild2(str(tmp_path), every=4)
+    assert some.samples.id[0].endswith("00004.jpg")
+    assert some.left_out == data.left_out  # frames that are passed over have labels
+
+
+def test_an_empty_line_does_not_move_the_frames_behind_it(tmp_path: Path) -> None:
+    base = sets.affwild2(tmp_path) / "6th ABAW Annotations" / "EXPR_Recognition_Challenge"
+    file, whole = base / "Train_Set/video1.txt", AffWild2(str(tmp_path)).samples.expression
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, "", ""]) + "\n")
+    np.testing.assert_array_equal(AffWild2(str(tmp_path)).samples.expression, whole)
+    file.write_text("\n".join([*lines[:3], "", *lines[3:]]) + "\n")
+    with pytest.raises(DataError, match=r"video1\.txt:4: an empty value is not 0 to 7"):
+        AffWild2(str(tmp_path))
+
+
+def test_a_single_expression_of_mafw_stands_alone(tmp_path: Path) -> None:
+    file = sets.mafw(tmp_path) / "Train & Test Set/single/no_caption/set_1/train.txt"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([f"{lines[0]} disgust", *lines[1:]]) + "\n")
+    with pytest.raises(DataError, match=r"train\.txt:1: .* is not like '00025\.mp4 anger'"):
+        Mafw(str(tmp_path))
 
 
 def test_a_film_on_two_sides_is_tested_by_its_labels_of_that_side(tmp_path: Path) -> None:
