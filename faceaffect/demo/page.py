@@ -80,9 +80,10 @@ def build_page(predictors: dict[str, Predictor]) -> Any:
             with gr.Column(min_width=280):
                 with gr.Tab("Picture or camera"):
                     image = gr.Image(
-                        type="filepath", sources=["upload", "webcam", "clipboard"],
+                        sources=["upload", "webcam", "clipboard"],
                         label="Picture", height=320, buttons=[],
                     )  # fmt: skip
+                    image.preprocess = _path_of  # our reader says what is wrong with a file
                 with gr.Tab("Clip"):
                     clip = gr.Video(sources=["upload", "webcam"], label="Clip", height=320)
                 target = gr.Dropdown([SUREST, *names], value=SUREST, label="Heat map of")
@@ -114,6 +115,10 @@ def build_page(predictors: dict[str, Predictor]) -> Any:
             [image, clip, target], outputs, api_name="heat",
         )  # fmt: skip
     return page
+
+
+def _path_of(payload: Any) -> str | None:
+    return None if payload is None else str(payload.path)
 
 
 def answer(predictors: dict[str, Predictor], path: Path, wanted: str | None) -> Iterator[list[Any]]:

@@ -216,8 +216,16 @@ def _told(model: AffectModule, what: str) -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep remarks about the insides of a graph from the terminal."""
-    names = ("onnxscript", "onnx_ir", "torch.onnx", "torch.export", "torch.fx")
+    """Keep remarks of libraries about their own doings from the terminal."""
+    names = (
+        "onnxscript",
+        "onnx_ir",
+        "torch.onnx",
+        "torch.export",
+        "torch.fx",
+        "lightning.pytorch",
+        "",
+    )
     before: Mapping[str, int] = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

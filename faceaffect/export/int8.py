@@ -90,11 +90,12 @@ def measure(model: AffectModule, data: FaceDataModule) -> dict[str, float]:
             "--int8: the run has no validation part to measure the loss of accuracy on; give one, "
             "such as data.protocol.val_fraction=0.1"
         )
-    trainer = L.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    with calling(trainer):
+    with quietly():
+        trainer = L.Trainer(
+            accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+    with quietly(), calling(trainer):
         (found,) = trainer.validate(model, datamodule=data, verbose=False)
     names = {f"val/{name}": name for name in MEASURED}
     return {names[key]: float(value) for key, value in found.items() if key in names}

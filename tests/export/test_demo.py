@@ -110,6 +110,11 @@ def test_a_browser_drops_a_picture_and_sees_two_models(
             tab.wait_for_function("[...document.querySelectorAll('textarea')]"
                                   ".some(t => t.value.endsWith('bright'))")  # fmt: skip
             assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+            none = tmp_path / "none.png"
+            none.write_text("no picture")
+            tab.reload()
+            tab.set_input_files("input[type=file] >> nth=0", str(none))
+            tab.wait_for_selector("text=none.png: not readable as a picture")
             browser.close()
     finally:
         page.close()
