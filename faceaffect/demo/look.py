@@ -67,7 +67,7 @@ def answers_about(predictor: Predictor, batch: FaceBatch) -> dict[str, float]:
 def heat_map(
     predictor: Predictor, crop: Frame, answers: dict[str, float], wanted: str | None
 ) -> tuple[NDArray[np.uint8], str]:
-    """Return the face, over it what speaks for an answer, and a caption; without a map the face.
+    """Return the face, over it what speaks for an answer, and a caption; else the face.
 
     Args:
         predictor: of the model.
@@ -84,6 +84,8 @@ def heat_map(
         (cam,) = grad_cam(predictor.model, crop, [names.index(name)])
     except FaceAffectError:
         return crop, "no heat map of this model"
+    if not cam.any():  # a map of one colour would look like an answer
+        return crop, f"nothing speaks for {name}"
     return show_cam_on_image(np.float32(crop / 255), cam, use_rgb=True), f"speaks for {name}"
 
 

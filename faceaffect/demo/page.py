@@ -106,7 +106,8 @@ def build_page(predictors: dict[str, Predictor]) -> Any:
             try:
                 yield from answer(predictors, Path(path), None if wanted == SUREST else wanted)
             except FaceAffectError as error:
-                raise gr.Error(str(error).replace(path, Path(path).name), duration=None) from None
+                said = str(error).replace(path, Path(path).name)
+                raise gr.Error(said, duration=None, print_exception=False) from None
 
         image.change(look, [image, target], outputs, api_name="picture")
         clip.change(look, [clip, target], outputs, api_name="clip")

@@ -6,14 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from exporting import specialist, write
 from faceaffect import LabelSchema
 from faceaffect.cli import main
-from faceaffect.demo.look import bars, differences
+from faceaffect.demo.look import bars, differences, heat_map
 from faceaffect.demo.page import answer, check_port, serve
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.evaluation.explain import answer_names
 from faceaffect.prediction.predictor import Predictor
 from faceaffect.schema import LabelSchema as Schema
 from finders import Bright
@@ -57,6 +59,17 @@ def test_what_is_no_picture_or_shows_no_face_is_named(tmp_path: Path) -> None:
         list(answer(predictors(), write_scene(tmp_path / "empty.png"), None))
 
 
+def test_a_map_without_anything_is_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, face = predictors()["specialist"], np.full((56, 56, 3), 90, np.uint8)
+    answers = dict.fromkeys(answer_names(predictor.schema), 0.2)
+    for value, said in ((0.0, "nothing speaks for AU4"), (0.5, "speaks for AU4")):
+        cam = [np.full((56, 56), value, np.float32)]
+        monkeypatch.setattr("faceaffect.demo.look.grad_cam", lambda *_, cam=cam: cam)
+        picture, caption = heat_map(predictor, face, answers, "AU4")
+        assert caption == said
+        assert np.array_equal(picture, face) == (value == 0)
+
+
 def test_models_of_different_labels_are_told_in_a_line_and_names_are_text() -> None:
     (line,) = differences(predictors())
     assert line.startswith("specialist and speaks do not answer the same: in the specialist but")
@@ -88,7 +101,7 @@ def test_a_port_in_use_and_a_missing_extra_are_one_line(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def test_a_browser_drops_a_picture_and_sees_two_models(
-    tmp_path: Path, size: tuple[int, int]
+    tmp_path: Path, size: tuple[int, int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("gradio")
     api = pytest.importorskip("playwright.sync_api")
@@ -120,3 +133,4 @@ def test_a_browser_drops_a_picture_and_sees_two_models(
         page.close()
     own = (f"http://127.0.0.1:{port}", "data:", "blob:")
     assert all(url.startswith(own) for url in asked)
+    assert "Traceback" not in capfd.readouterr().err

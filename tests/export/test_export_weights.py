@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +136,27 @@ def test_eight_bits_are_smaller_and_their_loss_is_measured(
     image = face_batch(FULL, 4, 56)["image"]
     apart = (load(small).predict(image)["va"] - model.predict(image)["va"]).abs().max()
     assert 0 < apart < 0.2
+
+
+@pytest.mark.slow
+def test_the_benchmark_times_a_run_and_its_graphs_on_one_thread(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    trained = [
+        "train", str(root / "recipes" / "mini_probe.yaml"), "data.n=60", "data.subjects=20",
+        "data.cache=null", "data.num_workers=0", "trainer.max_epochs=1", f"output={tmp_path}",
+    ]  # fmt: skip
+    assert main(trained) == 0
+    (run,) = (tmp_path / "mini_probe").iterdir()
+    done = subprocess.run(
+        [sys.executable, root / "benchmarks" / "export.py", run, "--rounds", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ", 1 threads, " in done.stdout
+    assert re.search(r"model\.int8\.onnx: [\d.]+ MB.* validation faces", done.stdout)
+    for count in (1, 32):
+        assert f"mini_probe, {count} faces at once" in done.stdout
+    told = re.findall(r"^onnxruntime(?:, int8)?: ([\d.]+) times as fast", done.stdout, re.M)
+    assert len(told) == 4
+    assert all(float(times) > 0 for times in told)
+    assert not (run / "export").exists()  # only looked at
