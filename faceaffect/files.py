@@ -16,6 +16,14 @@ from faceaffect.errors import DataError
 Record = TypeVar("Record")
 
 
+def entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder, in order, but hidden files.
+
+    Systems leave these beside the real ones, such as ``._1.jpg`` of macOS on a foreign disk.
+    """
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 @contextmanager
 def replacing(path: Path, *, alone: bool = True) -> Iterator[Path]:
     """Yield a file beside a path, to write to; it takes the path's place if nothing goes wrong.

@@ -16,6 +16,7 @@ from faceaffect.data.labels import LabelTable, choose_tasks, line_of
 from faceaffect.data.listed import added, first_folder, index_of, numbers, of_classes, read_columns
 from faceaffect.data.listed import there as on_disk
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.files import entries
 from faceaffect.schema import LabelSchema
 
 LABELS = LabelTable(
@@ -31,6 +32,7 @@ _LISTS = ("", "Manually_Annotated_file_lists/")
 _IMAGES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images",
            "Manually_Annotated")  # fmt: skip
 _COLUMNS = ("subDirectory_filePath", "expression", "valence", "arousal")
+_EXP = "_exp.npy"
 _UNKNOWN_VA = -2
 _HELP = (
     "Expected under data.root, as http://mohammadmahoor.com/affectnet/ distributes it on request: "
@@ -172,14 +174,14 @@ def _read_npy(
         for folder in (images, labels):
             if not folder.is_dir():
                 raise DataError(f"the folder {folder} is missing. {_HELP}")
-        files = {file.stem: file.name for file in images.iterdir() if file.suffix == ".jpg"}
-        listed = {file.stem.removesuffix("_exp") for file in labels.glob("*_exp.npy")}
+        files = {file.stem: file.name for file in entries(images) if file.suffix == ".jpg"}
+        listed = {f.name.removesuffix(_EXP) for f in entries(labels) if f.name.endswith(_EXP)}
         used = sorted(files.keys() & listed, key=lambda stem: (len(stem), stem))
         left_out = added(
             left_out,
             {"not on disk": len(listed - files.keys()), "without a label": len(files) - len(used)},
         )
-        at = [labels / f"{stem}_exp.npy" for stem in used]
+        at = [labels / f"{stem}{_EXP}" for stem in used]
         code = _values(at, f"{name}: expressions")
         columns: dict[str, Any] = {
             "file": [f"{name}/images/{files[stem]}" for stem in used],

@@ -13,6 +13,7 @@ from faceaffect.data.frames import locate, numbered_files
 from faceaffect.data.labels import LabelTable, choose_tasks
 from faceaffect.data.listed import added
 from faceaffect.errors import DataError, RecipeError, shown
+from faceaffect.files import entries
 from faceaffect.schema import TASKS, LabelSchema
 
 AUS = (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)
@@ -116,7 +117,7 @@ class AffWild2(FaceDataset):
 
 def _annotations(root: Path, abaw: int | None) -> Path:
     """Return the folder of one challenge's annotations."""
-    inside = sorted(root.iterdir()) if root.is_dir() else []
+    inside = entries(root) if root.is_dir() else []
     found: dict[int | None, Path] = {}
     for folder in inside:
         match = re.fullmatch(
@@ -151,7 +152,7 @@ def _lists(
         for part, name in _SETS.items():
             if not (folder / name).is_dir():
                 raise DataError(f"the folder {folder / name} is missing. {_HELP}")
-            found[task][part] = {f.stem: f for f in sorted((folder / name).glob("*.txt"))}
+            found[task][part] = {f.stem: f for f in entries(folder / name) if f.suffix == ".txt"}
     if (asked and tried) or not found:
         raise DataError(f"no labels for the task: {', '.join(tried)} is missing. {_HELP}")
     return found
@@ -228,7 +229,7 @@ def _pictures(root: Path, images: str) -> dict[str, str]:
     found = {}
     for place in places:
         inner = place / images if (place / images).is_dir() else place
-        for film in sorted(inner.iterdir()):
+        for film in entries(inner):
             if film.is_dir():
                 found[film.name] = film.relative_to(root).as_posix()
     return found

@@ -20,6 +20,7 @@ from faceaffect.data.frames import (
 )
 from faceaffect.data.video import VIDEO_SUFFIXES
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.files import entries
 from faceaffect.schema import LabelSchema
 
 BENCHMARK_AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
@@ -153,7 +154,7 @@ def _label_files(root: Path) -> dict[str, Path]:
         if folder is None:
             continue
         found = {}
-        for file in sorted(folder.iterdir()):
+        for file in entries(folder):
             match = re.fullmatch(rf"({_PERSON})_({_TASK})\.CSV", file.name.upper())
             if match:
                 found[f"{match[1]}/{match[2]}"] = file
@@ -190,7 +191,7 @@ def _pictures(root: Path, frames: str | None) -> dict[str, Path | Mapping[int, P
     for person, place in people.items():
         for task, recording in named_folders(place, _TASK).items():
             images = numbered_files(recording)
-            videos = [f for f in sorted(recording.iterdir()) if f.suffix.lower() in VIDEO_SUFFIXES]
+            videos = [f for f in entries(recording) if f.suffix.lower() in VIDEO_SUFFIXES]
             if images or videos:
                 found[f"{person}/{task}"] = images or videos[0]
     if not found:

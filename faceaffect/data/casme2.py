@@ -16,6 +16,7 @@ from faceaffect.data.labels import LabelTable, choose_tasks, line_of
 from faceaffect.data.listed import added, check_frames, index_of, named, of_classes, read_columns
 from faceaffect.data.moments import evenly
 from faceaffect.errors import DataError, RecipeError, needs_extra, shown
+from faceaffect.files import entries
 from faceaffect.schema import LabelSchema
 
 AUS = (1, 2, 4, 7, 12, 14, 15, 17)
@@ -173,7 +174,7 @@ def _coding(root: Path) -> tuple[Path, pd.DataFrame]:
         raise DataError(f"data.root: the folder {root} is missing. {_HELP}")
     found = sorted(
         file
-        for file in root.iterdir()
+        for file in entries(root)
         if re.fullmatch(r"CASME2?-coding.*\.(xlsx|csv)", file.name, re.I)
     )
     stems = {file.stem for file in found}

@@ -11,6 +11,7 @@ from faceaffect.data.labels import LabelTable
 from faceaffect.data.listed import ListedFaces, check_fold, check_frames
 from faceaffect.data.video import VIDEO_SUFFIXES
 from faceaffect.errors import DataError
+from faceaffect.files import entries
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
 """Names of the codes 1 to 7; DFEW writes them happy, sad, neutral, angry, ..."""
@@ -132,7 +133,7 @@ def _files(root: Path, clips: ClipKind) -> tuple[str, dict[int, str]]:
         for place in (root / "Clip" / kind, root / kind):
             if place.is_dir():
                 found = {}
-                for entry in sorted(place.iterdir()):
+                for entry in entries(place):
                     number = re.fullmatch(r"\d+", entry.stem)
                     if number and (entry.suffix.lower() in VIDEO_SUFFIXES or entry.is_dir()):
                         found[int(number[0])] = entry.relative_to(root).as_posix()

@@ -24,6 +24,7 @@ from faceaffect.data.frames import (
 )
 from faceaffect.data.video import VIDEO_SUFFIXES
 from faceaffect.errors import DataError, RecipeError
+from faceaffect.files import entries
 from faceaffect.schema import LabelSchema
 
 AUS = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
@@ -194,7 +195,7 @@ def _sources(
     videos = find_folder(root, [f"Videos_{camera}Camera", f"Video_{camera}Camera"])
     if frames is None and videos is not None:
         found = {}
-        for file in sorted(videos.iterdir()):
+        for file in entries(videos):
             match = re.search(_PERSON, file.name.upper())
             if match and file.suffix.lower() in VIDEO_SUFFIXES:
                 found[match[0]] = file

@@ -21,6 +21,7 @@ from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
 from faceaffect.data.video import IMAGE_SUFFIXES, open_video, read_frames
 from faceaffect.errors import DataError
+from faceaffect.files import entries
 from faceaffect.schema import LabelSchema
 
 UNKNOWN = (9, 999, -1)
@@ -184,13 +185,13 @@ class FrameDataset(FaceDataset):
 
 def find_folder(root: Path, names: Iterable[str]) -> Path | None:
     """Return the first folder in ``root`` with one of the names, whatever their case."""
-    inside = {p.name.lower(): p for p in sorted(root.iterdir())} if root.is_dir() else {}
+    inside = {p.name.lower(): p for p in entries(root)} if root.is_dir() else {}
     return next((inside[n.lower()] for n in names if n.lower() in inside), None)
 
 
 def named_folders(root: Path, pattern: str) -> dict[str, Path]:
     """Return the folders in ``root`` whose upper-case name matches, by that name, in order."""
-    folders = {path.name.upper(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    folders = {path.name.upper(): path for path in entries(root) if path.is_dir()}
     return {name: folders[name] for name in sorted(folders) if re.fullmatch(pattern, name)}
 
 
@@ -208,7 +209,7 @@ def numbered_files(
         DataError: two files have one number.
     """
     found: dict[int, Path] = {}
-    for file in sorted(folder.iterdir()):
+    for file in entries(folder):
         match = re.search(pattern, file.stem)
         if match is None or file.suffix.lower() not in suffixes:
             continue

@@ -16,6 +16,7 @@ from faceaffect.data.listed import (
 )
 from faceaffect.data.video import VIDEO_SUFFIXES
 from faceaffect.errors import DataError
+from faceaffect.files import entries
 
 CLASSES = (
     "anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "contempt",
@@ -147,6 +148,6 @@ def _names(folder: Path) -> dict[str, str]:
     """Return the names of the clips, films or folders of frames, by what stands before the dot."""
     return {
         entry.stem: entry.name
-        for entry in folder.iterdir()
+        for entry in entries(folder)
         if entry.suffix.lower() in VIDEO_SUFFIXES or not entry.suffix
     }

@@ -31,6 +31,7 @@ from faceaffect.data.formats import HEAD, is_animated, picture_format
 from faceaffect.data.image import open_regular, read_image, resize
 from faceaffect.data.moments import evenly
 from faceaffect.errors import DataError
+from faceaffect.files import entries
 
 Frame = NDArray[np.uint8]
 IMAGE_SUFFIXES = (
@@ -169,7 +170,7 @@ class FrameFolder:
         self.path = Path(path)
         numbered = [
             (int(match[0]), file)
-            for file in self.path.iterdir()
+            for file in entries(self.path)
             if file.suffix.lower() in IMAGE_SUFFIXES and (match := re.search(r"\d+$", file.stem))
         ]
         self.files = [file for _, file in sorted(numbered)]

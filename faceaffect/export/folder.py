@@ -29,10 +29,17 @@ def describe_weights(model: AffectModule) -> tuple[dict[str, Any], dict[str, Any
     A model of images is written whole. One that speaks leaves out what an asset, a folder or the
     hub names, as its checkpoint does: a language model of others is not copied. The recipe stays
     behind, since it may name the folders of whoever trained the model.
+
+    Raises:
+        RecipeError: the model shows pictures of people as examples.
     """
     checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
     model.on_save_checkpoint(checkpoint)
     own = checkpoint["faceaffect"] | {"recipe": None}
+    if own.get("shots"):
+        raise RecipeError(
+            "model.shots: its examples are pictures of training people, which are not exported"
+        )
     whole = not hasattr(model, "describe")
     if whole:
         own |= {"frozen": {}, "whole": True}

@@ -4,6 +4,9 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.random import Generator
 from torch import Tensor, nn
 
 import faceaffect
@@ -64,3 +67,43 @@ class PretrainingModule(FaceModule):
         people = data.split.info["subjects"]["train"]
         name = self.recipe["sections"]["data"]["name"]
         return f"{len(data.split.train):,} samples of {people:,} people, {name}"
+
+
+class LanguagePretraining(PretrainingModule):
+    """Base of pre-trainings of models that write; the result is a folder of ``save_pretrained``.
+
+    Attributes:
+        folder: its name in the run folder; written after a recipe's test.
+    """
+
+    folder: str
+
+    @abstractmethod
+    def losses(self, batch: FaceBatch, rng: Generator) -> Tensor:
+        """Return (N,) cross-entropies of dialogues that are drawn about a batch."""
+
+    @abstractmethod
+    def export(self, folder: str | Path) -> None:
+        """Write the model in half precision and what reads its input, by ``save_pretrained``."""
+
+    def loss(self, batch: FaceBatch) -> Tensor:
+        """Return the mean cross-entropy of the answers."""
+        return self.losses(batch, np.random.default_rng(int(torch.randint(2**31, (1,))))).mean()
+
+    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Log the loss, and as score its negative."""
+        self._measure("val", batch, batch_idx)
+
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Log the loss."""
+        self._measure("test", batch, batch_idx)
+
+    def _measure(self, part: str, batch: FaceBatch, index: int) -> None:
+        loss = self.losses(batch, np.random.default_rng(index)).mean()
+        values = {f"{part}/loss": loss, f"{part}/score": -loss}
+        self.log_dict(values, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
+
+    def on_test_end(self) -> None:
+        """Write the folder, if a recipe trains it."""
+        if self.recipe is not None and self.trainer.is_global_zero:
+            self.export(Path(self.trainer.default_root_dir) / self.folder)

@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
+from faceaffect import registry
 from faceaffect.cli import main
 from faceaffect.runs import cost
 from trees import bp4d, sets
@@ -75,3 +79,24 @@ def test_a_layout_is_checked_trained_on_and_tested(
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
     assert json.loads((run / "metrics.json").read_text())["n"] > 0
     assert main(["test", str(run)]) == 0
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "hf"])
+def test_hidden_files_beside_the_real_ones_change_nothing(layout: str, tmp_path: Path) -> None:
+    """A disk that was written by macOS holds ``._name`` beside each file."""
+    name, write, overrides = LAYOUTS[layout]
+    place = write(tmp_path / "data")
+    keys = OmegaConf.from_dotlist(overrides).get("data", {})
+    given = {
+        k: v for k, v in OmegaConf.to_container(OmegaConf.create(keys)).items() if k != "protocol"
+    }
+    build = partial(registry.get("data", name), str(place), **given)
+    before = build().samples
+    for file in [f for f in place.rglob("*") if f.is_file()]:
+        file.with_name(f"._{file.name}").write_bytes(b"\x00\x05\x16\x07" + bytes(40))
+    (place / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
+    after = build().samples
+    assert after.id.tolist() == before.id.tolist()
+    for labels in ("au", "expression", "va"):
+        if getattr(before, labels) is not None:
+            np.testing.assert_array_equal(getattr(after, labels), getattr(before, labels))

@@ -177,6 +177,15 @@ def test_folder_is_sorted_by_number_not_by_name(clips: Path) -> None:
     assert first == [0, 1, 9, 10]
 
 
+def test_hidden_files_in_a_folder_are_no_frames(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number))
+        (tmp_path / f"._{number}.png").write_bytes(bytes(44))
+    with open_video(tmp_path) as video:
+        assert video.info.frames == 3
+    assert [number_of(image) for image in read_frames(tmp_path, count=3)] == [1, 2, 3]
+
+
 def test_memory_does_not_grow_with_the_clip(clips: Path) -> None:
     frame = HEIGHT * WIDTH * 3
     tracemalloc.start()

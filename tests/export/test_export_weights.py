@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+import vlm_tiny
 from batches import FULL, face_batch
 from emo_tiny import LLAMA, LORA
 from exporting import SPECIALISTS, specialist, write
@@ -19,10 +20,12 @@ from faceaffect import create_model, load_model
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
 from faceaffect.data.batch import as_clips
-from faceaffect.errors import CheckpointError
+from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.export.folder import to_folder, to_safetensors
 from faceaffect.export.graph import to_onnx
 from faceaffect.export.int8 import load, measure, to_int8, told_loss
+from faceaffect.instructions.items import Labels
+from faceaffect.models.vlm.shots import Shot
 
 
 @pytest.mark.parametrize("name", SPECIALISTS)
@@ -90,6 +93,28 @@ def test_a_model_that_speaks_leaves_adapter_and_merged_weights(words: str, tmp_p
     ids = torch.arange(12)[None]
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, model.llm.net(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_a_vision_language_model_leaves_adapter_and_merged_weights(tmp_path: Path) -> None:
+    model = vlm_tiny.make(vlm_tiny.llava(tmp_path / "base"), dtype="float32").eval()
+    for name, parameter in model.llm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    written = to_folder(model, tmp_path / "hub", None, merge=True)
+    assert {"adapter", "language_model"} < set(written)
+    batch = vlm_tiny.batch_of(2)
+    merged = vlm_tiny.make(tmp_path / "hub" / "language_model", dtype="float32").eval()
+    loaded = load_model(tmp_path / "hub")
+    with torch.no_grad():
+        answers = model.predict(batch)
+        for task, value in answers.items():
+            torch.testing.assert_close(loaded.predict(batch)[task], value)
+            torch.testing.assert_close(merged.predict(batch)[task], value, atol=1e-4, rtol=0)
+    labels = Labels("happiness", {}, None)
+    model.shots = [Shot("ann.png", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), labels)]
+    with pytest.raises(RecipeError, match="pictures of training people, which are not exported"):
+        to_folder(model, tmp_path / "other", None)
+    assert not (tmp_path / "other").exists()
 
 
 def test_damaged_and_foreign_weights_are_named(tmp_path: Path) -> None:

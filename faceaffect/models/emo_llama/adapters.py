@@ -1,18 +1,20 @@
 """Low-rank adapters in the language model, through peft, and how they are computed cheaply."""
 
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import TaskType, get_peft_model
+from peft import PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from faceaffect.errors import RecipeError, first_line
+from faceaffect.errors import CheckpointError, RecipeError, first_line
 from faceaffect.networks.lora import LoRA
 
 
@@ -30,6 +32,43 @@ class LanguageLoRA(LoRA):
 
     r: int = 64
     dropout: float = 0.05
+
+
+class Adapted:
+    """What a model of transformers with adapters leaves for others.
+
+    Attributes:
+        net: the model, a ``PeftModel`` if it has adapters.
+        reader: what makes the model's input of text and pictures.
+    """
+
+    net: Any
+    reader: Any
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is an adapter to save or merge."""
+        return isinstance(self.net, PeftModel)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter in peft's own format.
+
+        Raises:
+            CheckpointError: the model has no adapter.
+        """
+        if not self.has_adapter:
+            raise CheckpointError("the language model has no adapter to export")
+        self.net.save_pretrained(str(folder))
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the model with its adapter merged in, and its reader, as transformers reads it.
+
+        A copy is merged, so that as much memory again is needed.
+        """
+        net: Any = deepcopy(self.net)
+        merged = net.merge_and_unload() if self.has_adapter else net
+        merged.save_pretrained(str(folder))
+        self.reader.save_pretrained(str(folder))
 
 
 def put_adapters(

@@ -1,8 +1,6 @@
 """The language model: any causal one of transformers, frozen, with LoRA through peft."""
 
 import inspect
-from copy import deepcopy
-from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -14,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from faceaffect.components import Options
 from faceaffect.errors import CheckpointError, RecipeError, first_line
 from faceaffect.hardware import choose_dtype
-from faceaffect.models.emo_llama.adapters import LanguageLoRA, put_adapters
+from faceaffect.models.emo_llama.adapters import Adapted, LanguageLoRA, put_adapters
 from faceaffect.models.emo_llama.checkpoint import (
     find_checkpoint,
     make_config,
@@ -24,7 +22,7 @@ from faceaffect.models.emo_llama.checkpoint import (
 from faceaffect.networks.weights import Freezable, fingerprint
 
 
-class LanguageModel(Freezable):
+class LanguageModel(Adapted, Freezable):
     """A causal language model on embeddings, frozen but for its adapters.
 
     Args:
@@ -79,6 +77,11 @@ class LanguageModel(Freezable):
         if lora is not None:
             self.net = put_adapters(net, lora)
         self.train(self.training)
+
+    @property
+    def reader(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.tokenizer
 
     @property
     def base(self) -> PreTrainedModel:
@@ -167,31 +170,6 @@ class LanguageModel(Freezable):
                 "(data.frames), fewer visual tokens (model.aggregator.content: mean), or another "
                 "model"
             )
-
-    def save_adapter(self, folder: str | Path) -> None:
-        """Write the adapter in peft's own format.
-
-        Raises:
-            CheckpointError: the model has no adapter.
-        """
-        if not self.has_adapter:
-            raise CheckpointError("the language model has no adapter to export")
-        self.net.save_pretrained(str(folder))
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether there is an adapter to save or merge."""
-        return isinstance(self.net, PeftModel)
-
-    def save_merged(self, folder: str | Path) -> None:
-        """Write the model with its adapter merged in, and its tokenizer, as transformers reads it.
-
-        A copy is merged, so that as much memory again is needed.
-        """
-        net: Any = deepcopy(self.net)
-        merged = net.merge_and_unload() if self.has_adapter else net
-        merged.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(str(folder))
 
 
 def enable_checkpointing(net: Any) -> None:

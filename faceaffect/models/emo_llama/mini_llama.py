@@ -31,17 +31,14 @@ from faceaffect.models.emo_llama.packing import Row, Text, Visual
 from faceaffect.models.emo_llama.prompts import Prompter, labels_of
 from faceaffect.models.emo_llama.scoring import answer_loss
 from faceaffect.models.emo_llama.tokenizer import build_tokenizer
-from faceaffect.models.pretraining import PretrainingModule
+from faceaffect.models.pretraining import LanguagePretraining
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.vocabulary import AU_NAMES, EXPRESSION_WORDS
-
-EXPORT = "mini_llama"
-"""The folder in the run folder that holds the trained model in Hugging Face's form."""
 
 _TASKS = ("expression", "au", "va", "talk", "talk")
 
 
-class MiniLlama(PretrainingModule):
+class MiniLlama(LanguagePretraining):
     """Trains a small Llama and builds its tokenizer.
 
     After a recipe's test the model (half precision) and the tokenizer lie in ``mini_llama`` in the
@@ -59,6 +56,8 @@ class MiniLlama(PretrainingModule):
     Raises:
         RecipeError: the data lacks expressions or AUs.
     """
+
+    folder = "mini_llama"
 
     def __init__(
         self,
@@ -94,12 +93,8 @@ class MiniLlama(PretrainingModule):
         self.dialogue = Dialogue(self.model, "plain")
         self.drop_evidence = drop_evidence
 
-    def loss(self, batch: FaceBatch) -> Tensor:
-        """Return the mean cross-entropy of the answers to one question a sample."""
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
-        return self._losses(batch, rng).mean()
-
-    def _losses(self, batch: FaceBatch, rng: Generator) -> Tensor:
+    def losses(self, batch: FaceBatch, rng: Generator) -> Tensor:
+        """Return (B,) cross-entropies of the answers to one question a sample."""
         rows = []
         for sample in range(len(batch["id"])):
             labels = labels_of(batch, sample, self.schema)
@@ -107,29 +102,9 @@ class MiniLlama(PretrainingModule):
         nothing = torch.empty(0, self.model.width, device=self.device)
         return answer_loss(self.model, rows, nothing)
 
-    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
-        """Log the loss, and as score its negative."""
-        self._measure("val", batch, batch_idx)
-
-    def test_step(self, batch: FaceBatch, batch_idx: int) -> None:
-        """Log the loss."""
-        self._measure("test", batch, batch_idx)
-
-    def _measure(self, part: str, batch: FaceBatch, index: int) -> None:
-        loss = self._losses(batch, np.random.default_rng(index)).mean()
-        values = {f"{part}/loss": loss, f"{part}/score": -loss}
-        self.log_dict(values, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
-
     def exported(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the language model, and what it is good for."""
         return self.llama, {"purpose": "for learning, tests and continuous integration"}
-
-    def on_test_end(self) -> None:
-        """Write the model and its tokenizer, if a recipe trains it."""
-        if self.recipe is None or not self.trainer.is_global_zero:
-            return
-        folder = Path(self.trainer.default_root_dir) / EXPORT
-        self.export(folder)
 
     def export(self, folder: str | Path) -> None:
         """Write the model in half precision and the tokenizer as ``save_pretrained`` does."""

@@ -12,8 +12,7 @@ from transformers import TextStreamer
 from faceaffect.components import Component, Options, create
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import RecipeError, harmless
-from faceaffect.instructions.formats import read_items
-from faceaffect.instructions.items import Turn, turns_by_id
+from faceaffect.instructions.items import Turn
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, ClueAggregator, text_tokenizer
 from faceaffect.models.emo_llama.dialogue import Dialogue, TemplateName
 from faceaffect.models.emo_llama.frozen import Faces, FrozenFaces
@@ -21,7 +20,14 @@ from faceaffect.models.emo_llama.llm import create_llm
 from faceaffect.models.emo_llama.mining import FaceInfoMining, MiningOptions, PriorTokens
 from faceaffect.models.emo_llama.packing import Row
 from faceaffect.models.emo_llama.priors import profile
-from faceaffect.models.emo_llama.prompts import Prompter, Slot, labels_of, probabilities
+from faceaffect.models.emo_llama.prompts import (
+    Prompter,
+    Slot,
+    labels_of,
+    probabilities,
+    rare_au_weights,
+    training_dialogues,
+)
 from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_options
 from faceaffect.models.emo_llama.sharding import check_strategy
 from faceaffect.models.emo_llama.tower import create_tower
@@ -151,29 +157,14 @@ class EmoLlama(AffectModule):
         if self.faces.cache_folder and getattr(data, "augment", None) is not None:
             raise RecipeError("model.cache: needs data without augmentation (data.augment)")
         if stage == "fit" and self.instructions is not None and data is not None:
-            self._read_dialogues(data)
-
-    def _read_dialogues(self, data: Any) -> None:
-        """Take the dialogues of the training part and say how many others were left out."""
-        ids, sources = data.dataset.samples.id, getattr(data.dataset, "names", ())
-        items = read_items(self.instructions or "")
-        self.dialogues, left_out = turns_by_id(
-            items, ids[data.split.train].tolist(), ids.tolist(), sources
-        )
-        if self.trainer.is_global_zero:
-            console.print(
-                f"{self.instructions}: {len(items) - left_out} dialogues about "
-                f"{len(self.dialogues)} training samples; {left_out} left out, "
-                "which are about other samples"
-            )
+            self.dialogues, told = training_dialogues(self.instructions, data)
+            if self.trainer.is_global_zero:
+                console.print(told)
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take the weights of rare AUs from the training part's rates."""
         super().prepare(statistics)
-        rates = {au: statistics.get("au_rate", {}).get(f"AU{au}", 0.5) for au in self.schema.aus}
-        self.au_weights = {
-            au: ((1 - rate) / rate) ** self.au_balance for au, rate in rates.items() if rate > 0
-        }
+        self.au_weights = rare_au_weights(self.schema.aus, statistics, self.au_balance)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what is trained; the aggregator and gates have learning rates of their own."""

@@ -1,6 +1,6 @@
 """From labels to rows: what is asked of a face, and which answers are learned or scored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from faceaffect.data.batch import FaceBatch
+from faceaffect.instructions.formats import read_items
 from faceaffect.instructions.items import (
     VA_BINS,
     Kind,
@@ -20,6 +21,7 @@ from faceaffect.instructions.items import (
     expression_answer,
     expression_question,
     template_turns,
+    turns_by_id,
     va_answer,
     va_question,
 )
@@ -148,6 +150,36 @@ class Prompter:
             if turns:
                 return self.tell(sample, turns)
         return None
+
+
+def training_dialogues(file: str, data: Any) -> tuple[dict[str, list[list[Turn]]], str]:
+    """Return the dialogues of an instruction file about a training part, and what was left out.
+
+    Args:
+        file: of instruction items.
+        data: a :class:`~faceaffect.data.base.FaceDataModule` that is set up.
+
+    Returns:
+        id of a sample to its dialogues; a line that counts those and the others.
+
+    Raises:
+        DataError: the file cannot be read, or no item is about a training sample.
+    """
+    ids, sources = data.dataset.samples.id, getattr(data.dataset, "names", ())
+    items = read_items(file)
+    found, left_out = turns_by_id(items, ids[data.split.train].tolist(), ids.tolist(), sources)
+    return found, (
+        f"{file}: {len(items) - left_out} dialogues about {len(found)} training samples; "
+        f"{left_out} left out, which are about other samples"
+    )
+
+
+def rare_au_weights(
+    aus: Sequence[int], statistics: Mapping[str, Any], power: float
+) -> dict[int, float]:
+    """Return ((1 - r) / r) to a power for each AU of rate r > 0; an unknown rate is 0.5."""
+    rates = {au: statistics.get("au_rate", {}).get(f"AU{au}", 0.5) for au in aus}
+    return {au: ((1 - rate) / rate) ** power for au, rate in rates.items() if rate > 0}
 
 
 def labels_of(batch: FaceBatch, sample: int, schema: LabelSchema) -> Labels:

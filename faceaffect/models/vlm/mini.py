@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
@@ -27,15 +26,12 @@ from faceaffect.instructions.items import Labels, Turn
 from faceaffect.models.emo_llama.checkpoint import find_checkpoint, read_tokenizer
 from faceaffect.models.emo_llama.mini_llama import part_of, picture
 from faceaffect.models.emo_llama.prompts import labels_of
-from faceaffect.models.pretraining import PretrainingModule
+from faceaffect.models.pretraining import LanguagePretraining
 from faceaffect.models.vlm.chat import Chat, Exchange, Prompt
 from faceaffect.models.vlm.net import VisionLanguageModel
 from faceaffect.models.vlm.prompts import Asker, Prompts
 from faceaffect.networks.backbones import Backbone, create_backbone
 from faceaffect.schema import LabelSchema
-
-EXPORT = "mini_vlm"
-"""The folder in the run folder that holds the trained model as ``save_pretrained`` writes it."""
 
 IMAGE = "<image>"
 
@@ -48,7 +44,7 @@ TEMPLATE = (
 """The form in which the mini Llama has learned to talk, pictures in front."""
 
 
-class MiniVlm(PretrainingModule):
+class MiniVlm(LanguagePretraining):
     """Trains projector and language model of a small LLaVA to describe faces; the tower stays.
 
     After a recipe's test the model (half precision) and its processor lie in ``mini_vlm`` in the
@@ -65,6 +61,8 @@ class MiniVlm(PretrainingModule):
     Raises:
         RecipeError: the data lacks expressions or AUs.
     """
+
+    folder = "mini_vlm"
 
     def __init__(
         self,
@@ -83,17 +81,16 @@ class MiniVlm(PretrainingModule):
         llama = LlamaForCausalLM.from_pretrained(found.location, dtype=torch.float32)
         vit = create_backbone(tower, frozen=True)
         self.llava, processor = build(vit, llama, tokenizer)
-        self.model = VisionLanguageModel(self.llava, processor, EXPORT, lora=None, frozen=False)
+        self.model = VisionLanguageModel(
+            self.llava, processor, self.folder, lora=None, frozen=False
+        )
         self.llava.model.vision_tower.requires_grad_(False)
         self.chat = Chat(self.model, "chat", "", videos=False)
         self.forms = Prompts().tasks(self.schema)
         self.words_rate, self.drop_evidence = words_rate, drop_evidence
 
-    def loss(self, batch: FaceBatch) -> Tensor:
-        """Return the mean cross-entropy of descriptions."""
-        return self._losses(batch, np.random.default_rng(int(torch.randint(2**31, (1,))))).mean()
-
-    def _losses(self, batch: FaceBatch, rng: Generator) -> Tensor:
+    def losses(self, batch: FaceBatch, rng: Generator) -> Tensor:
+        """Return (N,) cross-entropies of descriptions, and of answers about faces in words."""
         clips = list(as_clips(batch)["video"])
         asker = Asker(self.schema, self.chat, clips, self.forms)
         prompts: list[Prompt | None] = []
@@ -111,27 +108,9 @@ class MiniVlm(PretrainingModule):
             return told.talk(0, known, rng)  # type: ignore[return-value]
         return told.learn(0, task, known, rng, weights={})  # type: ignore[no-any-return]
 
-    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
-        """Log the loss, and as score its negative."""
-        self._measure("val", batch, batch_idx)
-
-    def test_step(self, batch: FaceBatch, batch_idx: int) -> None:
-        """Log the loss."""
-        self._measure("test", batch, batch_idx)
-
-    def _measure(self, part: str, batch: FaceBatch, index: int) -> None:
-        loss = self._losses(batch, np.random.default_rng(index)).mean()
-        values = {f"{part}/loss": loss, f"{part}/score": -loss}
-        self.log_dict(values, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
-
     def exported(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the model, and what it is good for."""
         return self.llava, {"purpose": "for learning, tests and continuous integration"}
-
-    def on_test_end(self) -> None:
-        """Write the model and its processor, if a recipe trains it."""
-        if self.recipe is not None and self.trainer.is_global_zero:
-            self.export(Path(self.trainer.default_root_dir) / EXPORT)
 
     def export(self, folder: str | Path) -> None:
         """Write the model in half precision and the processor as ``save_pretrained`` does."""

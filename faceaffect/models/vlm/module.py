@@ -13,10 +13,14 @@ from transformers import TextStreamer
 from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import RecipeError, harmless
-from faceaffect.instructions.formats import read_items
-from faceaffect.instructions.items import Turn, turns_by_id
+from faceaffect.instructions.items import Turn
 from faceaffect.models.emo_llama.adapters import LanguageLoRA
-from faceaffect.models.emo_llama.prompts import labels_of, probabilities
+from faceaffect.models.emo_llama.prompts import (
+    labels_of,
+    probabilities,
+    rare_au_weights,
+    training_dialogues,
+)
 from faceaffect.models.emo_llama.sharding import ShardFrozen
 from faceaffect.models.vlm.chat import Chat, Prompt, TemplateName
 from faceaffect.models.vlm.loading import Attention, Dtype, load
@@ -155,7 +159,9 @@ class Vlm(AffectModule):
         if self.count and not self.shots and data is not None:
             self.shots = draw(data, self.count, self.schema, self.seed or 0)
         if stage == "fit" and self.instructions is not None and data is not None:
-            self._read_dialogues(data)
+            self.dialogues, told = training_dialogues(self.instructions, data)
+            if self.trainer.is_global_zero:
+                console.print(told)
 
     def _check_trainable(self) -> None:
         if not any(p.requires_grad for p in self.parameters()):
@@ -170,27 +176,10 @@ class Vlm(AffectModule):
                     "train with options, or test untrained: trainer.max_epochs=0"
                 )
 
-    def _read_dialogues(self, data: Any) -> None:
-        """Take the dialogues of the training part and say how many others were left out."""
-        ids, sources = data.dataset.samples.id, getattr(data.dataset, "names", ())
-        items = read_items(self.instructions or "")
-        self.dialogues, left_out = turns_by_id(
-            items, ids[data.split.train].tolist(), ids.tolist(), sources
-        )
-        if self.trainer.is_global_zero:
-            console.print(
-                f"{self.instructions}: {len(items) - left_out} dialogues about "
-                f"{len(self.dialogues)} training samples; {left_out} left out, "
-                "which are about other samples"
-            )
-
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take the weights of rare AUs from the training part's rates."""
         super().prepare(statistics)
-        rates = {au: statistics.get("au_rate", {}).get(f"AU{au}", 0.5) for au in self.schema.aus}
-        self.au_weights = {
-            au: ((1 - rate) / rate) ** self.au_balance for au, rate in rates.items() if rate > 0
-        }
+        self.au_weights = rare_au_weights(self.schema.aus, statistics, self.au_balance)
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return the mean cross-entropy of the answers; every prompt counts alike."""
@@ -345,9 +334,7 @@ class Vlm(AffectModule):
             scored += ", after that for a grey picture was taken away"
         read = {task: self._is_read(task) for task in self.forms}
         return {
-            "probabilities": {
-                t: "0 and 1, read from text" if r else scored for t, r in read.items()
-            },
+            "probabilities": {t: _READ if r else scored for t, r in read.items()},
             "calibrated": [t for t, r in read.items() if self.calibration == "blank" and not r],
             "forms": {task: prompt.form for task, prompt in self.forms.items()},
             "shared_prompt": self.llm.shares,

@@ -12,8 +12,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from faceaffect.errors import CheckpointError, RecipeError, first_line, suggest
-from faceaffect.models.emo_llama.adapters import LanguageLoRA, put_adapters
+from faceaffect.errors import RecipeError, first_line, suggest
+from faceaffect.models.emo_llama.adapters import Adapted, LanguageLoRA, put_adapters
 from faceaffect.models.emo_llama.llm import enable_checkpointing, let_checkpoint, window_of
 from faceaffect.models.emo_llama.packing import Packed, Row, by_length, pack
 from faceaffect.models.emo_llama.scoring import distinct
@@ -29,7 +29,7 @@ _FPS = 8.0
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
-class VisionLanguageModel(Freezable):
+class VisionLanguageModel(Adapted, Freezable):
     """An image-text model of transformers, frozen but for adapters in its language part.
 
     Args:
@@ -90,6 +90,11 @@ class VisionLanguageModel(Freezable):
         if lora is not None:
             self.net = put_adapters(net, lora, _language_layers(self, lora), "model.lora")
         self.train(self.training)
+
+    @property
+    def reader(self) -> Any:
+        """The processor."""
+        return self.processor
 
     @property
     def base(self) -> PreTrainedModel:
@@ -307,16 +312,6 @@ class VisionLanguageModel(Freezable):
                 f"{type(self.base).__name__} takes {reach}. Use fewer frames (data.frames), "
                 "smaller pictures (data.image_size), fewer examples (model.shots) or fewer words"
             )
-
-    def save_adapter(self, folder: Any) -> None:
-        """Write the adapter in peft's own format.
-
-        Raises:
-            CheckpointError: the model has no adapter.
-        """
-        if not isinstance(self.net, PeftModel):
-            raise CheckpointError("the model has no adapter to export")
-        self.net.save_pretrained(str(folder))
 
 
 def _sums(logits: Tensor, answers: Packed, count: int) -> Tensor:
