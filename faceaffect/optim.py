@@ -153,3 +153,22 @@ def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.ndim >= 2]},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def scaled_groups(
+    groups: Iterable[dict[str, Any]], lr: float, factor: dict[int, float]
+) -> list[dict[str, Any]]:
+    """Return groups in which some parameters have learning rates of their own.
+
+    Args:
+        groups: with ``params`` and settings.
+        lr: of all others.
+        factor: ``id`` of a parameter to what ``lr`` is multiplied by for it.
+    """
+    found = []
+    for group in groups:
+        settings = {key: value for key, value in group.items() if key != "params"}
+        for rate in dict.fromkeys([1.0, *factor.values()]):
+            params = [p for p in group["params"] if factor.get(id(p), 1.0) == rate]
+            found.append({"params": params, "lr": lr * rate, **settings})
+    return [group for group in found if group["params"]]

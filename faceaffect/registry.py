@@ -39,6 +39,11 @@ TABLES: dict[str, dict[str, str]] = {
         "face_analysis": "faceaffect.models.emo_llama.face_prior:FaceAnalysisPrior",
         "fan": "faceaffect.models.emo_llama.fan_prior:FanPrior",
     },
+    "minings": {
+        "emola": "faceaffect.models.vlm.mining:EmolaOptions",
+        "face_info_mining": "faceaffect.models.emo_llama.mining:MiningOptions",
+        "face_llava": "faceaffect.models.vlm.mining:FaceLlavaOptions",
+    },
     "data": {
         "affectnet": "faceaffect.data.affectnet:AffectNet",
         "affwild2": "faceaffect.data.affwild2:AffWild2",

@@ -138,8 +138,9 @@ class MiningOptions:
     """Settings of Face Info Mining.
 
     Args:
-        inject: ``pre_qformer`` enriches the patches; ``extra_tokens`` gives the language model two
-            tokens a frame instead, and nothing else here counts.
+        inject: ``pre_qformer`` enriches the patches before Q-Former or projector;
+            ``extra_tokens`` gives the language model two tokens a frame instead, and nothing else
+            here counts.
         key_width: channels of the keys.
         inner: channels of all attention heads together.
         heads: number of heads.
@@ -240,8 +241,8 @@ class PriorTokens(nn.Module):
 
     def __init__(self, map_width: int, width: int) -> None:
         super().__init__()
-        self.from_map = _mlp(map_width, width)
-        self.from_points = _mlp(136, width)
+        self.from_map = mlp(map_width, width)
+        self.from_points = mlp(136, width)
 
     def forward(self, prior: FacePrior) -> Tensor:
         """Return (N, 2, width); zeros where no face was found."""
@@ -253,8 +254,6 @@ class PriorTokens(nn.Module):
         return torch.where(prior.ok[:, None, None], tokens, torch.zeros_like(tokens))
 
 
-def _mlp(width: int, out: int) -> nn.Sequential:
+def mlp(width: int, out: int) -> nn.Sequential:
+    """Return two linear layers with a GELU between them."""
     return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
-
-
-"""Where priors enter: into the patches before the Q-Former, or as tokens of their own."""

@@ -32,6 +32,7 @@ from faceaffect.models.emo_llama.scoring import answer_loss, generate, score_opt
 from faceaffect.models.emo_llama.sharding import check_strategy
 from faceaffect.models.emo_llama.tower import create_tower
 from faceaffect.module import AffectModule
+from faceaffect.optim import scaled_groups
 from faceaffect.progress import console
 from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
@@ -171,13 +172,7 @@ class EmoLlama(AffectModule):
         factor = {id(p): self.aggregator_lr for p in self.aggregator.parameters()}
         if self.mining is not None:
             factor |= {id(p): self.gate_lr for p in self.mining.gates()}
-        groups = []
-        for group in super().parameter_groups():
-            settings = {key: value for key, value in group.items() if key != "params"}
-            for rate in dict.fromkeys([1.0, *factor.values()]):
-                params = [p for p in group["params"] if factor.get(id(p), 1.0) == rate]
-                groups.append({"params": params, "lr": self.optim.lr * rate, **settings})
-        return [group for group in groups if group["params"]]
+        return scaled_groups(super().parameter_groups(), self.optim.lr, factor)
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return the mean cross-entropy of the answers; every row counts alike."""

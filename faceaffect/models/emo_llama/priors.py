@@ -6,6 +6,7 @@ The interface follows FaceXFormer (a fused map, task tokens, 68 landmarks, age, 
 logits), which is the likely but unproven source of EMO-LLaMA's priors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
@@ -33,7 +34,8 @@ class FacePrior:
     Attributes:
         map: (N, C, h, w) embedding map.
         tokens: (N, S, D) task tokens.
-        landmarks: (N, 68, 2) x and y in [-1, 1] of the crop, iBUG order.
+        landmarks: (N, 68, 2) x and y in [-1, 1] of the crop, iBUG order; or (N, 106, 2) of a
+            network that says so.
         groups: attribute to (N, K) logits.
         ok: (N,) bool, false where no face was found; the rest is then of no account.
     """
@@ -62,16 +64,26 @@ class FacePrior:
         columns = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "groups"}
         return FacePrior(**columns, groups=groups)
 
+    @classmethod
+    def joined(cls, parts: Sequence["FacePrior"]) -> "FacePrior":
+        """Return the priors of several batches of faces as one."""
+        names = [f.name for f in fields(cls) if f.name != "groups"]
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        groups = {n: torch.cat([part.groups[n] for part in parts]) for n in parts[0].groups}
+        return cls(**columns, groups=groups)
+
 
 @runtime_checkable
 class FacePriorNet(Protocol):
     """A frozen face-analysis network; a ``torch.nn.Module`` with these members.
 
     Attributes:
-        map_width: channels C of the embedding map.
-        token_width: channels D of the tokens.
+        map_width: channels C of the embedding map; 0 where there is none.
+        token_width: channels D of the tokens; 0 where there are none.
         group_names: attribute to its class names, in the order of the logits.
         fingerprint: names the weights and whatever else the outputs depend on, for caches.
+
+    One that finds other landmarks than the 68 of iBUG says how many in an attribute ``points``.
     """
 
     map_width: int
@@ -110,3 +122,8 @@ def profile(
         if probability[:, vote].mean() >= confidence:
             certain.append(names[attribute][int(vote)])
     return f"Estimated subject profile: {', '.join(certain)}." if certain else ""
+
+
+def points_of(net: FacePriorNet) -> int:
+    """Return how many landmarks a network finds."""
+    return int(getattr(net, "points", 68))

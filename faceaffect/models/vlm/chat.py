@@ -107,6 +107,11 @@ class Chat(Dialogue):
             return self._form.format(images=images, question=asked.question) + prompt.begun
         return self._render(prompt.exchanges) + (self._space + prompt.begun if prompt.begun else "")
 
+    @property
+    def converses(self) -> bool:
+        """Whether the family takes several questions, one after another."""
+        return not self._form
+
     def behind(self, begun: str) -> "Chat":
         """Return the format of answers that follow a beginning which ends as ``begun`` does."""
         other = copy(self)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
-from faceaffect.components import Options
+from faceaffect.components import Component, Options, create
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import RecipeError, harmless
 from faceaffect.instructions.items import Turn
@@ -28,6 +28,7 @@ from faceaffect.models.vlm.net import VisionLanguageModel
 from faceaffect.models.vlm.prompts import CONCLUDE, OPEN, Asker, Prompts, centred
 from faceaffect.models.vlm.shots import Shot, draw
 from faceaffect.module import AffectModule
+from faceaffect.optim import scaled_groups
 from faceaffect.progress import console
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.answers import join_answers, read_answers
@@ -63,6 +64,11 @@ class Vlm(AffectModule):
         attention: kind of attention; with ``flash_attention_2`` options share no prompt.
         four_bit: load the weights in 4 bits (CUDA; ``pip install 'faceaffect[quantized]'``).
         grad_checkpointing: spend time to save memory in training.
+        prior: the frozen face-analysis network whose findings ``mining`` brings in.
+        mining: how facial priors enter: ``face_info_mining`` (EMO-LLaMA), ``emola`` (a token of
+            landmarks behind each picture) or ``face_llava`` (attention to landmark regions), with
+            settings; null leaves them out. Untrained, each leaves the model as it is.
+        gate_lr: learning rate of the priors' gates relative to the others.
         template: ``chat``, the processor's own, or ``plain``: USER and ASSISTANT.
         videos: show clips as videos where the family knows them; false shows several pictures.
         prompts: what is asked, see :class:`~faceaffect.models.vlm.prompts.Prompts`.
@@ -97,6 +103,9 @@ class Vlm(AffectModule):
         attention: Attention = "sdpa",
         four_bit: bool = False,
         grad_checkpointing: bool = False,
+        prior: Annotated[str | dict[str, Any], Component("priors")] = "face_analysis",
+        mining: Annotated[str | dict[str, Any] | None, Component("minings")] = None,
+        gate_lr: float = 1.0,
         template: TemplateName = "chat",
         videos: bool = True,
         prompts: Annotated[dict[str, Any], Options(Prompts)] = {},  # noqa: B006
@@ -117,9 +126,16 @@ class Vlm(AffectModule):
             attention=attention, four_bit=four_bit,
         )  # fmt: skip
         adapters = None if lora is None else LanguageLoRA(**lora)
+        priors = None
+        if mining is not None:
+            priors = (
+                create("priors", prior, "model.prior"),
+                create("minings", mining, "model.mining"),
+            )
         self.llm = VisionLanguageModel(
-            net, processor, checkpoint, lora=adapters, grad_checkpointing=grad_checkpointing
-        )
+            net, processor, checkpoint, lora=adapters, grad_checkpointing=grad_checkpointing,
+            priors=priors,
+        )  # fmt: skip
         self.llm.source = source
         knows = self.llm.model_type in _VIDEO_FAMILIES
         self.chat = Chat(self.llm, template, own.system, videos and knows)
@@ -127,6 +143,7 @@ class Vlm(AffectModule):
         self.answer_mode, self.calibration = answer_mode, calibration
         self.instructions, self.talk_rate = instructions, talk_rate
         self.au_balance, self.max_new_tokens = au_balance, max_new_tokens
+        self.gate_lr = gate_lr
         self.dialogues: dict[str, list[list[Turn]]] = {}
         self.au_weights: dict[int, float] = {}
         self._blank: dict[str, Tensor] = {}
@@ -180,6 +197,12 @@ class Vlm(AffectModule):
         """Take the weights of rare AUs from the training part's rates."""
         super().prepare(statistics)
         self.au_weights = rare_au_weights(self.schema.aus, statistics, self.au_balance)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained; gates have a learning rate of their own."""
+        gates = [] if self.llm.priors is None else self.llm.priors.gates()
+        factor = {id(gate): self.gate_lr for gate in gates}
+        return scaled_groups(super().parameter_groups(), self.optim.lr, factor)
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return the mean cross-entropy of the answers; every prompt counts alike."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,13 +13,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from faceaffect.errors import RecipeError, first_line, suggest
+from faceaffect.errors import CheckpointError, RecipeError, first_line, suggest
 from faceaffect.models.emo_llama.adapters import Adapted, LanguageLoRA, put_adapters
 from faceaffect.models.emo_llama.llm import enable_checkpointing, let_checkpoint, window_of
 from faceaffect.models.emo_llama.packing import Packed, Row, by_length, pack
 from faceaffect.models.emo_llama.scoring import distinct
 from faceaffect.models.vlm.behind import Behind
 from faceaffect.models.vlm.chat import Chat, Prompt
+from faceaffect.models.vlm.priors import FacialPriors, Mining
 from faceaffect.models.vlm.tower import Once
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
@@ -38,7 +40,8 @@ class VisionLanguageModel(Adapted, Freezable):
         title: what names it, for messages.
         lora: adapters to put in; None leaves the model frozen as it is.
         grad_checkpointing: spend time to save memory in training.
-        frozen: train nothing but the adapters.
+        frozen: train nothing but the adapters and the priors' part.
+        priors: a frozen face-analysis network, and how what it knows is brought in.
 
     Attributes:
         net: the model with its adapters, a ``PeftModel`` if it has any.
@@ -62,6 +65,7 @@ class VisionLanguageModel(Adapted, Freezable):
         lora: LanguageLoRA | None,
         grad_checkpointing: bool = False,
         frozen: bool = True,
+        priors: tuple[Any, Mining] | None = None,
     ) -> None:
         super().__init__()
         self.net, self.processor, self.title = net, processor, title
@@ -87,6 +91,9 @@ class VisionLanguageModel(Adapted, Freezable):
             )
         if frozen:
             self.freeze()
+        self.priors: FacialPriors | None = None
+        if priors is not None:
+            self.priors = FacialPriors(net, *priors)
         if lora is not None:
             self.net = put_adapters(net, lora, _language_layers(self, lora), "model.lora")
         self.train(self.training)
@@ -95,6 +102,19 @@ class VisionLanguageModel(Adapted, Freezable):
     def reader(self) -> Any:
         """The processor."""
         return self.processor
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the model with its adapter merged in, as transformers reads it.
+
+        Raises:
+            CheckpointError: it has facial priors, which no folder of transformers holds.
+        """
+        if self.priors is not None:
+            raise CheckpointError(
+                "the model has facial priors (model.mining), which transformers does not know; "
+                "export it without merging"
+            )
+        super().save_merged(folder)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -258,6 +278,8 @@ class VisionLanguageModel(Adapted, Freezable):
         _pad(inputs, "", ahead=True)
         _pad(inputs, "qformer_", ahead=False)
         self._once.expect(prompts)
+        if self.priors is not None:
+            inputs = self.priors.expect(prompts, inputs, chat.videos)
         return inputs
 
     def _placed(self, value: Tensor) -> Tensor:

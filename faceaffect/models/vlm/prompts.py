@@ -3,7 +3,7 @@
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import torch
 from numpy.random import Generator
@@ -164,6 +164,11 @@ class Asker(Prompter):
             for number, (asked, answer) in enumerate(turns)
         ]
         return Prompt([], sample=sample, exchanges=exchanges)
+
+    def tell(self, sample: int, turns: Sequence[Turn]) -> Prompt:
+        """Return a dialogue to learn; its first answer alone where a family takes one question."""
+        told: Any = super().tell(sample, turns if self.chat.converses else turns[:1])
+        return cast(Prompt, told)
 
     def unanswered(self, sample: int, task: str) -> Prompt:
         """Return a task's question behind the examples, without answers."""

@@ -15,25 +15,9 @@ from faceaffect.models.vlm.chat import Prompt
 from faceaffect.models.vlm.module import Vlm
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return a dictionary that keeps the families that were written."""
-    root = tmp_path_factory.mktemp("families")
-    return {"root": root}
-
-
-@pytest.fixture(params=sorted(tiny.FAMILIES))
-def family(request: pytest.FixtureRequest) -> str:
-    if request.param == "smolvlm":
-        pytest.importorskip("num2words")
-    return request.param
-
-
 @pytest.fixture
-def model(family: str, folders: dict[str, Path]) -> Vlm:
-    if family not in folders:
-        folders[family] = tiny.FAMILIES[family](folders["root"] / family)
-    model = tiny.make(folders[family], dtype="float32")
+def model(folder: Path) -> Vlm:
+    model = tiny.make(folder, dtype="float32")
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # as if trained
