@@ -38,6 +38,7 @@ TABLES: dict[str, dict[str, str]] = {
     "priors": {
         "face_analysis": "faceaffect.models.emo_llama.face_prior:FaceAnalysisPrior",
         "fan": "faceaffect.models.emo_llama.fan_prior:FanPrior",
+        "landmarks_106": "faceaffect.models.emo_llama.landmarks_prior:Landmarks106",
     },
     "minings": {
         "emola": "faceaffect.models.vlm.mining:EmolaOptions",

@@ -38,7 +38,8 @@ class LandmarkToken(nn.Module):
     def forward(self, prior: FacePrior) -> Tensor:
         """Return (N, 1, width) from the landmarks (N, points, 2) of N faces."""
         points = prior.blanked().landmarks.flatten(1)
-        return cast(Tensor, self.project(points.to(self.project[0].weight.dtype))[:, None])
+        dtype = next(self.parameters()).dtype
+        return cast(Tensor, self.project(points.to(dtype))[:, None])
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class RegionAttention(nn.Module):
             project(points[:, list(region)].flatten(1))
             for project, region in zip(self.regions, REGIONS.values(), strict=True)
         ]
-        return torch.stack(parts, 1) + self.whole(points.flatten(1))[:, None]
+        whole: Tensor = self.whole(points.flatten(1))
+        return torch.stack(parts, 1) + whole[:, None]
 
     def gates(self) -> list[nn.Parameter]:
         """Return the gate."""

@@ -261,15 +261,16 @@ class FacialPriors(nn.Module):
             if max(found.map.shape[-2:]) > self.grid and found.map.shape[1]:
                 found.map = F.adaptive_avg_pool2d(found.map, self.grid)
             rows = torch.arange(len(found.ok), device=found.ok.device)
-            for clip, own in zip(alike, rows.split([len(clip) for clip in alike]), strict=True):
+            owns = torch.split(rows, [len(clip) for clip in alike])
+            for clip, own in zip(alike, owns, strict=True):
                 self._known[clip] = found.take(own)
 
     def _has(self, clip: Tensor) -> bool:
         """Return whether a clip's priors are kept; those of validation are no use in training."""
-        kept = self._known.get(clip)
-        return kept is not None and (
-            torch.is_inference_mode_enabled() or not kept.landmarks.is_inference()
-        )
+        if clip not in self._known:
+            return False
+        kept: FacePrior = self._known[clip]
+        return torch.is_inference_mode_enabled() or not kept.landmarks.is_inference()
 
 
 def width_before(config: Any) -> int:
@@ -279,7 +280,7 @@ def width_before(config: Any) -> int:
     if config.model_type == "internvl":  # several patches are one already
         return width * round(1 / config.downsample_ratio) ** 2
     layers = getattr(config, "vision_feature_layer", -1)
-    return width * (1 if isinstance(layers, int) else len(layers))
+    return width if isinstance(layers, int) else width * len(layers)
 
 
 def _part(mining: Mining, before: int, after: int, prior: FacePriorNet) -> Any:
