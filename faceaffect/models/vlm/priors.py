@@ -278,7 +278,7 @@ def width_before(config: Any) -> int:
     vision = config.vision_config
     width = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
     if config.model_type == "internvl":  # several patches are one already
-        return width * round(1 / config.downsample_ratio) ** 2
+        return width * int(round(1 / config.downsample_ratio) ** 2)
     layers = getattr(config, "vision_feature_layer", -1)
     return width if isinstance(layers, int) else width * len(layers)
 
