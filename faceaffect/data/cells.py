@@ -20,6 +20,7 @@ MAX_CELL = 1_000_000
 
 MAX_COLUMNS = 10_000
 _MAX_LINE = 16_000_000
+_BLOCK = 50_000  # rows that are lists of texts before they are packed
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]")
 _SAVE = "save it as 'CSV UTF-8'"
 
@@ -55,6 +56,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     """
     numbers: list[int] = []
     rows: list[list[str]] = []
+    blocks: list[pd.DataFrame] = []
     header: list[str] = []
     for number, row in _rows(path):
         cells = [cell.strip() for cell in row]
@@ -72,10 +74,15 @@ def read_cells(path: Path) -> pd.DataFrame:
             _fail(path, number, "the header for the second time: two tables put together?")
         numbers.append(number)
         rows.append(cells)
-    if not rows:
+        if len(rows) == _BLOCK:
+            blocks.append(pd.DataFrame(rows, columns=header, index=numbers, dtype=str))
+            numbers, rows = [], []
+    if not rows and not blocks:
         what = "the table has no rows" if header else "the table is empty"
         raise DataError(f"{path}: {what}")
-    table = pd.DataFrame(rows, columns=header, index=numbers, dtype=str)
+    if rows:
+        blocks.append(pd.DataFrame(rows, columns=header, index=numbers, dtype=str))
+    table = pd.concat(blocks)
     blank = [i for i, name in enumerate(header) if not name and (table.iloc[:, i] == "").all()]
     return table.iloc[:, [i for i in range(len(header)) if i not in blank]]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from faceaffect.data.align import Aligner
@@ -15,7 +16,7 @@ from faceaffect.data.cropping import crop_one, make_crops
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
 from faceaffect.data.labels import LabelTable
-from faceaffect.data.names import alike, plain
+from faceaffect.data.names import alike, plain, sorted_unique
 from faceaffect.errors import DataError
 from faceaffect.schema import TASKS, LabelSchema
 
@@ -152,6 +153,14 @@ class FaceDataset:
         """Return the file behind a sample, None if the sample is generated."""
         return None if self.root is None else self.root / str(self.samples.id[index])
 
+    def paths(self) -> list[str | None]:
+        """Return the file behind each sample, see :meth:`path`."""
+        if type(self).path is FaceDataset.path and self.root is not None:
+            root = str(self.root)  # a Path for each of a million samples takes seconds
+            return [os.path.join(root, name) for name in self.samples.id.tolist()]  # noqa: PTH118
+        places = map(self.path, range(len(self)))
+        return [None if place is None else str(place) for place in places]
+
     def twins(self) -> Iterable[list[int]]:
         """Return groups of samples that are equal in every pixel, where no files tell it."""
         return ()
@@ -281,7 +290,7 @@ def _known_people(samples: Samples, where: str) -> Samples:
     Raises:
         DataError: two names differ in case or leading zeros only.
     """
-    names, index = np.unique(samples.subject, return_inverse=True)
+    names, index = sorted_unique(samples.subject)
     people = [plain(name) for name in names.tolist()]
     for one, other, *_ in alike(people):
         raise DataError(
@@ -295,9 +304,9 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
     n, aus, classes = len(samples), len(schema.aus), len(schema.expressions)
     if n == 0:
         raise DataError(f"{where}: no sample is left to use")
-    names, count = np.unique(samples.id, return_counts=True)
-    if len(names) < n:
-        raise DataError(f"{where}: the id '{names[count > 1][0]}' occurs twice")
+    twice = pd.Index(samples.id.astype(object)).duplicated()
+    if twice.any():
+        raise DataError(f"{where}: the id '{samples.id[twice].min()}' occurs twice")
     shapes = {"subject": (n,), "au": (n, aus), "au_intensity": (n, aus), "expression": (n,),
               "expression_share": (n, classes), "va": (n, 2), "part": (n,)}  # fmt: skip
     for name, shape in shapes.items():

@@ -4,12 +4,15 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 from faceaffect.data.dataset import Samples
 
 MANY = 10_000
 """From so many groups on they are dealt out by one label each: weighing up all takes minutes."""
+
+_MOST = 10**8
+"""The same from so many comparisons on: groups times the square of the folds."""
 
 
 def strata(samples: Samples) -> NDArray[np.int64]:
@@ -45,9 +48,10 @@ def assign_folds(
         seed: of shuffling the groups.
     """
     _, first, group = np.unique(group, return_index=True, return_inverse=True)
-    if len(first) > MANY or len(first) == len(group):
-        return _stratified(StratifiedKFold, stratum[first], None, folds, seed)[group]
-    fold = _stratified(StratifiedGroupKFold, stratum, group, folds, seed)
+    many = len(first) > MANY or len(first) * folds**2 > _MOST
+    if many or len(first) == len(group):
+        return _dealt(stratum[first], folds, seed)[group]
+    fold = _weighed(stratum, group, folds, seed)
     return fold if len(np.unique(fold)) == folds else _by_size(group, folds)
 
 
@@ -67,22 +71,60 @@ def most_alike(stratum: NDArray[np.int64], fold: NDArray[np.int64]) -> int:
     return int((np.abs(counts - share) / share).sum(1).argmin())
 
 
-def _stratified(
-    splitter: type[StratifiedKFold] | type[StratifiedGroupKFold],
-    stratum: NDArray[np.int64],
-    group: NDArray[np.int64] | None,
-    folds: int,
-    seed: int,
-) -> NDArray[np.int64]:
-    if np.bincount(stratum - stratum.min()).max() < folds:
-        stratum = np.zeros_like(stratum)  # too few of every kind to be in every fold
+def _dealt(stratum: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each of some groups of one label each."""
+    stratum = _in_every_fold(stratum, folds)
     fold = np.empty(len(stratum), np.int64)
-    parts = splitter(folds, shuffle=True, random_state=seed)
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for number, (_, indices) in enumerate(parts.split(stratum, stratum, group)):
+        for number, (_, indices) in enumerate(parts.split(stratum, stratum)):
             fold[indices] = number
     return fold
+
+
+def _weighed(
+    stratum: NDArray[np.int64], group: NDArray[np.int64], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """Return the fold of each sample as scikit-learn's StratifiedGroupKFold does, to the bit.
+
+    The groups come in shuffled order, those of most uneven labels first, each into the fold that
+    then leaves the shares of the labels most alike. All folds are tried at once for a group, where
+    scikit-learn tries one after another: at 4,000 groups and 100 folds a second in place of 30.
+    """
+    _, label = np.unique(_in_every_fold(stratum, folds), return_inverse=True)
+    counts = np.zeros((group.max() + 1, label.max() + 1))
+    np.add.at(counts, (group, label), 1)
+    of_label = np.bincount(label)
+    order = np.random.RandomState(seed).permutation(len(counts))
+    counts = counts[order]
+    by_spread = np.argsort(-counts.std(1), kind="stable")
+    filled, trial = np.zeros((folds, counts.shape[1])), np.arange(folds)
+    fold_of = np.empty(len(counts), np.int64)
+    for g in by_spread:
+        tried = np.repeat(filled[None], folds, 0)
+        tried[trial, trial] += counts[g]
+        unlike = (tried / of_label).std(1).mean(1)
+        best = _best(unlike, filled.sum(1))
+        filled[best] += counts[g]
+        fold_of[order[g]] = best
+    return fold_of[group]
+
+
+def _best(unlike: NDArray[np.float64], filled: NDArray[np.float64]) -> int:
+    """Return the fold that is best tried; of about equal ones the emptiest."""
+    best, least, fewest = 0, np.inf, np.inf
+    for fold, (value, samples) in enumerate(zip(unlike.tolist(), filled.tolist(), strict=True)):
+        about_equal = abs(value - least) <= 1e-8 + 1e-5 * least < np.inf  # as np.isclose has it
+        if value < least or (about_equal and samples < fewest):
+            best, least, fewest = fold, value, samples
+    return best
+
+
+def _in_every_fold(stratum: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+    """Return the strata, or one for all where too few of every kind are there for all folds."""
+    rare = np.bincount(stratum - stratum.min()).max() < folds
+    return np.zeros_like(stratum) if rare else stratum
 
 
 def _by_size(group: NDArray[np.int64], folds: int) -> NDArray[np.int64]:

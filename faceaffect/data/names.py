@@ -6,6 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 UNKNOWN = frozenset(
     ("", "nan", "na", "n/a", "n.a.", "n.a", "na.", "n / a", "null", "none", "nil", "unknown",
      "missing", "undefined", "unlabeled", "unlabelled", "not available", "not applicable", "-nan",
@@ -17,6 +21,7 @@ UNKNOWN = frozenset(
 So do these in brackets, such as ``<NA>``, and dashes, dots and question marks alone.
 """
 
+_WHOLE = re.compile(r"\+?(-?\d+)(?:[.,]0*)?")
 _NOTHING = re.compile("[-.?\N{EN DASH}\N{EM DASH}]+")
 
 # fmt: off
@@ -53,10 +58,12 @@ def plain(text: str) -> str:
     >>> plain(" s22\u200b "), plain("22.0"), plain("22,00"), plain("v1.0")
     ('s22', '22', '22', 'v1.0')
     """
-    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
+    if not (text.isascii() and text.isprintable()):  # most are, and these lines are the slow ones
+        text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
+        kept = (c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
+        text = "".join(kept)
     text = " ".join(text.split())
-    number = re.fullmatch(r"\+?(-?\d+)(?:[.,]0*)?", text)
+    number = _WHOLE.fullmatch(text)
     return number[1] if number else text
 
 
@@ -105,3 +112,19 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     for name in names:
         groups[re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())].add(name)
     return [sorted(group) for group in groups.values() if len(group) > 1]
+
+
+def sorted_unique(names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Return the different names in order, and the place of each of N names among them, (N,).
+
+    As ``np.unique``, without sorting a million names.
+
+    >>> sorted_unique(np.array(["b", "a", "b"]))
+    (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]))
+    """
+    code, found = pd.factorize(names.astype(object))
+    once = np.asarray(found, names.dtype)
+    order = np.argsort(once)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return once[order], place[code]

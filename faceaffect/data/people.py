@@ -1,12 +1,11 @@
 """Who is who in a dataset: people joined by byte-identical images."""
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from stat import S_ISREG
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from faceaffect.data.dataset import FaceDataset
-
-_TAIL = 4096
+from faceaffect.data.fingerprints import NOTHING, fingerprints
+from faceaffect.data.names import sorted_unique
 
 
 @dataclass
@@ -38,7 +37,7 @@ class People:
 
 def people(dataset: FaceDataset) -> People:
     """Find the people of a dataset and join those who share a byte-identical image."""
-    names, subject = np.unique(dataset.samples.subject, return_inverse=True)
+    names, subject = sorted_unique(dataset.samples.subject)
     equal = chain(_identical_files(dataset, subject), dataset.twins())
     identical = [same for same in equal if len({*subject[same].tolist()}) > 1]
     pairs = np.array(
@@ -46,72 +45,52 @@ def people(dataset: FaceDataset) -> People:
     ).reshape(-1, 2)
     edges = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (len(names), len(names)))
     count, component = connected_components(edges, directed=False)
-    size = np.bincount(component)
-    joined = [names[component == c].tolist() for c in np.flatnonzero(size > 1)]
+    several = np.flatnonzero((np.bincount(component) > 1)[component])
+    joined = [names[of].tolist() for of in _groups(component[several], several)]
     return People(component[subject].astype(np.int64), int(count), joined, identical)
 
 
-def _identical_files(dataset: FaceDataset, subject: NDArray[np.intp]) -> Iterable[list[int]]:
-    """Yield groups of samples whose files are equal, reading as little as needed.
+def _identical_files(dataset: FaceDataset, subject: NDArray[np.int64]) -> Iterable[list[int]]:
+    """Return groups of samples whose files are equal, reading as little as needed.
 
     Only files of one size in which several people occur are opened, and only those whose ends
     agree are read whole. Files that are missing or empty are equal to none.
     """
-    paths: dict[int, Path] = {}
-    by_size: dict[object, list[int]] = defaultdict(list)
-    for index in range(len(dataset)):
-        path = dataset.path(index)
-        size = _size(path)
-        if path is not None and size:
-            paths[index] = path
-            by_size[size].append(index)
-    groups: Iterable[list[int]] = by_size.values()
-    for key in (_tail, _digest):
-        groups = _refine(groups, paths, subject, key)
-    return groups
+    here = str(Path.cwd())
+    place: dict[str, int] = {}
+    of_path = [path and os.path.join(here, path) for path in dataset.paths()]  # noqa: PTH118
+    file = np.array([place.setdefault(p, len(place)) if p else -1 for p in of_path], np.int64)
+    prints = fingerprints(list(place))
+    rows = np.flatnonzero(file >= 0)
+    rows = rows[prints.size[file[rows]] > 0]
+    kind = prints.size[file[rows]]
+    for read in (prints.tails, prints.wholes):
+        shared = _several_people(kind, subject[rows])
+        rows, kind = rows[shared], kind[shared]
+        opened, back = np.unique(file[rows], return_inverse=True)
+        content = read(opened)
+        readable = (content != NOTHING)[back]
+        rows, kind, content = rows[readable], kind[readable], content[back][readable]
+        _, code = np.unique(content, return_inverse=True)
+        _, kind = np.unique(np.stack([kind, code], 1), axis=0, return_inverse=True)
+    shared = _several_people(kind, subject[rows])
+    return _groups(kind[shared], rows[shared])
 
 
-def _refine(
-    groups: Iterable[list[int]],
-    paths: dict[int, Path],
-    subject: NDArray[np.intp],
-    key: Callable[[Path], bytes],
-) -> Iterable[list[int]]:
-    for group in groups:
-        if len(group) < 2 or len({*subject[group].tolist()}) < 2:
-            continue
-        read: dict[Path, bytes] = {}
-        parts: dict[bytes, list[int]] = defaultdict(list)
-        for index in group:
-            path = paths[index]
-            if path not in read:
-                read[path] = key(path)
-            if read[path]:
-                parts[read[path]].append(index)
-        yield from (part for part in parts.values() if len(part) > 1)
+def _several_people(kind: NDArray[np.int64], subject: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which rows are of a kind in which several people occur."""
+    _, kind = np.unique(kind, return_inverse=True)
+    lowest = np.full(kind.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    highest = np.full(len(lowest), -1)
+    np.minimum.at(lowest, kind, subject)
+    np.maximum.at(highest, kind, subject)
+    return (lowest != highest)[kind]
 
 
-def _size(path: Path | None) -> int:
-    try:
-        stat = path.stat() if path is not None else None
-    except OSError:
-        return 0
-    return stat.st_size if stat is not None and S_ISREG(stat.st_mode) else 0
-
-
-def _tail(path: Path) -> bytes:
-    """Return the end of a file, nothing if it cannot be read: reading it reports that later."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-min(_TAIL, path.stat().st_size), 2)
-            return file.read()
-    except OSError:
-        return b""
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError:
-        return b""
+def _groups(kind: NDArray[Any], rows: NDArray[np.int64]) -> list[list[int]]:
+    """Return the rows of each kind, ascending, in the order of their first rows."""
+    if not len(rows):
+        return []
+    order = np.argsort(kind, kind="stable")
+    edges = np.flatnonzero(np.diff(kind[order])) + 1
+    return sorted(part.tolist() for part in np.split(rows[order], edges))

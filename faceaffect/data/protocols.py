@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from faceaffect.data.dataset import FaceDataset
 from faceaffect.data.folds import assign_folds, most_alike, strata
+from faceaffect.data.names import sorted_unique
 from faceaffect.data.people import People, people
 from faceaffect.errors import DataError, RecipeError
 
@@ -322,8 +323,9 @@ def describe(
         who,
         {s: i for s, i in named.items() if not (s == "val" and chosen_on_test)},
     )
-    ids, subject = dataset.samples.id, dataset.samples.subject
-    people_of = {side: sorted({*subject[i].tolist()}) for side, i in named.items()}
+    ids = dataset.samples.id
+    names, subject = sorted_unique(dataset.samples.subject)
+    people_of = {side: names[np.unique(subject[i])].tolist() for side, i in named.items()}
     info = {
         "name": protocol.name,
         "fold": None,
@@ -359,19 +361,26 @@ def check_fold(name: str, fold: int, folds: int) -> None:
 def _refuse_leaks(
     protocol: Protocol, dataset: FaceDataset, who: People, sides: dict[str, Indices]
 ) -> None:
-    samples, side_of = dataset.samples, np.full(len(dataset), "", "<U5")
-    for side, indices in sides.items():
-        side_of[indices] = side
+    samples, side_of = dataset.samples, np.full(len(dataset), -1)
+    for number, indices in enumerate(sides.values()):
+        side_of[indices] = number
+    names, subject = sorted_unique(samples.subject)
+    there = np.zeros((len(sides), len(names)), bool)
+    there[side_of[side_of >= 0], subject[side_of >= 0]] = True
+    shared = [(same, side_of[same]) for same in who.identical]
+    shared = [(same, of) for same, of in shared if len({*of.tolist()} - {-1}) > 1]
     found = []
     for a, b in (("train", "test"), ("val", "test"), ("train", "val")):
-        in_a, in_b = side_of == a, side_of == b
-        both = np.intersect1d(samples.subject[in_a], samples.subject[in_b])
+        if a not in sides or b not in sides:
+            continue
+        one, other = list(sides).index(a), list(sides).index(b)
+        both = names[there[one] & there[other]]
         found += [f"'{name}' is in {a} and in {b}" for name in both.tolist()]
-        for same in who.identical:
-            here = [i for i in same if in_a[i]], [i for i in same if in_b[i]]
-            if here[0] and here[1]:
-                one, other = samples.id[here[0][0]], samples.id[here[1][0]]
-                found.append(f"{one} ({a}) and {other} ({b}) are byte-identical")
+        for same, of in shared:
+            if (of == one).any() and (of == other).any():
+                first, second = same[(of == one).argmax()], same[(of == other).argmax()]
+                pair = f"{samples.id[first]} ({a}) and {samples.id[second]} ({b})"
+                found.append(f"{pair} are byte-identical")
     if found:
         more = f", and {len(found) - 5} more" if len(found) > 5 else ""
         raise DataError(

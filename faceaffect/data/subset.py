@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from faceaffect.data.dataset import FaceDataset
+from faceaffect.data.names import sorted_unique
 from faceaffect.data.protocols import Split, hash_ids
 from faceaffect.errors import RecipeError
 
@@ -34,7 +35,7 @@ def fewer_people(
     """
     if people is None and fraction is None:
         return split
-    names = np.unique(dataset.samples.subject[split.train])
+    names, _ = sorted_unique(dataset.samples.subject[split.train])
     count = _count(len(names), people, fraction)
     kept = np.random.default_rng(seed).permutation(names)[:count]
     train = split.train[np.isin(dataset.samples.subject[split.train], kept)]

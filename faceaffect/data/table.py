@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from faceaffect.data.cells import read_cells, shown
-from faceaffect.data.names import alike, expression_name, is_unknown, plain
+from faceaffect.data.names import alike, expression_name, is_unknown, plain, sorted_unique
 from faceaffect.errors import DataError, RecipeError, suggest
 
 _NAMES = {
@@ -126,16 +126,18 @@ class Table:
         """
         cells = self.text(column)
         if self.synonyms and column == "expression":
-            meant = {cell: expression_name(cell) for cell in {*cells.tolist()} - {""}}
+            once, cell = sorted_unique(cells)
+            meant = {cell: expression_name(cell) for cell in once.tolist() if cell}
             self.renamed |= {cell: name for cell, name in meant.items() if cell != name}
-            cells = np.array([meant.get(cell, "") for cell in cells.tolist()], str)
+            cells = np.array([meant.get(cell, "") for cell in once.tolist()], str)[cell]
             names = None if names is None else _one_name_each(names, str(key))
         if names is None:
             names = sorted({*cells.tolist()} - {""})
             self._refuse_alike(column, names, key)
             self._refuse_codes(column, names, key)
         index = {name.lower(): i for i, name in enumerate(names)}
-        label = np.array([-1 if not c else index.get(c.lower(), -2) for c in cells], np.int64)
+        once, cell = sorted_unique(cells)
+        label = np.array([-1 if not c else index.get(c.lower(), -2) for c in once], np.int64)[cell]
         if (label == -2).any():
             row = int((label == -2).argmax())
             near = suggest(str(cells[row]), names) or "."
@@ -199,21 +201,31 @@ class Table:
         Args:
             file: (N,) what file each row is about, whatever it calls it.
         """
-        meaning = self.cells.assign(file=[str(f) for f in file])
-        if self.synonyms and "expression" in meaning:
-            meaning["expression"] = meaning["expression"].map(expression_name)
-        for column in [*self.au_names, "valence", "arousal"]:
-            if column in meaning:
-                numbers = pd.Series(_numbers(meaning[column]), meaning.index)
-                meaning[column] = numbers.astype(str).where(numbers.notna(), meaning[column])
-                unknown = [is_unknown(plain(cell), self.unknown) for cell in self.cells[column]]
-                meaning.loc[np.array(unknown, bool) & numbers.isna(), column] = ""
+        meaning = pd.DataFrame(index=self.cells.index)
+        for column in [*self.cells, "file"]:
+            cells = pd.Series(list(file)) if column == "file" else self.cells[column]
+            meaning[column] = self._meant(str(column), cells)
         double = meaning.duplicated().to_numpy()
         once = meaning[~double]
         conflicting = once["file"].duplicated(keep=False).to_numpy()
         files = int(once.loc[conflicting, "file"].nunique())
         self.cells = self.cells[~double][~conflicting]
         return {"duplicate rows": int(double.sum()), "conflicting labels": files}
+
+    def _meant(self, column: str, cells: pd.Series) -> NDArray[np.int64]:
+        """Return a number for each cell (N,), the same for cells that mean the same."""
+        code, once = pd.factorize(cells)
+        meant = list(once)
+        if column == "expression" and self.synonyms:
+            meant = [expression_name(cell) for cell in meant]
+        elif column in ("valence", "arousal") or column in self.au_names:
+            names = [plain(cell) for cell in meant]
+            numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").tolist()
+            meant = [
+                ("" if is_unknown(name, self.unknown) else cell) if number != number else number
+                for cell, name, number in zip(meant, names, numbers, strict=True)
+            ]
+        return np.asarray(pd.factorize(pd.Series(meant, dtype=object))[0][code], np.int64)
 
 
 def read_table(
@@ -240,7 +252,8 @@ def read_table(
     for column in ("file", "subject"):
         if column in cells:
             codes = unknown if column == "subject" else ()
-            nobody = [is_unknown(plain(cell), codes) for cell in cells[column]]
+            once = {cell: is_unknown(plain(cell), codes) for cell in cells[column].unique()}
+            nobody = cells[column].map(once).tolist()
             if any(nobody):
                 what = "names none; write it, or leave the row out"
                 table.fail(nobody.index(True), column, what)
