@@ -136,8 +136,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             if read[0] > start:
                 _fail(path, start, "a line break inside of a cell, or a quotation mark without its "
                       "partner")  # fmt: skip
-            bad = next((cell for cell in row if _CONTROL.search(cell)), None)
-            if bad is not None:
+            if _CONTROL.search("".join(row)):
+                bad = next(cell for cell in row if _CONTROL.search(cell))
                 lost = "a letter that was lost when the file was saved" if "\ufffd" in bad else ""
                 _fail(path, start, f"{lost or 'a control character'} in the cell '{shown(bad)}'")
             yield start, row

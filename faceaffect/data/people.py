@@ -84,7 +84,8 @@ def _several_people(kind: NDArray[np.int64], subject: NDArray[np.int64]) -> NDAr
     highest = np.full(len(lowest), -1)
     np.minimum.at(lowest, kind, subject)
     np.maximum.at(highest, kind, subject)
-    return (lowest != highest)[kind]
+    several: NDArray[np.bool_] = lowest != highest
+    return several[kind]
 
 
 def _groups(kind: NDArray[Any], rows: NDArray[np.int64]) -> list[list[int]]:

@@ -13,6 +13,7 @@ import torch
 import faceaffect
 from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
+from faceaffect.data.fingerprints import one_search
 from faceaffect.data.truth import truth_table
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.evaluation import agreement, report, statistics
@@ -32,6 +33,7 @@ from faceaffect.runs.result import environment, plain, read_result
 from faceaffect.scores.predictions import read_table
 
 
+@one_search()
 def compare(
     sources: Sequence[str],
     overrides: Sequence[str] = (),

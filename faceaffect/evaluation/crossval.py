@@ -10,6 +10,7 @@ import pandas as pd
 
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.batch import FaceBatch
+from faceaffect.data.fingerprints import one_search
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.evaluation.assignments import assignments, with_protocol
 from faceaffect.evaluation.summary import latex, markdown
@@ -25,6 +26,7 @@ from faceaffect.schema import LabelSchema
 from faceaffect.scores.predictions import Outcome, Predictions, read_table
 
 
+@one_search()
 def crossval(
     recipe: Recipe,
     folds: Sequence[int] | None = None,

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceaffect.evaluation.headlines import headlines, headlines_of, sample_counts
+from faceaffect.evaluation.headlines import (
+    BLOCKS,
+    MANY_PEOPLE,
+    counted_as,
+    headlines,
+    headlines_of,
+    pooled_counts,
+)
 from faceaffect.evaluation.resampling import chunks, mean_intervals
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.predictions import Outcome
@@ -40,37 +47,63 @@ def by_group(
         seed: of bootstrap and permutations.
         attribute_names: the order of each attribute's values, which may be one of size or age.
     """
-    cells = [sample_counts(outcome, schema) for outcome in outcomes]
-    trivial_cells = [sample_counts(trivial, schema)] if trivial else []
+    coded_values = {
+        name: coded(values, attribute_names.get(name, ()))
+        for name, values in outcomes[0].attributes.items()
+    }
+    return {
+        name: _of_attribute(outcomes, trivial, schema, code, names, resamples, seed)
+        for name, (code, names) in coded_values.items()
+        if len(names) > 1
+    }
+
+
+def _of_attribute(
+    outcomes: list[Outcome],
+    trivial: Outcome | None,
+    schema: LabelSchema,
+    code: Tensor,
+    names: list[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
     subject, people = outcomes[0].subject, len(outcomes[0].people)
-    result: dict[str, Any] = {}
-    for attribute, values in outcomes[0].attributes.items():
-        code, names = coded(values, attribute_names.get(attribute, ()))
-        if len(names) < 2:
-            continue
-        groups: dict[str, dict[str, Any]] = {}
-        for i, name in enumerate(names):
-            rows = code == i
-            here, inside = torch.unique(subject[rows], return_inverse=True)
-            of = _pooled(cells, rows, inside, len(here))
-            group = {
-                "n": int(rows.sum()),
-                "subjects": len(here),
-                "metrics": _headlines(of),
-                "intervals": _intervals(of, resamples, seed),
-            }
-            if trivial_cells:
-                group["baselines"] = _headlines(_pooled(trivial_cells, rows, inside, len(here)))
-            groups[name] = group
-        gap = _gaps([group["metrics"] for group in groups.values()])
-        known = code >= 0
-        everyone = _pooled(cells, known, subject[known], people)
-        owner = _of_people(code, subject, people)
-        chance = dict.fromkeys(gap, math.nan)
-        if owner is not None:
-            chance = _gap_p(everyone, gap, owner, len(names), seed)
-        result[attribute] = {"groups": groups, "gap": gap, "gap_p": chance}
-    return result
+    groups: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(names):
+        rows = (code == i).nonzero().flatten()
+        here, inside = torch.unique(subject[rows], return_inverse=True)
+        owner, owners = counted_as(inside, len(here))
+        of = [pooled_counts(outcome, schema, owner, owners, rows) for outcome in outcomes]
+        groups[name] = {
+            "n": len(rows),
+            "subjects": len(here),
+            "metrics": _headlines(of),
+            "intervals": _intervals(of, resamples, seed),
+        }
+        if trivial:
+            nobody = pooled_counts(trivial, schema, owner, owners, rows)
+            groups[name]["baselines"] = _headlines([nobody])
+    gap = _gaps([group["metrics"] for group in groups.values()])
+    chance = dict.fromkeys(gap, math.nan)
+    value = _of_people(code, subject, people)
+    if value is not None:
+        unit, value = _units(value)
+        everyone = [pooled_counts(o, schema, unit[subject], len(value)) for o in outcomes]
+        chance = _gap_p(everyone, gap, value, len(names), seed)
+    return {"groups": groups, "gap": gap, "gap_p": chance}
+
+
+def _units(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the unit of each person (S,) and the value of each unit; many people share units."""
+    if len(value) <= MANY_PEOPLE:
+        return torch.arange(len(value)), value
+    size, rank = -(-len(value) // BLOCKS), torch.empty_like(value)
+    order = torch.as_tensor(np.random.default_rng(0).permutation(len(value)))
+    for i in torch.unique(value).tolist():
+        own = order[value[order] == i]
+        rank[own] = torch.arange(len(own)) // size
+    pairs, unit = torch.unique(torch.stack([value, rank], 1), dim=0, return_inverse=True)
+    return unit, pairs[:, 0]
 
 
 def coded(values: list[Any], order: Sequence[str] = ()) -> tuple[Tensor, list[str]]:
@@ -88,16 +121,6 @@ def coded(values: list[Any], order: Sequence[str] = ()) -> tuple[Tensor, list[st
     names = sorted({n for n in known if n is not None}, key=lambda n: (rank.get(n, len(rank)), n))
     place = {name: i for i, name in enumerate(names)}
     return torch.tensor([-1 if name is None else place[name] for name in known]), names
-
-
-def _pooled(cells: Counts, rows: Tensor, subject: Tensor, people: int) -> Counts:
-    """Counts of each person from some samples, ``subject`` being the person of each of them."""
-
-    def pool(table: Tensor) -> Tensor:
-        zero = torch.zeros(people, table.shape[1], dtype=torch.float64)
-        return zero.index_add_(0, subject, table[rows])
-
-    return [{task: pool(table) for task, table in of.items()} for of in cells]
 
 
 def _mean(counts: Counts, task: str, weights: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ every metric of any group of people follows; resampling people is then one produ
 * **Tests**: sign-flip permutation over people, see
   :func:`~faceaffect.evaluation.resampling.sign_flip`; exact McNemar for accuracy
   where each person has one sample. **Holm** over the pairs of models, for each metric.
+* **Many people**: above 4,000 they are counted in 2,000 random blocks, each of which is then one
+  person to all of the above, see :func:`~faceaffect.evaluation.headlines.counted_as`.
 * **Seeds**: a metric is the mean over the seeds; the bootstrap resamples people, not trainings, so
   the standard deviation over the seeds is given beside it.
 """
@@ -30,6 +32,7 @@ from torch import Tensor
 
 from faceaffect.evaluation.groups import by_group, coded
 from faceaffect.evaluation.headlines import (
+    MANY_PEOPLE,
     bounds,
     headlines,
     headlines_of,
@@ -158,11 +161,13 @@ def _pairs(
 ) -> list[dict[str, Any]]:
     """Every pair of models by every headline metric, grouped by metric; Holm within a metric."""
     rows: list[dict[str, Any]] = []
+    people = len(next(iter(outcomes.values()))[0].people)
+    unit = f"blocks of {people:,} subjects" if people > MANY_PEOPLE else "subjects"
     for task in schema.tasks:
         of_task = []
         for a, b in combinations(outcomes, 2):
             of_a, of_b = ([table[task] for table in counts[name]] for name in (a, b))
-            found = _differences(task, of_a, of_b, resamples, seed)
+            found = _differences(task, of_a, of_b, resamples, seed, unit)
             if task == "expression":
                 found["expression_war"] |= _mcnemar(outcomes[a], outcomes[b])
             of_task += [{"a": a, "b": b, "metric": name} | row for name, row in found.items()]
@@ -174,7 +179,7 @@ def _pairs(
 
 
 def _differences(
-    task: str, of_a: list[Tensor], of_b: list[Tensor], resamples: int, seed: int
+    task: str, of_a: list[Tensor], of_b: list[Tensor], resamples: int, seed: int, unit: str
 ) -> dict[str, dict[str, Any]]:
     """Difference of two models in each headline metric of a task."""
     score = partial(headlines_of, task)
@@ -189,7 +194,7 @@ def _differences(
             "difference": value,
             "interval": np.clip([low, high], smallest - largest, largest - smallest).tolist(),
             "p": p,
-            "test": f"sign-flip over {len(of_a[0])} subjects",
+            "test": f"sign-flip over {len(of_a[0])} {unit}",
         }
     return found
 

@@ -19,6 +19,7 @@ from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 
 from faceaffect.data.base import FaceDataModule
+from faceaffect.data.fingerprints import one_search
 from faceaffect.errors import CheckpointError, DataError, FaceAffectError, RecipeError
 from faceaffect.files import write_atomically
 from faceaffect.progress import console
@@ -78,6 +79,7 @@ class _Dropped(Exception):
     """A trial was begun once too often."""
 
 
+@one_search()
 def tune(
     recipe: Recipe,
     space_file: str | Path | None = None,

@@ -1,10 +1,12 @@
 import hashlib
+import warnings
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from faceaffect.components import create
 from faceaffect.data.dataset import FaceDataset, Samples
@@ -256,3 +258,25 @@ def test_who_chooses_is_like_those_who_are_trained_on() -> None:
     stratum = np.array([0, 1, 0, 1, 0, 0, 0, 0])
     fold = np.array([1, 1, 2, 2, 0, 0, 0, 0])
     assert most_alike(stratum, fold) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_folds_are_those_of_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    group = np.concatenate([np.arange(40), rng.integers(40, size=40 * (seed + 1))])
+    label = rng.integers(-1, 1 + seed % 7, size=len(group))
+    folds = 2 + seed
+    expected = np.empty(len(group), np.int64)
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, (_, rows) in enumerate(parts.split(label, label, group)):
+            expected[rows] = number
+    assert np.array_equal(assign_folds(label, group, folds, seed), expected)
+
+
+def test_many_people_are_shared_out_over_a_hundred_parts() -> None:
+    group = np.repeat(np.arange(1000), 3)
+    fold = assign_folds(group % 7, group, 100, 0)
+    assert np.abs(np.bincount(fold) - 30).max() <= 6
+    assert (fold.reshape(-1, 3) == fold.reshape(-1, 3)[:, :1]).all()
