@@ -71,6 +71,8 @@ class Vlm(AffectModule):
         gate_lr: learning rate of the priors' gates relative to the others.
         template: ``chat``, the processor's own, or ``plain``: USER and ASSISTANT.
         videos: show clips as videos where the family knows them; false shows several pictures.
+        tiles: let processors that cut large pictures into tiles do so (SmolVLM, Idefics3,
+            InternVL); false shows a picture whole, in far fewer tokens.
         prompts: what is asked, see :class:`~faceaffect.models.vlm.prompts.Prompts`.
         shots: examples of training people in front of every question.
         answer_mode: ``score`` takes the likelihood of every option; ``generate`` reads what the
@@ -108,6 +110,7 @@ class Vlm(AffectModule):
         gate_lr: float = 1.0,
         template: TemplateName = "chat",
         videos: bool = True,
+        tiles: bool = True,
         prompts: Annotated[dict[str, Any], Options(Prompts)] = {},  # noqa: B006
         shots: int = 0,
         answer_mode: Literal["score", "generate", "both"] = "score",
@@ -134,7 +137,7 @@ class Vlm(AffectModule):
             )
         self.llm = VisionLanguageModel(
             net, processor, checkpoint, lora=adapters, grad_checkpointing=grad_checkpointing,
-            priors=priors,
+            priors=priors, tiles=tiles,
         )  # fmt: skip
         self.llm.source = source
         knows = self.llm.model_type in _VIDEO_FAMILIES

@@ -28,6 +28,9 @@ from faceaffect.progress import console
 _FPS = 8.0
 """Frames per second that clips are said to have; their frames are spread over them already."""
 
+_TILES = ("do_image_splitting", "crop_to_patches")
+"""Switches of processors that cut pictures into tiles."""
+
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -42,6 +45,7 @@ class VisionLanguageModel(Adapted, Freezable):
         grad_checkpointing: spend time to save memory in training.
         frozen: train nothing but the adapters and the priors' part.
         priors: a frozen face-analysis network, and how what it knows is brought in.
+        tiles: let the processor cut large pictures into tiles.
 
     Attributes:
         net: the model with its adapters, a ``PeftModel`` if it has any.
@@ -66,10 +70,13 @@ class VisionLanguageModel(Adapted, Freezable):
         grad_checkpointing: bool = False,
         frozen: bool = True,
         priors: tuple[Any, Mining] | None = None,
+        tiles: bool = True,
     ) -> None:
         super().__init__()
         self.net, self.processor, self.title = net, processor, title
         self.tokenizer = processor.tokenizer
+        cuts = [name for name in _TILES if hasattr(processor.image_processor, name)]
+        self._whole: dict[str, Any] = {} if tiles else dict.fromkeys(cuts, False)
         self.model_type: str = net.config.model_type
         self.special = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
         self.grad_checkpointing = grad_checkpointing
@@ -255,7 +262,7 @@ class VisionLanguageModel(Adapted, Freezable):
             pictures = [f for clip in prompt.media if not _is_video(clip, chat) for f in clip]
             media["images"].append(pictures)
             media["videos"] += [clip for clip in prompt.media if _is_video(clip, chat)]
-        given = {"images": media["images"]} if any(media["images"]) else {}
+        given = {"images": media["images"]} | self._whole if any(media["images"]) else {}
         if media["videos"]:
             given |= {"videos": media["videos"], "do_sample_frames": False,
                       "video_metadata": [_metadata(clip) for clip in media["videos"]]}  # fmt: skip
