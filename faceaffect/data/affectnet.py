@@ -13,8 +13,17 @@ from rich.progress import track
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.dataset import FaceDataset, Samples
 from faceaffect.data.labels import LabelTable, choose_tasks, line_of
-from faceaffect.data.listed import added, first_folder, index_of, numbers, of_classes, read_columns
-from faceaffect.data.listed import there as on_disk
+from faceaffect.data.listed import (
+    added,
+    first_folder,
+    index_of,
+    numbers,
+    of_classes,
+    once,
+    read_columns,
+    there,
+)
+from faceaffect.data.video import IMAGE_SUFFIXES
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.files import entries
 from faceaffect.schema import LabelSchema
@@ -150,7 +159,7 @@ def _read_csv(
             {
                 "file": f"{images}/" + table["subDirectory_filePath"].str.replace("\\", "/"),
                 "code": table["expression"],
-                "expression": LABELS.read(table["expression"], line_of(file)),
+                "expression": LABELS.read(table["expression"], line_of(file, table.index)),
                 "valence": numbers(table["valence"], file, "valence", -1, 1, _UNKNOWN_VA),
                 "arousal": numbers(table["arousal"], file, "arousal", -1, 1, _UNKNOWN_VA),
                 "part": part,
@@ -159,10 +168,11 @@ def _read_csv(
         if "facial_landmarks" in table:
             found["landmarks"] = table["facial_landmarks"]
         parts.append(found)
-    table = pd.concat(parts, ignore_index=True)
-    double = table.duplicated(["file", "code", "part"])
-    kept, counts = on_disk(table[~double], root, _HELP)
-    return kept, {"duplicate rows": int(double.sum())} | counts
+    table, repeated = once(
+        pd.concat(parts, ignore_index=True), root, ["code", "valence", "arousal"]
+    )
+    kept, counts = there(table, root, _HELP)
+    return kept, repeated | counts
 
 
 def _read_npy(
@@ -174,7 +184,11 @@ def _read_npy(
         for folder in (images, labels):
             if not folder.is_dir():
                 raise DataError(f"the folder {folder} is missing. {_HELP}")
-        files = {file.stem: file.name for file in entries(images) if file.suffix == ".jpg"}
+        files = {
+            file.stem: file.name
+            for file in entries(images)
+            if file.suffix.lower() in IMAGE_SUFFIXES
+        }
         listed = {f.name.removesuffix(_EXP) for f in entries(labels) if f.name.endswith(_EXP)}
         used = sorted(files.keys() & listed, key=lambda stem: (len(stem), stem))
         left_out = added(

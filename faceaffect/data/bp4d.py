@@ -166,7 +166,9 @@ def _label_files(root: Path) -> dict[str, Path]:
 def _read_labels(file: Path, aus: tuple[int, ...]) -> pd.DataFrame:
     """Return a recording's labels, a column for each AU, the index counting frames as the file."""
     try:
-        table = pd.read_csv(file, index_col=0, dtype=float)
+        # With 'index_col=0' a comma at the end of each line would move all AUs by one column.
+        table = pd.read_csv(file, index_col=False, usecols=lambda _: True, dtype=float)
+        table = table.set_index(table.columns[0])
         table.index = table.index.astype(np.int64)
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: not readable as a table of AUs: {error}") from None

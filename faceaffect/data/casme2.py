@@ -13,7 +13,15 @@ from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.frames import find_folder, named_folders, numbered_files
 from faceaffect.data.image import read_image
 from faceaffect.data.labels import LabelTable, choose_tasks, line_of
-from faceaffect.data.listed import added, check_frames, index_of, named, of_classes, read_columns
+from faceaffect.data.listed import (
+    added,
+    check_frames,
+    index_of,
+    named,
+    of_classes,
+    once,
+    read_columns,
+)
 from faceaffect.data.moments import evenly
 from faceaffect.errors import DataError, RecipeError, needs_extra, shown
 from faceaffect.files import entries
@@ -103,10 +111,10 @@ class Casme2(FaceDataset):
         chosen, labels = choose_tasks(tasks, ("au", "expression")), SCHEMES[scheme]
         names, units = labels.choose(classes), _units(aus)
         folder = Path(root)
-        file, coding = _coding(folder)
+        file, coding, repeated = _coding(folder)
         kind, place = _images(folder, images)
         coding["code"] = coding["Estimated Emotion"].str.lower()
-        coding["expression"] = labels.read(coding["code"], line_of(file))
+        coding["expression"] = labels.read(coding["code"], line_of(file, coding.index))
         coding["row"] = np.arange(len(coding))
         active = np.array([_active(cell, units) for cell in coding["Action Units"]], np.float32)
         others = np.full(len(coding), "au" in chosen)
@@ -134,6 +142,7 @@ class Casme2(FaceDataset):
             samples,
             root=folder,
             left_out=added(
+                repeated,
                 counts,
                 {
                     "without an apex": int(without.sum()),
@@ -168,8 +177,8 @@ def _units(aus: list[int] | None) -> tuple[int, ...]:
     return chosen
 
 
-def _coding(root: Path) -> tuple[Path, pd.DataFrame]:
-    """Return the coding table and its file."""
+def _coding(root: Path) -> tuple[Path, pd.DataFrame, dict[str, int]]:
+    """Return the coding table, its file, and what of it is left out."""
     if not root.is_dir():
         raise DataError(f"data.root: the folder {root} is missing. {_HELP}")
     found = sorted(
@@ -187,16 +196,16 @@ def _coding(root: Path) -> tuple[Path, pd.DataFrame]:
     file = found[0]  # a .csv before the .xlsx that it was saved from
     saved = file.suffix.lower() == ".csv"
     table = read_columns(file, _COLUMNS, _HELP) if saved else _excel(file)
-    table = table[table["Filename"] != ""].reset_index(drop=True)
+    unnamed = table["Filename"] == ""
+    table = table[~unnamed].copy()
     table["person"] = table["Subject"].map(_person)
-    if table["person"].isna().any():
-        cell = table["Subject"][table["person"].isna()].iloc[0]
-        raise DataError(f"{file}: Subject is {shown(cell)}, no number of a person")
-    twice = table.duplicated(["person", "Filename", "OnsetFrame"])
-    if twice.any():
-        row = table[twice].iloc[0]
-        raise DataError(f"{file}: {row['person']}/{row['Filename']} is coded twice")
-    return file, table
+    wrong = table["person"].isna()
+    if wrong.any():
+        line, cell = table.index[wrong][0], table["Subject"][wrong].iloc[0]
+        raise DataError(f"{file}:{line}: Subject is {shown(cell)}, no number of a person")
+    table["file"] = table["person"] + "/" + table["Filename"] + "/" + table["OnsetFrame"]
+    table, counts = once(table, root, _COLUMNS[3:])
+    return file, table, {"without a file name": int(unnamed.sum())} | counts
 
 
 def _excel(file: Path) -> pd.DataFrame:

@@ -237,7 +237,8 @@ class Place(NamedTuple):
 def find_files(root: Path, names: Iterable[str]) -> list[Place | None]:
     """Return where each of some files or folders is, None if it is not there.
 
-    ``./f.jpg``, ``a/../f.jpg``, a link to it and other Unicode forms of its name lead to one file.
+    ``./f.jpg``, ``a/../f.jpg``, a link to it and other Unicode forms of its name lead to one file,
+    and so does ``f.JPG`` where there is no such file.
     Each folder is listed once.
     """
     folders: dict[str, _Folder] = {}
@@ -267,10 +268,10 @@ class _Folder:
             with os.scandir(whole) as entries:
                 self.entries = {entry.name: entry for entry in entries}
             self.device = whole.stat().st_dev
-        self.forms = {unicodedata.normalize("NFC", name): name for name in self.entries}
+        self.forms = {_form(name): name for name in self.entries}
 
     def find(self, file: str) -> Place | None:
-        name = file if file in self.entries else self.forms.get(unicodedata.normalize("NFC", file))
+        name = file if file in self.entries else self.forms.get(_form(file))
         if name is None:
             return None
         entry = self.entries[name]
@@ -282,6 +283,12 @@ class _Folder:
         except OSError:  # a link that leads nowhere
             return None
         return Place(where, (status.st_dev, status.st_ino))
+
+
+def _form(name: str) -> str:
+    """Return the name of a file as other systems may write it: one Unicode form, a small ending."""
+    stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))  # noqa: PTH122
+    return stem + ending.lower()
 
 
 def _known_people(samples: Samples, where: str) -> Samples:

@@ -8,9 +8,9 @@ import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.labels import LabelTable
-from faceaffect.data.listed import ListedFaces, check_fold, check_frames
+from faceaffect.data.listed import ListedFaces, check_fold, check_frames, read_columns
 from faceaffect.data.video import VIDEO_SUFFIXES
-from faceaffect.errors import DataError
+from faceaffect.errors import DataError, shown
 from faceaffect.files import entries
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
@@ -72,9 +72,6 @@ class Dfew(ListedFaces):
         check_frames(frames)
         folder = Path(root)
         table = pd.concat([_read(folder, part, fold) for part in ("train", "test")])
-        both = table["clip"][table["clip"].duplicated()]
-        if len(both):
-            raise DataError(f"{folder}: clip {both.iloc[0]} is in fold {fold} more than once")
         kind, files = _files(folder, clips)
         table["file"] = [files.get(clip, f"Clip/{kind}/{clip}") for clip in table["clip"]]
         super().__init__(
@@ -103,24 +100,16 @@ def _read(root: Path, part: str, fold: int) -> pd.DataFrame:
     found = [path for path in tried if path.is_file()]
     if not found:
         raise DataError(f"no list of clips: none of {', '.join(map(str, tried))} is there. {_HELP}")
-    try:
-        table = pd.read_csv(found[0], dtype=str, skipinitialspace=True)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{found[0]}: not readable as a table: {error}") from None
-    table.columns = table.columns.str.strip()
-    if not {"video_name", "label"} <= set(table.columns):
-        raise DataError(
-            f"{found[0]}: the columns video_name and label were expected, "
-            f"found {', '.join(map(str, table.columns))}"
-        )
+    table = read_columns(found[0], ("video_name", "label"), _HELP)
     clip = pd.to_numeric(table["video_name"].str.extract(r"^\s*0*(\d+)", expand=False))
     label = pd.to_numeric(table["label"], errors="coerce")
     wrong = clip.isna() | ~label.isin(range(1, len(CLASSES) + 1))
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
-        shown = ", ".join(map(str, table[["video_name", "label"]].iloc[row]))
+        cells = ", ".join(table[["video_name", "label"]].iloc[row])
         raise DataError(
-            f"{found[0]}:{row + 2}: '{shown}' is no clip number with a label from 1 to 7"
+            f"{found[0]}:{table.index[row]}: {shown(cells)} is no clip number with a label from 1 "
+            "to 7"
         )
     names = [CLASSES[code - 1] for code in label.astype(int)]
     return pd.DataFrame({"clip": clip.astype(int), "expression": names, "part": part})

@@ -22,6 +22,7 @@ from faceaffect.data.frames import (
     named_folders,
     numbered_files,
 )
+from faceaffect.data.listed import text_of
 from faceaffect.data.video import VIDEO_SUFFIXES
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.files import entries
@@ -176,7 +177,7 @@ def _read_labels(folder: Path, name: str, aus: tuple[int, ...]) -> pd.DataFrame:
 
 def _read_column(file: Path) -> pd.Series:
     try:
-        text = file.read_text(encoding="utf-8").replace(",", " ")
+        text = text_of(file).replace(",", " ")
         table = pd.read_csv(StringIO(text), header=None, sep=r"\s+", dtype=float)
         frames, values = table[0].to_numpy(np.int64), table[1].to_numpy(np.float64)
     except (ValueError, KeyError, OSError) as error:

@@ -18,6 +18,7 @@ from faceaffect.data.frames import (
 )
 from faceaffect.data.listed import text_of
 from faceaffect.errors import DataError, shown
+from faceaffect.files import entries
 from faceaffect.schema import LabelSchema
 
 _PERSON = r"SN\d{3}"
@@ -100,7 +101,7 @@ def _trials(folder: Path | None, expected: Path) -> dict[str, Path]:
     found = {
         f"{person}/{trial.name}": trial
         for person, place in people.items()
-        for trial in sorted(place.iterdir())
+        for trial in entries(place)
         if trial.is_dir()
     }
     if not found:

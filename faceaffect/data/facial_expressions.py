@@ -3,14 +3,12 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
-from faceaffect.data.dataset import FaceDataset, Samples, on_disk
 from faceaffect.data.labels import LabelTable
+from faceaffect.data.listed import ListedFaces, read_columns
 from faceaffect.errors import DataError
-from faceaffect.schema import LabelSchema
 
 CLASSES = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
@@ -19,14 +17,13 @@ LABELS = LabelTable({name: name for name in CLASSES})
 COMMON = CLASSES[:6]
 """The classes with more than a hundred images; fear and contempt have a handful."""
 
-_COLUMNS = ("user.id", "image", "emotion")
 _HELP = (
     "Expected: ROOT/images/*.jpg and ROOT/data/legend.csv (user.id,image,emotion), as in the "
     "public repository https://github.com/muxspace/facial_expressions"
 )
 
 
-class FacialExpressions(FaceDataset):
+class FacialExpressions(ListedFaces):
     """Expressions of muxspace/facial_expressions (Apache-2.0), read as it is distributed.
 
     The person is the name in the file name: ``Abid_Hamid_Mahmud_Al-Tikriti_0003.jpg`` shows
@@ -59,58 +56,31 @@ class FacialExpressions(FaceDataset):
         crop_cache: str | None = None,
     ) -> None:
         names = COMMON if classes is None else LABELS.choose(classes)
-        table = _read(Path(root))
-        left_out = {"duplicate rows": int(table.duplicated(["image", "emotion"]).sum())}
-        table = table.drop_duplicates(["image", "emotion"])
-        conflicting = table["image"].duplicated(keep=False)
-        left_out["conflicting labels"] = int(table.loc[conflicting, "image"].nunique())
-        table = table[~conflicting]
-        other = table.loc[~table["emotion"].isin(names), "emotion"]
-        left_out |= {f"class {name}": int(n) for name, n in other.value_counts().items()}
-        table = table[table["emotion"].isin(names)]
-        there = on_disk(Path(root) / "images", table["image"])
-        left_out["not on disk"] = int((~there).sum())
-        table = table[there].sort_values("image")
-        if table.empty:
-            raise DataError(
-                f"{root}: none of the labelled images of {', '.join(names)} is in "
-                f"{Path(root) / 'images'}. {_HELP}"
-            )
-        index = {name: i for i, name in enumerate(names)}
-        samples = Samples(
-            id=np.array([f"images/{image}" for image in table["image"]]),
-            subject=np.array([_person(image) for image in table["image"]]),
-            expression=np.array([index[name] for name in table["emotion"]], np.int64),
-        )
         super().__init__(
-            LabelSchema(expressions=names),
-            samples,
+            _read(Path(root)),
+            LABELS,
+            names,
             root=Path(root),
-            left_out={reason: count for reason, count in left_out.items() if count},
+            help=_HELP,
             aligner=open_aligner(align, crop, finder, crop_cache, Path(root), own=False),
-            labels=LABELS,
         )
 
 
 def _read(root: Path) -> pd.DataFrame:
-    """Return the label table with stripped images and lower-case emotions."""
+    """Return ``file``, ``expression`` and ``subject`` of every row, in the order of the files."""
     legend = root / "data" / "legend.csv"
     for path, what in ((root, "folder"), (root / "images", "folder"), (legend, "label table")):
         if not path.exists():
             raise DataError(f"data.root: the {what} {path} is missing. {_HELP}")
-    try:
-        table = pd.read_csv(legend, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{legend}: not readable as a table: {error}. {_HELP}") from None
-    absent = [name for name in _COLUMNS[1:] if name not in table.columns]
-    if absent:
-        raise DataError(
-            f"{legend}: no column {', '.join(absent)}; the columns are "
-            f"{', '.join(table.columns)}. {_HELP}"
-        )
-    return pd.DataFrame(
-        {"image": table["image"].str.strip(), "emotion": table["emotion"].str.strip().str.lower()}
+    table = read_columns(legend, ("image", "emotion"), _HELP)
+    found = pd.DataFrame(
+        {
+            "file": "images/" + table["image"],
+            "expression": table["emotion"].str.lower(),
+            "subject": table["image"].map(_person),
+        }
     )
+    return found.sort_values("file")
 
 
 def _person(image: str) -> str:

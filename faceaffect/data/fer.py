@@ -1,8 +1,8 @@
 """FER2013 (Goodfellow et al., 2013) and FERPlus (Barsoum et al., 2016), its votes of ten people."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ _FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test
 _PIXELS = "fer2013.csv"
 _NEW = ("fer2013new.csv", "FERPlus/fer2013new.csv", "FERPlus-master/fer2013new.csv")
 _SIDE = 48
+_STRETCH, _KAPPA = 500, 0.2
 _HELP = (
     "Expected under data.root: fer2013.csv (emotion,pixels,Usage) of the Kaggle competition "
     "'Challenges in Representation Learning: Facial Expression Recognition'"
@@ -107,12 +108,12 @@ class Fer2013(_Fer):
             raise DataError(f"{file} is missing. {_HELP}")
         table = read_columns(file, ("emotion", "pixels", "Usage"), _HELP)
         table["part"] = _parts(table["Usage"], file)
-        table["code"] = table["emotion"]
-        table["expression"] = LABELS.read(table["emotion"], line_of(file))
+        table["code"], table["number"] = table["emotion"], np.arange(len(table))
+        table["expression"] = LABELS.read(table["emotion"], line_of(file, table.index))
         table, counts = of_classes(table, LABELS, names)
         if table.empty:
             raise DataError(f"{file}: no face of {', '.join(names)}")
-        self.pixels = _pixels(table["pixels"], file)
+        self.pixels = _pixels(table["pixels"], line_of(file, table.index))
         ids = _ids(table)
         samples = Samples(
             id=ids,
@@ -185,7 +186,7 @@ class FerPlus(_Fer):
             raise DataError(f"{folder}: no face of {', '.join(names)} is left. {_PLUS_HELP}")
         kept = table["row"].to_numpy(int)
         if "pixels" in table:
-            self.pixels = _pixels(table["pixels"], folder / _PIXELS)
+            self.pixels = _pixels(table["pixels"], line_of(folder / _PIXELS, table["line"]))
         ids = _ids(table) if "pixels" in table else table["file"].to_numpy(str)
         part = None
         if votes != "majority":
@@ -251,14 +252,14 @@ def _votes(root: Path) -> pd.DataFrame:
         raise DataError(f"{root / _NEW[0]} is missing. {_PLUS_HELP}")
     columns = [*VOTES.codes, *VOTES.unknown]
     table = read_columns(file, ("Usage", "Image name", *columns), _PLUS_HELP)
-    table["part"] = _parts(table["Usage"], file)
+    table["part"], table["number"] = _parts(table["Usage"], file), np.arange(len(table))
     for name in columns:
         number = pd.to_numeric(table[name], errors="coerce")
         wrong = ~((number >= 0) & (number <= 100))
         if wrong.any():
             row = int(wrong.to_numpy().argmax())
             cell = shown(str(table[name].iloc[row]))
-            raise DataError(f"{file}:{row + 2}: {name} is {cell}, no number of votes")
+            raise DataError(f"{file}:{table.index[row]}: {name} is {cell}, no number of votes")
         table[name] = number
     return table
 
@@ -267,14 +268,16 @@ def _located(table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[str, i
     """Add ``pixels`` of the table of FER2013, or ``file`` in FERPlus' own folders."""
     file = root / _PIXELS
     if file.is_file():
-        pixels = read_columns(file, ("pixels", "Usage"), _PLUS_HELP)
+        pixels = read_columns(file, ("pixels", "Usage"), _PLUS_HELP, ["emotion"])
         if pixels["Usage"].tolist() != table["Usage"].tolist():
             raise DataError(
                 f"{file}: its rows are not those of fer2013new.csv ({len(pixels):,} and "
                 f"{len(table):,}), so that faces would get the votes of others; take both as they "
                 "were published"
             )
-        return table.assign(pixels=pixels["pixels"]), {}
+        _check_pairs(table, pixels, file)
+        cells = pixels["pixels"].to_numpy()
+        return table.assign(pixels=cells, line=pixels.index), {}
     if not any((root / name).is_dir() for name in _FOLDERS.values()):
         raise DataError(f"{root}: neither {_PIXELS} nor {_FOLDERS['train']}. {_PLUS_HELP}")
     unnamed = table["Image name"] == ""
@@ -284,30 +287,52 @@ def _located(table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[str, i
     return table, counts | {"without a picture": int(unnamed.sum())}
 
 
+def _check_pairs(table: pd.DataFrame, pixels: pd.DataFrame, file: Path) -> None:
+    """Refuse faces whose own codes have nothing to do with their votes: rows are in another order.
+
+    What the two agree on more often than by chance (Cohen's kappa) is looked at in stretches of
+    some hundred rows; fewer say too little.
+    """
+    if "emotion" not in pixels:
+        return
+    own = pixels["emotion"].map(LABELS.codes).to_numpy()
+    voted = leader(table[[*VOTES.codes, *VOTES.unknown]].to_numpy(np.float64))
+    for some in np.array_split(np.arange(len(own)), max(len(own) // _STRETCH, 1)):
+        chance = sum((own[some] == name).mean() * (voted[some] == name).mean() for name in _VOTED)
+        more = (own[some] == voted[some]).mean() - chance
+        if len(some) >= _STRETCH and more < _KAPPA * (1 - chance):
+            first, last = pixels.index[some[0]], pixels.index[some[-1]]
+            raise DataError(
+                f"{file}: lines {first} to {last} have other expressions than the votes beside "
+                "them in fer2013new.csv, so that faces would get the votes of others; take both "
+                "as they were published"
+            )
+
+
 def _parts(usage: pd.Series, file: Path) -> pd.Series:
     part = usage.map(_PARTS)
     if part.isna().any():
         row = int(part.isna().to_numpy().argmax())
         raise DataError(
-            f"{file}:{row + 2}: Usage is {shown(usage.iloc[row])}; expected {', '.join(_PARTS)}"
+            f"{file}:{usage.index[row]}: Usage is {shown(usage.iloc[row])}; expected "
+            + ", ".join(_PARTS)
         )
     return part
 
 
-def _pixels(cells: pd.Series, file: Path) -> NDArray[np.uint8]:
-    """Return (N, 48, 48) of cells with 2,304 numbers."""
+def _pixels(cells: pd.Series, where: Callable[[int], str]) -> NDArray[np.uint8]:
+    """Return (N, 48, 48) of N cells with 2,304 numbers; ``where`` calls them by their lines."""
     faces = np.empty((len(cells), _SIDE, _SIDE), np.uint8)
-    for number, (line, cell) in enumerate(cells.items()):
+    for number, cell in enumerate(cells):
         try:
             values = np.array(cell.split(), np.int64)
         except (ValueError, OverflowError):
             values = np.empty(0, np.int64)
         if len(values) != _SIDE**2 or values.min() < 0 or values.max() > 255:
-            place: Any = line
-            raise DataError(f"{file}:{place + 2}: no {_SIDE} x {_SIDE} pixels from 0 to 255")
+            raise DataError(f"{where(number)}: no {_SIDE} x {_SIDE} pixels from 0 to 255")
         faces[number] = values.reshape(_SIDE, _SIDE)
     return faces
 
 
 def _ids(table: pd.DataFrame) -> NDArray[np.str_]:
-    return (table["part"] + table.index.map("/{:05d}".format)).to_numpy(str)
+    return (table["part"] + table["number"].map("/{:05d}".format)).to_numpy(str)

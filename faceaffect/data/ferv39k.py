@@ -95,16 +95,16 @@ def _read(folder: Path, part: str) -> pd.DataFrame:
     if not file.is_file():
         raise DataError(f"{file} is missing. {_HELP}")
     lines = read_lines(file, r"([^/\s]+)/([^/\s]+)/(\S+?)/?[\s,]+(\w+)", "Action/Sad/0010 Sad")
-    written = [code.capitalize() for *_, code in lines]
-    names = LABELS.read(written, line_of(file, 1))
-    for number, (scene, group, clip, code) in enumerate(lines, 1):
+    written = [code.capitalize() for *_, code in lines.values()]
+    names = LABELS.read(written, line_of(file, [*lines]))
+    for number, (scene, group, clip, code) in lines.items():
         if group.lower() != code.lower():
             raise DataError(
                 f"{file}:{number}: the clip {scene}/{group}/{clip} lies under {group} and is "
                 f"called {code}"
             )
-    clips = [f"{scene}/{group}/{clip}" for scene, group, clip, _ in lines]
-    scenes = [scene for scene, *_ in lines]
+    clips = [f"{scene}/{group}/{clip}" for scene, group, clip, _ in lines.values()]
+    scenes = [scene for scene, *_ in lines.values()]
     return pd.DataFrame({"clip": clips, "scene": scenes, "expression": names, "part": part})
 
 

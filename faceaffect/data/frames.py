@@ -293,7 +293,7 @@ def check_labels(values: NDArray[np.float64], most: float, file: Path) -> NDArra
         DataError: a label lies outside of 0 to ``most`` and is no code for an unknown one.
     """
     values = np.where(np.isin(values, UNKNOWN), np.nan, values)
-    wrong = values[(values < 0) | (values > most)]
+    wrong = values[(values < 0) | (values > most) | ((most == 1) & (values % 1 > 0))]
     if len(wrong):
         raise DataError(
             f"{file}: the label {wrong[0]:g} is none of 0 to {most:g} and no code for an unknown "

@@ -92,6 +92,7 @@ def choose_tasks(asked: Sequence[str] | None, tasks: Sequence[str]) -> tuple[str
     return tuple(task for task in tasks if asked is None or task in asked)
 
 
-def line_of(file: Path, first: int = 2) -> Callable[[int], str]:
-    """Return what calls the rows of a file by their lines; the first row stands on ``first``."""
-    return lambda row: f"{file}:{row + first}"
+def line_of(file: Path, lines: Iterable[int]) -> Callable[[int], str]:
+    """Return what calls the rows of a file by the lines that they stand on, from 1."""
+    numbers = list(lines)
+    return lambda row: f"{file}:{numbers[row]}"

@@ -20,8 +20,8 @@ from faceaffect.schema import LabelSchema
 class ListedFaces(FaceDataset):
     """Pictures or clips with one expression each, of people who are not known.
 
-    Samples of classes that are not asked for and files that are not on disk are left out and
-    counted.
+    Samples of classes that are not asked for, files that are not on disk, rows that repeat another
+    and files with different labels are left out and counted.
 
     Args:
         table: ``file`` relative to the root, ``expression`` by name (empty where there is none)
@@ -38,7 +38,7 @@ class ListedFaces(FaceDataset):
         attributes: columns of the table that groups of samples are compared by.
 
     Raises:
-        DataError: a file is listed twice, or none is left.
+        DataError: a file is listed in two parts, or none is left.
     """
 
     def __init__(
@@ -56,10 +56,14 @@ class ListedFaces(FaceDataset):
         aligner: Aligner | None = None,
         attributes: Sequence[str] = (),
     ) -> None:
+        table, repeated = once(table, root)
         table, counts = there(table, root, help)
         table, others = of_classes(table, labels, names)
         if table.empty:
-            raise DataError(f"{root}: no sample of {', '.join(names)} is left. {help}")
+            lost = "; ".join(f"{n:,} {why}" for why, n in added(repeated, others, counts).items())
+            raise DataError(
+                f"{root}: no sample of {', '.join(names)} is left. Left out: {lost}. {help}"
+            )
         ids = table["file"].to_numpy(str)
         known = "subject" in table
         groups = {name: tuple(sorted(set(table[name]))) for name in attributes}
@@ -76,7 +80,7 @@ class ListedFaces(FaceDataset):
             samples,
             root=root,
             subjects_known=known,
-            left_out=added(left_out or {}, others, counts),
+            left_out=added(left_out or {}, repeated, others, counts),
             attribute_names=groups,
             notes=notes,
             aligner=aligner,
@@ -93,15 +97,42 @@ class ListedFaces(FaceDataset):
         return self.cropped(index, lambda: read_media(path, frames, size))
 
 
+def once(
+    table: pd.DataFrame, root: Path, labels: Sequence[str] = ("expression",)
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the rows with each ``file`` once, and the counts of those that are left out.
+
+    Rows that repeat another are, and so are files with different labels, as in every reader.
+
+    Args:
+        table: with ``file``, and ``part`` where there are any.
+        root: the folder of the files, for the error.
+        labels: the columns that say what a file shows.
+
+    Raises:
+        DataError: a file is listed in two parts.
+    """
+    double = table.duplicated(["file", *labels, *({"part"} & {*table})])
+    single = table[~double]
+    several = single["file"].duplicated(keep=False)
+    if "part" in table and several.any():
+        parts = single[several].groupby("file", sort=False)["part"].unique()
+        for file, names in parts[parts.map(len) > 1].items():
+            raise DataError(
+                f"{root}: {shown(str(file))} is listed in two parts, {' and '.join(names)}: leave "
+                "it in one"
+            )
+    files = int(single.loc[several, "file"].nunique())
+    counts = {"duplicate rows": int(double.sum()), "conflicting labels": files}
+    return single[~several], counts
+
+
 def there(table: pd.DataFrame, root: Path, help: str) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the rows whose ``file`` is on disk, as the disk spells it, and how many are not.
 
     Raises:
-        DataError: none is there, or a file is listed twice.
+        DataError: none is there.
     """
-    twice = table["file"][table["file"].duplicated()]
-    if len(twice):
-        raise DataError(f"{root}: {shown(str(twice.iloc[0]))} is listed twice")
     places = find_files(root, table["file"])
     if len(places) and not any(places):
         first = root / str(table["file"].iloc[0])
@@ -156,8 +187,10 @@ def added(*counts: Mapping[str, int]) -> dict[str, int]:
     return total
 
 
-def read_lines(file: Path, pattern: str, example: str) -> list[tuple[str, ...]]:
-    """Return the groups of a pattern in each line of a text file; empty lines are passed over.
+def read_lines(file: Path, pattern: str, example: str) -> dict[int, tuple[str, ...]]:
+    """Return the groups of a pattern in each line of a text file, by the line's number from 1.
+
+    Empty lines are passed over.
 
     Args:
         file: in UTF-8.
@@ -167,14 +200,14 @@ def read_lines(file: Path, pattern: str, example: str) -> list[tuple[str, ...]]:
     Raises:
         DataError: the file cannot be read, is empty, or a line is of another form and is named.
     """
-    found = []
+    found = {}
     for number, line in enumerate(text_of(file).splitlines(), 1):
         if not line.strip():
             continue
         match = re.fullmatch(pattern, line.strip())
         if match is None:
             raise DataError(f"{file}:{number}: {shown(line.strip())} is not like '{example}'")
-        found.append(match.groups(""))
+        found[number] = match.groups("")
     if not found:
         raise DataError(f"{file}: is empty; lines such as '{example}' were expected")
     return found
@@ -197,6 +230,8 @@ def read_columns(
 ) -> pd.DataFrame:
     """Return some columns of a table with commas, as text without blanks around it.
 
+    The index is the line of each row; rows that are empty in all these columns are passed over.
+
     Args:
         file: the table.
         columns: that are needed; names are compared without blanks around them and their case.
@@ -214,6 +249,8 @@ def read_columns(
             keep_default_na=False,
             encoding="utf-8-sig",
             usecols=lambda name: name.strip().lower() in wanted,
+            index_col=False,  # else a comma at the end of each line moves all columns by one
+            skip_blank_lines=False,
         )
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: not readable as a table: {error}. {help}") from None
@@ -223,21 +260,36 @@ def read_columns(
 def named(
     table: pd.DataFrame, file: Path, columns: Sequence[str], wanted: Mapping[str, str], help: str
 ) -> pd.DataFrame:
-    """Return a table of text under our names of its columns; see :func:`read_columns`."""
+    """Return a table of text under our names of its columns; see :func:`read_columns`.
+
+    Args:
+        table: its first row stands on the second line.
+        file: as there.
+        columns: likewise.
+        wanted: lower-case name of each column to ours.
+        help: as there.
+    """
     table = table.rename(columns=lambda name: wanted.get(str(name).strip().lower(), str(name)))
     absent = [name for name in columns if name not in table]
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{file}: the column {twice[0]} is there twice")
     if absent:
         raise DataError(
             f"{file}: no column {', '.join(absent)}: another edition or another file? The columns "
             f"{', '.join(columns)} were expected. {help}"
         )
-    return pd.DataFrame({str(name): cells.str.strip() for name, cells in table.items()})
+    found = pd.DataFrame(
+        {name: table[name].str.strip() for name in wanted.values() if name in table}
+    )
+    found.index = pd.RangeIndex(2, len(found) + 2)
+    return found[(found != "").any(axis=1)]
 
 
 def numbers(
     cells: pd.Series, file: Path, column: str, low: float, high: float, unknown: float
 ) -> NDArray[np.float32]:
-    """Return a column of numbers (N,), NaN for the code of an unknown one.
+    """Return a column of :func:`read_columns` as numbers (N,), NaN for the code of an unknown one.
 
     Raises:
         DataError: a cell is no number of the range and not the code; its line is named.
@@ -248,8 +300,8 @@ def numbers(
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{file}:{row + 2}: {column} is {shown(str(cells.iloc[row]))}; expected {low:g} to "
-            f"{high:g}, or {unknown:g} for unknown"
+            f"{file}:{cells.index[row]}: {column} is {shown(str(cells.iloc[row]))}; expected "
+            f"{low:g} to {high:g}, or {unknown:g} for unknown"
         )
     return np.where(absent, np.nan, values).astype(np.float32)
 

@@ -129,9 +129,10 @@ def _read(file: Path, part: str, labels: LabelTable) -> pd.DataFrame:
     if not file.is_file():
         raise DataError(f"{file} is missing. {_HELP}")
     lines = read_lines(file, r"(\d+)(?:\.\w+)?\s+(\S+)", "00025.mp4 anger")
-    codes = [_in_order(code.lower()) for _, code in lines]
-    names = labels.read(codes, line_of(file, 1))
-    return pd.DataFrame({"stem": [stem for stem, _ in lines], "expression": names, "part": part})
+    codes = [_in_order(code.lower()) for _, code in lines.values()]
+    names = labels.read(codes, line_of(file, [*lines]))
+    stems = [stem for stem, _ in lines.values()]
+    return pd.DataFrame({"stem": stems, "expression": names, "part": part})
 
 
 def _in_order(code: str) -> str:

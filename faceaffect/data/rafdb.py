@@ -1,14 +1,13 @@
 """RAF-DB (Li and Deng, 2017 and 2019): faces from the web with one of seven basic expressions."""
 
-import re
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
-from faceaffect.data.labels import LabelTable
-from faceaffect.data.listed import ListedFaces
+from faceaffect.data.labels import LabelTable, line_of
+from faceaffect.data.listed import ListedFaces, read_lines
 from faceaffect.errors import DataError
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
@@ -92,22 +91,9 @@ def _read(folder: Path) -> pd.DataFrame:
     ]
     if not found:
         raise DataError(f"{folder / 'EmoLabel'}: no label table {' or '.join(_LABELS)}. {_HELP}")
-    rows = []
-    for number, line in enumerate(found[0].read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        match = re.fullmatch(r"\s*((?:train|test)_\d+\.\w+)\s+([1-7])\s*", line)
-        if match is None:
-            raise DataError(
-                f"{found[0]}:{number}: '{line.strip()}' is not like 'train_00001.jpg 5', with a "
-                "code from 1 to 7"
-            )
-        rows.append((match[1], CLASSES[int(match[2]) - 1]))
-    table = pd.DataFrame(rows, columns=["file", "expression"])
-    twice = table["file"][table["file"].duplicated()]
-    if len(twice):
-        raise DataError(f"{found[0]}: {twice.iloc[0]} is listed twice")
-    return table
+    lines = read_lines(found[0], r"((?:train|test)_\d+\.\w+)\s+(\d+)", "train_00001.jpg 5")
+    names = LABELS.read([code for _, code in lines.values()], line_of(found[0], [*lines]))
+    return pd.DataFrame({"file": [file for file, _ in lines.values()], "expression": names})
 
 
 def _image_folder(folder: Path, images: str) -> str:

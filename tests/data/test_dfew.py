@@ -87,9 +87,9 @@ def test_what_is_missing_is_named_with_where_to_get_it(
 @pytest.mark.parametrize(("text", "says"), [
     ("video_name,label\n3,8\n", r"set_1\.csv:2"),
     ("video_name,label\n3,1\nx,2\n", r"set_1\.csv:3"),
-    ("name,label\n3,1\n", "columns video_name and label"),
+    ("name,label\n3,1\n", "no column video_name: another edition"),
     ("", "not readable as a table"),
-    ("video_name,label\n3,1\n3,1\n", "more than once"),
+    ("video_name,label\n5,1\n", "listed in two parts, train and test"),
 ])  # fmt: skip
 def test_lists_that_make_no_sense_are_named(tmp_path: Path, text: str, says: str) -> None:
     root = write(tmp_path)

@@ -105,7 +105,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         RafDb(str(root), classes=["anger", "anger"])
     labels = root / "basic/EmoLabel/list_patition_label.txt"
     labels.write_text("train_00001.jpg 1\ntrain_00001.jpg 2\n")
-    with pytest.raises(DataError, match="listed twice"):
+    with pytest.raises(DataError, match=r"is left\. Left out: 1 conflicting labels"):
         RafDb(str(root))
 
 

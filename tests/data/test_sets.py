@@ -83,7 +83,7 @@ def test_a_layout_is_checked_trained_on_and_tested(
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "hf"])
 def test_hidden_files_beside_the_real_ones_change_nothing(layout: str, tmp_path: Path) -> None:
-    """A disk that was written by macOS holds ``._name`` beside each file."""
+    """Disks written by macOS hold ``._name`` beside each file, and notebooks leave folders."""
     name, write, overrides = LAYOUTS[layout]
     place = write(tmp_path / "data")
     keys = OmegaConf.from_dotlist(overrides).get("data", {})
@@ -92,6 +92,8 @@ def test_hidden_files_beside_the_real_ones_change_nothing(layout: str, tmp_path:
     }
     build = partial(registry.get("data", name), str(place), **given)
     before = build().samples
+    for folder in [f for f in place.rglob("*") if f.is_dir()]:
+        (folder / ".ipynb_checkpoints").mkdir()
     for file in [f for f in place.rglob("*") if f.is_file()]:
         file.with_name(f"._{file.name}").write_bytes(b"\x00\x05\x16\x07" + bytes(40))
     (place / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")

@@ -382,7 +382,6 @@ def test_what_is_missing_is_named(tmp_path: Path, name: str, gone: str, says: st
     ("affectnet", "validation.csv", ",7,0.5", ",11,0.5", r"validation\.csv:9: '11' is no code"),
     ("affectnet", "training.csv", ",3,0.5", ",3,1.5", r"training\.csv:5: valence is '1\.5'"),
     ("affectnet", "training.csv", "expression", "emotion", "no column expression.*edition"),
-    ("affectnet", "training.csv", "1/training1.jpg", "0/training0.jpg", "listed twice"),
     ("ferplus", "fer2013new.csv", "PublicTest", "Public", r"new\.csv:22: Usage is 'Public'"),
     ("ferplus", "fer2013new.csv", ",7,3,0,0,", ",x,3,0,0,", "no number of votes"),
     ("ferplus", "fer2013.csv", "PublicTest", "Training", "its rows are not those"),
