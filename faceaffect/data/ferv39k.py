@@ -25,7 +25,7 @@ _HELP = (
 
 
 class Ferv39k(ListedFaces):
-    """FERV39k's clips of cropped faces as they are distributed, in the published split.
+    """FERV39k's clips of cropped faces as they are distributed, in the split of all scenes.
 
     Validation clips are carved out of the training part. People are not known. The scene is an
     attribute, by which results can be compared. Clips that are not on disk are left out and

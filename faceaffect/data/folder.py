@@ -11,7 +11,7 @@ from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.labels import LabelTable
 from faceaffect.data.listed import ListedFaces, check_frames
 from faceaffect.data.names import expression_name
-from faceaffect.data.table import PARTS
+from faceaffect.data.table import PARTS, parts_of
 from faceaffect.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from faceaffect.errors import DataError, RecipeError, shown
 
@@ -26,9 +26,10 @@ class FolderFaces(ListedFaces):
     r"""Pictures or clips in a folder for each expression, in parts or not.
 
     ``ROOT/happiness/...`` or ``ROOT/train/happiness/...``; parts are called train, val (valid,
-    validation, dev) and test. Folders within a class are searched too. Names that mean the same
-    (happy, Happiness, joy) are one class, called as the field does. Other files and hidden ones are
-    left out; the others are counted.
+    validation, dev) and test; where there is no test, the validation part is tested. Folders
+    within a class are searched too. Names that mean the same (happy, Happiness, joy) are one
+    class, called as the field does. Other files and hidden ones are left out; the others are
+    counted.
 
     Args:
         root: the folder with the folders.
@@ -70,6 +71,7 @@ class FolderFaces(ListedFaces):
         who = _pattern(subject)
         folder = Path(root)
         parts = _parts(folder)
+        meant = parts_of(parts)
         rows, codes, left_out = [], dict[str, str](), Counter[str]()
         for part, place in parts.items():
             for group in _folders(place):
@@ -78,7 +80,7 @@ class FolderFaces(ListedFaces):
                 for file in _files(group, clips, left_out):
                     path = file.relative_to(group).as_posix()
                     person = _person(who, path, file)
-                    rows.append((file.relative_to(folder).as_posix(), name, PARTS[part], person))
+                    rows.append((file.relative_to(folder).as_posix(), name, meant[part], person))
         if not rows:
             raise DataError(f"data.root: the folders in {folder} hold no picture or film. {_HELP}")
         table = pd.DataFrame(rows, columns=["file", "expression", "part", "subject"])

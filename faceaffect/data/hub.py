@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -14,8 +15,8 @@ from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.image import decode_image, read_image
 from faceaffect.data.labels import LabelTable
 from faceaffect.data.names import expression_name, is_unknown, plain
-from faceaffect.data.table import PARTS
-from faceaffect.errors import DataError, RecipeError, first_line, needs_extra, unknown
+from faceaffect.data.table import parts_of
+from faceaffect.errors import DataError, RecipeError, first_line, needs_extra, shown, unknown
 from faceaffect.schema import LabelSchema
 
 _MANY = 10_000
@@ -98,8 +99,8 @@ class HubFaces(FaceDataset):
         known = np.zeros(len(self.place), bool)
         known |= index >= 0 if index is not None else False
         known |= ~np.isnan(affect).any(1) if affect is not None else False
-        ids = np.array([f"{name}/{row:06d}" for name, row in self.place])
-        people = np.array([plain(str(v)) for v in self._column(subject)]) if subject else ids
+        ids = np.array([f"{name or 'all'}/{row:06d}" for name, row in self.place])
+        people = self._people(subject) if subject else ids
         parts = _parts(list(counts))
         samples = Samples(
             id=ids,
@@ -142,10 +143,26 @@ class HubFaces(FaceDataset):
     def _column(self, name: str) -> list[Any]:
         return [value for split in self.splits.values() for value in split[name]]
 
+    def _where(self, row: int) -> str:
+        """Return how an error calls a row."""
+        name, number = self.place[row]
+        return f"row {number:,} of {name or 'the data'}"
+
+    def _people(self, subject: str) -> NDArray[np.str_]:
+        """Return who each row shows."""
+        values = self._column(subject)
+        people = ["" if value is None else plain(str(value)) for value in values]
+        for row, person in enumerate(people):
+            if is_unknown(person, ()):
+                raise DataError(
+                    f"{self._where(row)}: {subject} names nobody; without data.subject each "
+                    "picture is a person of its own"
+                )
+        return np.array(people, str)
+
     def _classes(self, label: str, names: list[str] | None) -> tuple[LabelTable, list[str]]:
         """Return the label table, and the class of each sample, empty where it is unknown."""
-        feature = next(iter(self.splits.values())).features[label]
-        own = getattr(feature, "names", None)
+        own = _names(self.splits, label)
         if own and names:
             raise RecipeError(f"data.names: the column '{label}' has names: {', '.join(own)}")
         values = self._column(label)
@@ -154,7 +171,7 @@ class HubFaces(FaceDataset):
             codes = {str(i): expression_name(str(name)) for i, name in enumerate(listed)}
             table = LabelTable(codes, {"-1": "unknown"} | {str(c): "unknown" for c in self.codes})
             cells = ["-1" if value is None else str(value) for value in values]
-            return table, table.read(cells, lambda n: "/".join(map(str, self.place[n])))
+            return table, table.read(cells, self._where)
         if any(isinstance(value, (int, float)) for value in values):
             raise RecipeError(
                 f"data.names: the column '{label}' holds numbers; say what 0, 1, ... stand for"
@@ -168,15 +185,19 @@ class HubFaces(FaceDataset):
         columns = []
         for name in (valence, arousal):
             values = self._column(name)
-            absent = [v is None or is_unknown(str(v), self.codes) for v in values]
-            numbers = np.array([0 if a else v for v, a in zip(values, absent, strict=True)], float)
-            wrong = np.abs(numbers) > 1
+            absent = np.array([v is None or is_unknown(str(v), self.codes) for v in values], bool)
+            numbers = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy(
+                float
+            )
+            absent &= ~(
+                np.abs(numbers) <= 1
+            )  # a code that is a number of the column is that number
+            wrong = ~absent & ~(np.abs(numbers) <= 1)
             if wrong.any():
                 row = int(wrong.argmax())
-                place = "/".join(map(str, self.place[row]))
                 raise DataError(
-                    f"{place}: {name} is {numbers[row]:g}, not -1 to 1; data.unknown="
-                    f"[{numbers[row]:g}] if it stands for an unknown one"
+                    f"{self._where(row)}: {name} is {shown(values[row])}, not -1 to 1; "
+                    f"data.unknown=[{values[row]}] if it stands for an unknown one"
                 )
             columns.append(np.where(absent, np.nan, numbers))
         return np.stack(columns, 1).astype(np.float32)
@@ -205,6 +226,19 @@ def _open(path: str, config: str | None, revision: str | None, download: bool) -
     return dict(found) if isinstance(found, Mapping) else {"": found}
 
 
+def _names(splits: dict[str, Any], label: str) -> list[str] | None:
+    """Return the names that class labels have, None where the column is none of class labels."""
+    found = {name: getattr(split.features[label], "names", None) for name, split in splits.items()}
+    (first, names), *others = found.items()
+    for name, other in others:
+        if other != names:
+            raise DataError(
+                f"data.label: '{label}' of {first} has the classes {', '.join(names or ['none'])}, "
+                f"but that of {name} {', '.join(other or ['none'])}: save both with one list"
+            )
+    return names
+
+
 def _with_pictures(
     splits: dict[str, Any], image: str, columns: tuple[str | None, ...], path: str
 ) -> dict[str, Any]:
@@ -230,12 +264,8 @@ def _with_pictures(
 
 def _parts(names: list[str]) -> dict[str, str] | None:
     """Return the part that each split is, None where no split is called so."""
-    parts = {name: PARTS.get(name.lower(), "") for name in names}
-    if len(names) == 1 or "train" not in parts.values():
-        return None
-    if "test" not in parts.values():
-        parts = {name: "test" if part == "val" else part for name, part in parts.items()}
-    return parts if "test" in parts.values() else None
+    parts = parts_of(names)
+    return parts if {"train", "test"} <= {*parts.values()} else None
 
 
 def _lost(found: list[str] | None, known: NDArray[np.bool_]) -> dict[str, int]:

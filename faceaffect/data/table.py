@@ -3,7 +3,7 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -42,6 +42,21 @@ _NAMED = ("subject", "part", "expression")
 _OFTEN_UNKNOWN = (9, 77, 88, 99, 255, 777, 888, 999)
 # A spreadsheet shows long numbers so, and saves what it shows: many people become one.
 _SHORTENED = re.compile(r"-?\d([.,]\d+)?[Ee]\+?\d+")
+
+
+def parts_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the part that each of some names stands for, an empty one where it stands for none.
+
+    Where there is nothing to test, the validation part is tested, and validation people are carved
+    out of training.
+
+    >>> parts_of(["Train", "valid"]), parts_of(["train", "dev", "test"])
+    ({'Train': 'train', 'valid': 'test'}, {'train': 'train', 'dev': 'val', 'test': 'test'})
+    """
+    parts = {name: PARTS.get(name.lower(), "") for name in names}
+    if "test" in parts.values():
+        return parts
+    return {name: "test" if part == "val" else part for name, part in parts.items()}
 
 
 @dataclass

@@ -18,6 +18,7 @@ from faceaffect.data.disfa_plus import DisfaPlus
 from faceaffect.data.fer import Fer2013, FerPlus, majority, shares
 from faceaffect.data.ferv39k import Ferv39k
 from faceaffect.data.folder import FolderFaces
+from faceaffect.data.hub import HubFaces
 from faceaffect.data.mafw import CLASSES, COMPOUND, Mafw
 from faceaffect.errors import DataError, FaceAffectError, RecipeError
 from trees import bp4d, sets
@@ -286,6 +287,9 @@ def test_folders_name_classes_and_files_people(tmp_path: Path) -> None:
     (root / "train/Happy/notes.txt").write_text("x")
     (root / "train/Happy/.DS_Store").write_text("x")
     assert FolderFaces(str(root)).left_out == {"no picture or film": 1}
+    shutil.move(root / "test", tmp_path.with_name("away"))
+    assert by_part(FolderFaces(str(root))) == {"test": 18, "train": 18}  # valid is tested
+    shutil.move(tmp_path.with_name("away"), root / "test")
     chosen = FolderFaces(str(root), classes=["sad", "happiness"])
     assert chosen.schema.expressions == ("sadness", "happiness")
     assert chosen.left_out["class neutral"] == 18
@@ -330,6 +334,35 @@ def test_a_dataset_of_the_hubs_form(tmp_path: Path) -> None:
     twice.save_to_disk(str(tmp_path / "twice"))
     how["path"] = str(tmp_path / "twice")
     assert create_data("hf", names=["a", "b", "c"], **how).split.info["identical_images"] == 2
+
+
+def test_columns_of_the_hubs_form_that_make_no_sense(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra 'hf' is not installed")
+    saved = datasets.load_from_disk(str(sets.hub(tmp_path)))
+
+    def build(part: Any, **how: Any) -> FaceDataset:
+        place = tmp_path / f"place{len(list(tmp_path.iterdir()))}"
+        part.save_to_disk(str(place))
+        return HubFaces(str(place), image="picture", **{"label": "emotion", **how})
+
+    one = saved["train"]
+    other = one.cast_column("emotion", datasets.ClassLabel(names=["sad", "neutral", "happy"]))
+    with pytest.raises(DataError, match=r"of train has the classes happy, .* of test sad, neutral"):
+        build(datasets.DatasetDict({"train": one, "test": other}))
+    nobody = one.map(lambda row: {"who": None if row["who"] == "t3" else row["who"]})
+    with pytest.raises(DataError, match="row 3 of the data: who names nobody"):
+        build(nobody, subject="who")
+    values = ["0.5", "-1", "", "999", *["0"] * 8]
+    affect = one.add_column("v", values).add_column("a", values[::-1])
+    with pytest.raises(DataError, match=r"row 3 of the data: v is '999'.*unknown=\[999\]"):
+        build(affect, label=None, valence="v", arousal="a")
+    data = build(affect, label=None, valence="v", arousal="a", unknown=[999, -1])
+    assert data.left_out == {"without a label": 4}
+    assert data.samples.va is not None
+    assert data.samples.va[:2].tolist() == [[0.5, 0], [-1, 0]]
+    cached = build(one, align="auto", crop_cache=str(tmp_path / "crops"))
+    assert cached.aligner is not None
+    assert all(not Path(name).is_absolute() for name in cached.samples.id)
 
 
 Read = Callable[[str], FaceDataset]

@@ -54,6 +54,7 @@ DATA: dict[str, Any] = {
     "disfa": disfa,
     "disfa_plus": lambda root: [f"data.root={sets.disfa_plus(root)}", "data.align=none"],
     "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
+    "fer2013": lambda root: [f"data.root={sets.ferplus(root)}"],
     "ferplus": lambda root: [f"data.root={sets.ferplus(root)}"],
     "ferv39k": lambda root: [f"data.root={sets.ferv39k(root)}", "data.frames=2"],
     "folder": lambda root: [f"data.root={sets.folder(root)}"],
