@@ -1,7 +1,8 @@
 """Datasets in the form of Hugging Face ``datasets``: local folders and files, or of the hub."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -216,14 +217,28 @@ def _open(path: str, config: str | None, revision: str | None, download: bool) -
         else:
             if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
                 raise DataError(f"data.path: {path} is no folder, and no owner/name on the hub")
-            how = datasets.DownloadConfig(local_files_only=not download)
-            found = datasets.load_dataset(path, config, revision=revision, download_config=how)
+            with nullcontext() if download else _offline():
+                found = datasets.load_dataset(path, config, revision=revision)
     except DataError:
         raise
     except Exception as error:  # whatever its many readers raise
         fetch = "" if folder.exists() or download else "; data.download=true fetches it"
         raise DataError(f"data.path: {path}: {first_line(error)}{fetch}") from None
     return dict(found) if isinstance(found, Mapping) else {"": found}
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let nobody ask the hub; both libraries look this up each time before they ask."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _names(splits: dict[str, Any], label: str) -> list[str] | None:

@@ -305,7 +305,7 @@ def test_folders_of_clips(tmp_path: Path) -> None:
     assert data.samples.id.tolist()[0] == "anger/00001"
 
 
-def test_a_dataset_of_the_hubs_form(tmp_path: Path) -> None:
+def test_a_dataset_of_the_hubs_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="the extra 'hf' is not installed")
     place = str(sets.hub(tmp_path))
     how: dict[str, Any] = {"path": place, "image": "picture", "label": "emotion", "num_workers": 0}
@@ -317,8 +317,11 @@ def test_a_dataset_of_the_hubs_form(tmp_path: Path) -> None:
     assert data.dataset.load(0).image.shape == (32, 32, 3)
     with pytest.raises(RecipeError, match="did you mean 'picture'"):
         create_data("hf", path=place, image="pictur", label="emotion")
+    asked: list[object] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *where, **_: asked.append(where) or [])
     with pytest.raises(DataError, match="download=true"):
         create_data("hf", path="nobody/nothing-of-the-kind")
+    assert not asked  # nobody on the network
     with pytest.raises(DataError, match="no folder"):
         create_data("hf", path="./absent")
     saved = datasets.load_from_disk(place)["train"]
