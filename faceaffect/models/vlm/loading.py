@@ -1,6 +1,8 @@
 """Image-text models and their processors, from folders and the hub, running no code of theirs."""
 
 import importlib.util
+import re
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -49,6 +51,7 @@ def load(
     found = find_checkpoint(
         name, pretrained=pretrained, revision=revision, where="model.checkpoint"
     )
+    found = _pinned(found)
     config = _image_text_config(found)
     processor = read_processor(found)
     more: dict[str, Any] = {"dtype": "auto"}
@@ -58,9 +61,21 @@ def load(
     known = fingerprint(net.state_dict())  # as stored: the same on every machine
     if not four_bit:
         net = net.to(choose_dtype(dtype, "model.dtype"))
-    commit = getattr(net.config, "_commit_hash", None) if found.kind == "hub" else None
-    pinned = f"{found.name}@{commit or found.revision}" if found.kind == "hub" else found.name
+    pinned = f"{found.name}@{found.revision}" if found.kind == "hub" else found.name
     return net, processor, {"kind": found.kind, "name": pinned, "fingerprint": known}
+
+
+def _pinned(found: Checkpoint) -> Checkpoint:
+    """Return the commit of the hub that a branch, a tag or nothing stands for now.
+
+    Model and processor are then of one commit, and the result can name it.
+    """
+    if found.kind != "hub":
+        return found
+    folder = found.file(("config.json",)).parent.name  # of the hub's cache: a commit
+    return replace(
+        found, revision=folder if re.fullmatch("[0-9a-f]{40}", folder) else found.revision
+    )
 
 
 def read_processor(found: Checkpoint) -> Any:
