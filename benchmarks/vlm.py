@@ -76,20 +76,22 @@ def step(model: Vlm, checkpoint: str, bench: Bench, batch: FaceBatch) -> None:
 
 @torch.no_grad()
 def scoring(model: Vlm, bench: Bench, batch: FaceBatch) -> None:
-    """Compare scores with a shared prompt with one forward for each option."""
+    """Compare scores with a shared prompt with one whole forward, tower included, an option."""
     llm = model.llm.eval()
+    once = llm._once.expect
     for task, name in (("expression", "8 classes"), ("au", "12 AUs")):
         asked = prompts(model, batch, task)
 
         def scores(shares: bool, asked: Any = asked) -> Tensor:
             llm.shares = shares
+            llm._once.expect = once if shares else lambda _: None  # type: ignore[method-assign]
             return llm.scores(asked, model.chat)
 
         shared, alone = bench.run({
             f"{name}, shared prompt": lambda scores=scores: scores(True),
             f"{name}, one forward each": lambda scores=scores: scores(False),
         }).values()  # fmt: skip
-        llm.shares = True
+        llm.shares, llm._once.expect = True, once  # type: ignore[method-assign]
         options = len(asked[0].branches)
         print(f"{name}, {options} options, {len(asked)} faces: {alone / shared:.1f}x\n")
 
