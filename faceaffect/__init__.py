@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from faceaffect.evaluation.verbs import compare as compare
     from faceaffect.evaluation.verbs import test as test
     from faceaffect.evaluation.verbs import train as train
+    from faceaffect.instructions.endpoint import faces_may_leave as faces_may_leave
     from faceaffect.models.loading import create_model as create_model
     from faceaffect.models.loading import load_model as load_model
     from faceaffect.module import AffectModule as AffectModule
@@ -28,6 +29,7 @@ _PUBLIC = {
     "LabelSchema": "faceaffect.schema",
     "create_data": "faceaffect.data.base",
     "create_model": "faceaffect.models.loading",
+    "faces_may_leave": "faceaffect.instructions.endpoint",
     "load_model": "faceaffect.models.loading",
     "Predictor": "faceaffect.prediction.predictor",
     "compare": "faceaffect.evaluation.verbs",

@@ -108,9 +108,9 @@ class AffectModule(FaceModule):
     arguments of plain types, which are stored as hyper-parameters. With ``clips = True`` a model
     gets every batch as ``video``; else clips reach it frame by frame, and predictions are averaged
     over the frames of a clip. With ``needs_training = False`` it is tested as it is built, and with
-    ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here. With
-    ``zero_shot = True`` it has something to say before any training, so that ``trainer.max_epochs:
-    0`` tests it as it is built.
+    ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here; a report
+    says so in the words of ``unknown_cost``. With ``zero_shot = True`` it has something to say
+    before any training, so that ``trainer.max_epochs: 0`` tests it as it is built.
 
     What it may have besides: ``heads``, its last layers; ``cam_layer``, a layer with an output of
     (B, C, H, W) for ``explain``; ``graphs(batch)``, (B, S, N, N) weights of edges between its N
@@ -129,6 +129,7 @@ class AffectModule(FaceModule):
 
     clips = False
     has_cost = True
+    unknown_cost = "its answers were made elsewhere, at an unknown cost"
     zero_shot = False
 
     def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:

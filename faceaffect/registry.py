@@ -23,6 +23,7 @@ _LOGGERS = "faceaffect.runs.loggers"
 TABLES: dict[str, dict[str, str]] = {
     "models": {
         "auformer": "faceaffect.models.auformer:AUFormer",
+        "endpoint": "faceaffect.models.endpoint:EndpointModel",
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
         "gimefive": "faceaffect.models.gimefive:GiMeFive",
         "emo_llama": "faceaffect.models.emo_llama.module:EmoLlama",

@@ -46,8 +46,11 @@ def send(handler: BaseHTTPRequestHandler, code: int, body: str, **headers: str) 
     handler.wfile.write(body.encode())
 
 
-def completion(text: str) -> str:
-    return json.dumps({"choices": [{"message": {"content": text}}]})
+def completion(text: str | None, tokens: tuple[int, int] | None = None) -> str:
+    usage = (
+        {"usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}} if tokens else {}
+    )
+    return json.dumps({"choices": [{"message": {"content": text}}], **usage})
 
 
 GOOD = completion('```json\n{"turns": [{"q": "How is the person?", "a": "It shows."}]}\n```')

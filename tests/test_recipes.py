@@ -5,11 +5,13 @@ Those of full size are held as they stand by test_full_size_recipes.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from faceaffect.cli import main
 from faceaffect.recipe import list_recipes, load_recipe
+from servers import completion, send
 from trees.of_recipes import data_of
 
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2",
@@ -32,16 +34,28 @@ def small(recipe: str) -> list[str]:
     return []
 
 
+def behind(recipe: str, serve: Any) -> list[str]:
+    """Return overrides that put a server of this test in place of one that serves a model."""
+    if load_recipe(recipe)["model"]["name"] != "endpoint":
+        return []
+    said = completion('{"expression": "happiness"}')
+    return [f"model.url={serve(lambda h, _: send(h, 200, said))}"]
+
+
 def trained_here(recipe: str) -> bool:
     """Return whether it is not one of those of ready models, of which the other file holds all."""
     return recipe.startswith("mini_") or load_recipe(recipe)["model"]["name"] != "vlm"
 
 
 @pytest.mark.parametrize("recipe", filter(trained_here, list_recipes()))
-def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_trains_and_its_checkpoint_is_tested(
+    recipe: str, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEAFFECT_ANSWERS", str(tmp_path / "kept"))
     data = data_of(recipe, tmp_path / "data")
     overrides = [*SHORT, *data, *small(recipe), f"output={tmp_path}/runs"]
-    if load_recipe(recipe)["trainer"]["max_epochs"] == 0:
+    overrides += behind(recipe, serve)
+    if load_recipe(recipe)["trainer"].get("max_epochs") == 0:
         overrides.append("trainer.max_epochs=0")
     assert main(["train", recipe, *overrides]) == 0
     (run,) = (tmp_path / "runs" / recipe).iterdir()

@@ -90,8 +90,18 @@ def _run(args: argparse.Namespace) -> int:
         allowed_env.update(args.allow_env)
     for module in getattr(args, "imports", None) or ():
         _import(module)
-    code: int = args.run(args)
+    with _sending(args):
+        code: int = args.run(args)
     return code
+
+
+def _sending(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Return the permission to send pictures of people elsewhere, if it was given."""
+    if not getattr(args, "send_faces", False):
+        return contextlib.nullcontext()
+    from faceaffect.instructions.endpoint import faces_may_leave
+
+    return faces_may_leave()
 
 
 @contextlib.contextmanager

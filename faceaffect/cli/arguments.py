@@ -52,7 +52,8 @@ def add_command(
 def given_options(args: argparse.Namespace) -> list[str]:
     """Return the words of what every command takes, to repeat a command."""
     given = {"--import": args.imports, "--allow-env": args.allow_env}
-    return [word for name, values in given.items() for one in values or () for word in (name, one)]
+    words = [word for name, values in given.items() for one in values or () for word in (name, one)]
+    return words + ["--send-faces"] * getattr(args, "send_faces", False)
 
 
 def add_recipe(parser: Parser) -> None:
@@ -86,6 +87,24 @@ def add_spreadsheet_safe(parser: Parser) -> None:
         "--spreadsheet-safe",
         action="store_true",
         help="put an apostrophe before a text of predictions.csv that begins like a formula",
+    )
+
+
+def add_send_faces(parser: Parser) -> None:
+    """Take the permission to send pictures of people to another machine."""
+    parser.add_argument(
+        "--send-faces",
+        action="store_true",
+        help="let pictures leave this machine for the endpoint that a recipe or --url names",
+    )
+
+
+def add_dry_run(parser: Parser) -> None:
+    """Take the wish to see what an endpoint would be asked."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say how many requests of about how many tokens an endpoint would get; send none",
     )
 
 

@@ -7,6 +7,7 @@ from faceaffect.cli.arguments import (
     Commands,
     add_command,
     add_finding,
+    add_send_faces,
     add_source,
     check_source,
 )
@@ -23,6 +24,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="else for a description")
     add_finding(parser)
+    add_send_faces(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
-from faceaffect.cli.arguments import Commands, add_command, add_spreadsheet_safe, given_options
+from faceaffect.cli.arguments import (
+    Commands,
+    add_command,
+    add_dry_run,
+    add_send_faces,
+    add_spreadsheet_safe,
+    given_options,
+)
 
 
 def add(commands: Commands) -> None:
@@ -51,6 +58,8 @@ def add(commands: Commands) -> None:
         help="show pictures of people in the report; drawn faces are always shown",
     )
     add_spreadsheet_safe(parser)
+    add_dry_run(parser)
+    add_send_faces(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
     for source in args.sources:  # wrong words are found before heavy packages are imported
         if source in list_recipes() or not Path(source).is_dir():
             load_recipe(source, args.overrides)
+    if args.dry_run:
+        from faceaffect.runs.dry import only_plan
+
+        only_plan(args.sources, args.overrides)
+        return 0
     from faceaffect.evaluation.compare import compare
 
     folder = compare(

@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceaffect.cli.arguments import Commands, add_command, add_finding, check_source
+from faceaffect.cli.arguments import (
+    Commands,
+    add_command,
+    add_finding,
+    add_send_faces,
+    check_source,
+)
 
 if TYPE_CHECKING:
     from faceaffect.prediction.predictor import Predictor
@@ -25,6 +31,7 @@ def add(commands: Commands) -> None:
         help="0.0.0.0 lets others in, who may then ask the models about any picture",
     )
     add_finding(parser)
+    add_send_faces(parser)
 
 
 def run(args: argparse.Namespace) -> int:

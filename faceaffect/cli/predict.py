@@ -7,6 +7,7 @@ from faceaffect.cli.arguments import (
     Commands,
     add_command,
     add_finding,
+    add_send_faces,
     add_source,
     check_source,
 )
@@ -35,6 +36,7 @@ def add(commands: Commands) -> None:
         "--faces", choices=("all", "largest"), default="all", help="which faces of a picture"
     )
     add_finding(parser)
+    add_send_faces(parser)
     parser.add_argument(
         "--fps", type=float, metavar="N", help="looks a second at a video; else every frame"
     )

@@ -5,7 +5,9 @@ import argparse
 from faceaffect.cli.arguments import (
     Commands,
     add_command,
+    add_dry_run,
     add_overrides,
+    add_send_faces,
     add_source,
     add_spreadsheet_safe,
     check_source,
@@ -19,6 +21,8 @@ def add(commands: Commands) -> None:
     add_source(parser)
     add_overrides(parser, "for instance data.name=csv data.root=faces data.protocol=all")
     add_spreadsheet_safe(parser)
+    add_dry_run(parser)
+    add_send_faces(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,6 +31,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.source not in list_recipes():
         check_source(args.source)
+    if args.dry_run:
+        from faceaffect.runs.dry import only_plan
+
+        only_plan([args.source], args.overrides)
+        return 0
     from faceaffect.runs.train import evaluate
 
     evaluate(args.source, args.overrides, spreadsheet_safe=args.spreadsheet_safe)

@@ -2,7 +2,13 @@
 
 import argparse
 
-from faceaffect.cli.arguments import Commands, add_command, add_recipe, add_spreadsheet_safe
+from faceaffect.cli.arguments import (
+    Commands,
+    add_command,
+    add_recipe,
+    add_send_faces,
+    add_spreadsheet_safe,
+)
 
 
 def add(commands: Commands) -> None:
@@ -17,6 +23,7 @@ def add(commands: Commands) -> None:
         help="go on with the newest unfinished run of the same recipe",
     )
     add_spreadsheet_safe(parser)
+    add_send_faces(parser)
 
 
 def run(args: argparse.Namespace) -> int:

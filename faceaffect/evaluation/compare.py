@@ -320,8 +320,9 @@ def _measure(
         own = runs[entrant.name]
         checkpoint = own[0] / "checkpoints" / "best.ckpt"
         size = agreement.full_section(entrant.recipes[0]["data"])["image_size"]
-        if not registry.get("models", entrant.recipes[0]["model"]["name"]).has_cost:
-            warnings.append(f"{entrant.name}: its answers were made elsewhere, at an unknown cost")
+        kind = registry.get("models", entrant.recipes[0]["model"]["name"])
+        if not kind.has_cost:
+            warnings.append(f"{entrant.name}: {kind.unknown_cost}")
             costs[entrant.name] = {**cost.EMPTY, **_NO_TRAINING}
             continue
         try:

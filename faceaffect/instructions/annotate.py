@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from faceaffect.data.base import create_data
 from faceaffect.errors import DataError, RecipeError, printable
-from faceaffect.instructions.conversations import annotate, refusals_beside
+from faceaffect.instructions.conversations import annotate, plan, refusals_beside
 from faceaffect.instructions.endpoint import Endpoint
 from faceaffect.instructions.formats import Format, read_items, write_conversations
 from faceaffect.instructions.items import (
@@ -34,6 +34,7 @@ def annotate_recipe(
     part: Literal["train", "val"] = "train",
     kinds: Sequence[Kind] = KINDS,
     style: Literal["jsonl", "llava", "llama_factory"] = "jsonl",
+    dry_run: bool = False,
 ) -> int:
     """Write instruction items about one part of a recipe's data; return how many the file holds.
 
@@ -46,9 +47,11 @@ def annotate_recipe(
         kinds: which templates.
         style: ours, one item a line, or the JSON of LLaVA or LLaMA-Factory; with an endpoint the
             lines are kept beside it, in ``path`` with the suffix ``.jsonl``.
+        dry_run: with an endpoint: say what would be asked, and ask and write nothing.
 
     Raises:
-        RecipeError: an unknown kind, or a file name that does not fit the style.
+        RecipeError: an unknown kind, a file name that does not fit the style, or pictures would
+            leave the machine and nobody said that they may.
         DataError: the data is wrong, the endpoint cannot be used, another process writes the file,
             or what the file holds would be lost.
     """
@@ -66,12 +69,17 @@ def annotate_recipe(
     data = create_data(**recipe["data"])
     indices = getattr(data.split, part).tolist()
     source = recipe["data"]["name"]
+    if endpoint is not None and dry_run:
+        for line in plan(data.dataset, indices, endpoint, lines).words(endpoint):
+            console.print(line, markup=False)
+        return len(_read_if_there(lines))
     if endpoint is None:
         items = list(write_items(data.dataset, indices, kinds=kinds, part=part, source=source))
         counts = Counter(item.kind for item in items)
         console.print(", ".join(f"{kind}: {count}" for kind, count in counts.items()))
         _check_nothing_is_lost(path, items)
     else:
+        console.print(f"pictures and labels go to {endpoint.url}", markup=False)
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task("asking", total=len(indices))
             result = annotate(
@@ -82,6 +90,7 @@ def annotate_recipe(
             f"{result.written} written, {result.present} were there, "
             f"{result.passed_over} refused at an earlier run and passed over"
         )
+        console.print(result.spent.words(endpoint), markup=False)
         again = refusals_beside(lines)
         _tell(result.refused, f"refused; {again} keeps them from being asked for again")
         _tell(result.unanswered, "without an answer; the same command asks for them again")

@@ -6,27 +6,33 @@ a restart repeats only the requests in flight.
 
 import asyncio
 import unicodedata
-from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from json import JSONDecoder
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
-import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
 from faceaffect.data.dataset import FaceDataset
 from faceaffect.errors import DataError, printable
 from faceaffect.files import Lines
-from faceaffect.instructions.endpoint import Endpoint, EndpointError, Refused, Unanswered
-from faceaffect.instructions.items import Item, Labels, Turn, labels_at
-from faceaffect.progress import console
+from faceaffect.instructions.budget import Plan, Spent
+from faceaffect.instructions.endpoint import (
+    Endpoint,
+    EndpointError,
+    Question,
+    Refused,
+    Unanswered,
+)
+from faceaffect.instructions.items import Item, Labels, Turn, labels_at, read_jsonl
 from faceaffect.scores.mentions import find_mentions, sentences
 from faceaffect.scores.vocabulary import expression_vocabulary
+
+if TYPE_CHECKING:
+    from faceaffect.instructions.client import Client
 
 PROMPT = (
     "The person in the picture shows this facial expression: {expression}.{aus}\n"
@@ -49,6 +55,7 @@ class Result:
         refused: item id to what was wrong with the answer; passed over from now on.
         unanswered: item id to the last error of the endpoint; asked for again at the next run.
         unreadable: item id to why its picture cannot be read; nobody was asked.
+        spent: requests, tokens and money.
     """
 
     written: int = 0
@@ -57,6 +64,7 @@ class Result:
     refused: dict[str, str] = field(default_factory=dict)
     unanswered: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
 
 
 def annotate(
@@ -81,7 +89,8 @@ def annotate(
     Args:
         dataset: labelled faces; of a clip the centre frame is shown.
         indices: samples of one part, never of the test part.
-        endpoint: whom to ask.
+        endpoint: whom to ask, and where answers are kept besides, so that an answer that could not
+            be used is not paid for again either.
         path: the file, for this process alone; a line torn by a crash is cut off.
         part: the part of the samples.
         source: name of the dataset.
@@ -90,11 +99,16 @@ def annotate(
 
     Raises:
         DataError: the part is the test part, or the file is not ours or another process writes it.
-        EndpointError: the address, the model or the key is wrong, or so many items in a row got no
-            answer that the endpoint must be down. What was written stays.
+        EndpointError: the address, the model or the key is wrong, more would be spent than is
+            allowed, or so many items in a row got no answer that the endpoint must be down. What
+            was written stays.
+        RecipeError: pictures would leave the machine, and nobody said that they may.
     """
     if part == "test":
         raise DataError("conversations about test samples would leak their labels into training")
+    endpoint.check_sending()
+    from faceaffect.instructions.client import work_off  # an extra
+
     path = Path(path)
     with ExitStack() as files:
         lines = files.enter_context(Lines(path, Item.from_dict, '{"id": "'))
@@ -108,8 +122,24 @@ def annotate(
             run.result.passed_over += name in before
             if name not in done | before and labels_at(dataset, index).expression is not None:
                 todo.append(index)
-        _run_to_its_end(run.all(todo))
+        work_off(endpoint, run.result.spent, todo, run.one)
     return run.result
+
+
+def plan(dataset: FaceDataset, indices: Iterable[int], endpoint: Endpoint, path: Path) -> Plan:
+    """Return what :func:`annotate` would ask, without asking or writing anything."""
+    done = {item.id for item in read_jsonl(path)} if path.exists() else set()
+    found = Plan()
+    for index in indices:
+        labels = labels_at(dataset, index)
+        if labels.expression is None or str(dataset.samples.id[index]) in done:
+            continue
+        try:
+            picture, _ = _picture(dataset, index)
+        except _Unreadable:
+            continue
+        found.add(endpoint, [Question(_filled(PROMPT, labels), (picture,))])
+    return found
 
 
 def refusals_beside(path: Path) -> Path:
@@ -181,63 +211,41 @@ class _Run:
     result: Result = field(default_factory=Result)
     in_a_row: int = 0
 
-    async def all(self, indices: Iterable[int]) -> None:
-        """Ask for some items, several at a time; what is in flight at an end is kept."""
-        self.stop = asyncio.Event()
-        waiting = iter(indices)
-        async with self.endpoint.client() as client:
-            some = [self._in_turn(client, waiting) for _ in range(self.endpoint.parallel)]
-            tasks = [asyncio.create_task(one) for one in some]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            except asyncio.CancelledError:  # by Ctrl-C
-                console.print("waiting for what is in flight; Ctrl-C again gives it up")
-                raise
-            finally:
-                self.stop.set()
-                await asyncio.wait(tasks)
-        for error in [task.exception() for task in tasks]:
-            if error is not None:
-                raise error
+    async def one(self, client: "Client", index: int) -> None:
+        """Ask for one item and note what became of it."""
+        name = str(self.dataset.samples.id[index])
+        try:
+            item = await self._ask(client, index, name)
+        except Refused as error:
+            self.refusals.append({"id": name, "reason": str(error)})
+            self.result.refused[name] = str(error)
+            self.in_a_row = 0  # an endpoint that refuses is there
+        except Unanswered as error:
+            self.result.unanswered[name] = str(error)
+            self._give_up(client, str(error))
+        except _Unreadable as error:
+            self.result.unreadable[name] = str(error)
+        else:
+            self.lines.append(asdict(item))
+            self.result.written += 1
+            self.in_a_row = 0
+        if self.progress is not None:
+            self.progress(1)
 
-    async def _in_turn(self, client: httpx2.AsyncClient, waiting: Iterable[int]) -> None:
-        for index in waiting:
-            if self.stop.is_set():
-                return
-            name = str(self.dataset.samples.id[index])
-            try:
-                item = await self._ask(client, index, name)
-            except Refused as error:
-                self.refusals.append({"id": name, "reason": str(error)})
-                self.result.refused[name] = str(error)
-                self.in_a_row = 0  # an endpoint that refuses is there
-            except Unanswered as error:
-                self.result.unanswered[name] = str(error)
-                self._give_up(str(error))
-            except _Unreadable as error:
-                self.result.unreadable[name] = str(error)
-            else:
-                self.lines.append(asdict(item))
-                self.result.written += 1
-                self.in_a_row = 0
-            if self.progress is not None:
-                self.progress(1)
-
-    async def _ask(self, client: httpx2.AsyncClient, index: int, name: str) -> Item:
+    async def _ask(self, client: "Client", index: int, name: str) -> Item:
         labels = labels_at(self.dataset, index)
-        expression, question = labels.expression or "", _filled(self.prompt, labels)
-        jpeg, modality = await asyncio.to_thread(_jpeg, self.dataset, index)
-        turns = await self.endpoint.persist(
-            client, question, jpeg, lambda text: read_turns(text, expression), self.stop
-        )
+        expression = labels.expression or ""
+        picture, modality = await asyncio.to_thread(_picture, self.dataset, index)
+        question = Question(_filled(self.prompt, labels), (picture,))
+        turns = await client.persist(question, lambda text: read_turns(text, expression))
         media = "" if self.dataset.path(index) is None else name
         item = Item(name, "conversation", turns, media, modality)
         return replace(item, source=self.source, part=self.part, label=expression)
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, client: "Client", reason: str) -> None:
         """Stop where so many items got no answer that the endpoint must be down."""
         self.in_a_row += 1
-        if self.in_a_row >= max(8, 2 * self.endpoint.parallel) and not self.stop.is_set():
+        if self.in_a_row >= max(8, 2 * self.endpoint.parallel) and not client.stop.is_set():
             raise EndpointError(
                 f"{self.endpoint.url}: {self.in_a_row} items got no answer one after another, the "
                 f"last with: {reason}. {self.result.written} were written; start again to go on"
@@ -248,16 +256,15 @@ class _Unreadable(Exception):
     """The picture cannot be read here, so that nobody was asked."""
 
 
-def _jpeg(dataset: FaceDataset, index: int) -> tuple[bytes, Literal["image", "video"]]:
-    """Return a sample, or the centre frame of a clip, as a JPEG file, and which of them it was."""
+def _picture(
+    dataset: FaceDataset, index: int
+) -> tuple[NDArray[np.uint8], Literal["image", "video"]]:
+    """Return a sample, or the centre frame of a clip, and which of them it was."""
     try:
-        image = dataset.load(index).image
+        image: NDArray[np.uint8] = dataset.load(index).image
     except (DataError, OSError) as error:
         raise _Unreadable(str(error)) from None
-    clip = image.ndim == 4
-    frame: NDArray[np.uint8] = image[len(image) // 2] if clip else image
-    jpeg = cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]))[1]
-    return bytes(jpeg), "video" if clip else "image"
+    return (image[len(image) // 2], "video") if image.ndim == 4 else (image, "image")
 
 
 def _filled(prompt: str, labels: Labels) -> str:
@@ -265,14 +272,3 @@ def _filled(prompt: str, labels: Labels) -> str:
     return prompt.format(
         expression=labels.expression, aus=f" Active action units: {names}." if names else ""
     )
-
-
-def _run_to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine; in a notebook, which has a loop of its own, in a thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, work).result()

@@ -1,31 +1,33 @@
-"""A vision-language model behind an OpenAI-compatible endpoint, and what its answers are worth.
+"""A vision-language model behind an OpenAI-compatible endpoint: where it is, and what it is asked.
 
-Gemini, vLLM and Ollama speak this protocol. Nothing that a server sends is trusted: an answer has a
-deadline and a size, a redirect is not followed, and what is told of an answer can be printed.
+OpenAI, Gemini, vLLM and Ollama speak this protocol. Pictures leave the machine only where the
+person at the keyboard said so, see :func:`faces_may_leave`.
 """
 
-import asyncio
 import base64
+import hashlib
+import ipaddress
 import json
 import os
-import random
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit
 
-import httpx2
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from faceaffect.errors import DataError, printable
+from faceaffect.errors import DataError, RecipeError, needs_extra, printable
 
-Answer = TypeVar("Answer")
+OPENAI = "api.openai.com"
+"""The host to which ``OPENAI_API_KEY`` belongs."""
 
-MAX_ANSWER = 2**22
-"""Bytes of one answer; a longer one is broken off."""
-
-_RETRIED = (408, 409, 425, 429, *range(500, 600))
-_REFUSED = (400, 413, 415, 422, 451)
-"""The statuses of a request that is answered as such: it is about this picture or this text."""
+_OURS = ("model", "messages", "stream", "n", "response_format", "max_tokens", "temperature")
+_PATCH = 28  # pixels of a side of what Qwen's models make one token of
 
 
 class EndpointError(DataError):
@@ -44,12 +46,31 @@ class Unanswered(Failed):
     """The endpoint is busy, broken or out of reach; another run may have more luck."""
 
 
-class Busy(Exception):
-    """The same request may be answered later, after ``pause`` seconds at the earliest."""
+@dataclass(frozen=True)
+class Price:
+    """What answers cost, in any currency.
 
-    def __init__(self, text: str, pause: float = 0.0) -> None:
-        super().__init__(text)
-        self.pause = pause
+    Args:
+        input: of a million tokens of questions and pictures.
+        output: of a million tokens of answers.
+        request: of one request.
+
+    Raises:
+        EndpointError: less than nothing.
+    """
+
+    input: float = 0.0
+    output: float = 0.0
+    request: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.input, self.output, self.request) < 0:
+            raise EndpointError("price: a price is not less than nothing")
+
+    def of(self, prompt_tokens: float, answer_tokens: float) -> float:
+        """Return what one answer costs."""
+        tokens = prompt_tokens * self.input + answer_tokens * self.output
+        return tokens / 1e6 + self.request
 
 
 @dataclass(frozen=True)
@@ -62,13 +83,17 @@ class Endpoint:
         key_variable: environment variable with the key; empty or unset sends none.
         timeout: seconds for one whole answer, its headers included.
         attempts: requests for one item before it is given up, at least 1.
-        backoff: seconds before the second attempt; doubled for every further one, up to a minute,
-            with jitter. A ``Retry-After`` of the server is obeyed, up to two minutes.
         parallel: requests in flight.
-        max_tokens: of an answer.
+        max_tokens: of an answer; None leaves it to the server.
+        temperature: None leaves it to the server.
+        detail: how closely pictures are looked at, where the server knows that.
+        extra: further settings of the request, such as ``{"reasoning_effort": "low"}``.
+        cache: folder where answers are kept, so that none is paid for twice; None keeps none.
+        price: what answers cost.
+        max_cost: what all answers of a run may cost together, whenever they were paid for.
 
     Raises:
-        EndpointError: the address is none, or a number is not positive.
+        EndpointError: the address is none, or a number is out of range.
     """
 
     url: str
@@ -76,173 +101,169 @@ class Endpoint:
     key_variable: str = "OPENAI_API_KEY"
     timeout: float = 120.0
     attempts: int = 6
-    backoff: float = 1.0
     parallel: int = 4
-    max_tokens: int = 500
+    max_tokens: int | None = 500
+    temperature: float | None = None
+    detail: Literal["low", "high", "auto"] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    cache: Path | None = None
+    price: Price = Price()
+    max_cost: float | None = None
 
     def __post_init__(self) -> None:
-        try:
-            url = httpx2.URL(self.url)
-        except (httpx2.InvalidURL, ValueError):
-            url = httpx2.URL()
-        if url.scheme not in ("http", "https") or not url.host:
+        parts = _parts(self.url)
+        if parts.username or parts.password or parts.query or parts.fragment:
             raise EndpointError(
-                f"{printable(self.url)}: no address of an endpoint; write it as http://HOST:PORT/v1"
+                f"{parts.scheme}://{parts.hostname}: a key does not belong into the address; set "
+                f"the environment variable {self.key_variable or 'that key_variable names'}"
             )
-        if url.userinfo or url.query:
-            raise EndpointError(
-                f"{url.scheme}://{url.host}: a key does not belong into the address; set the "
-                f"environment variable {self.key_variable or 'that key_variable names'}"
-            )
-        if min(self.attempts, self.parallel) < 1 or self.timeout <= 0:
+        if min(self.attempts, self.parallel) < 1 or not self.timeout > 0:
             raise EndpointError(
                 "an endpoint is asked at least once, by at least one request, and has some time"
             )
+        ours = [name for name in _OURS if name in self.extra]
+        if ours:
+            raise EndpointError(f"extra.{ours[0]}: not a further setting of the request")
+        if self.max_cost is not None and self.price == Price():
+            raise EndpointError("max_cost: needs a price, such as price={input: 2.5, output: 10}")
 
     @property
-    def address(self) -> str:
-        """Where requests go."""
-        return f"{self.url.rstrip('/')}/chat/completions"
+    def host(self) -> str:
+        """The name of the machine."""
+        return _parts(self.url).hostname or ""
 
-    def client(self) -> httpx2.AsyncClient:
-        """Return a client that carries the key, to this endpoint alone."""
-        headers = {"Accept-Encoding": "identity"}
-        key = os.environ.get(self.key_variable) if self.key_variable else None
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine, by its name or address."""
+        if self.host == "localhost":
+            return True
         try:
-            return httpx2.AsyncClient(headers=headers, timeout=None, follow_redirects=False)
-        except (UnicodeError, ValueError):
-            raise EndpointError(f"{self.key_variable}: holds characters that no key has") from None
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
-    async def ask(self, client: httpx2.AsyncClient, prompt: str, image: bytes | None) -> str:
-        """Return the text of an answer.
-
-        Args:
-            client: from :meth:`client`.
-            prompt: the question.
-            image: a JPEG file, or None.
+    @property
+    def key(self) -> str:
+        """The key, empty if there is none.
 
         Raises:
-            EndpointError: asking for anything is of no use.
-            Refused: the endpoint answers, and will not talk about this.
-            ValueError: it answers without text.
-            Busy: no connection, it was cut, timed out, or something else than an endpoint answers,
-                such as a proxy with a page of its own.
+            EndpointError: it holds what no key holds.
         """
-        content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
-        if image is not None:
-            url = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
-            content.append({"type": "image_url", "image_url": {"url": url}})
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self.max_tokens,
-        }
-        try:
-            async with asyncio.timeout(self.timeout):  # for all of it, not for each piece
-                response, data = await _post(client, self.address, body)
-        except TimeoutError:
-            raise Busy(f"no whole answer within {self.timeout:g} s") from None
-        except (httpx2.HTTPError, OSError) as error:
-            raise Busy(f"{type(error).__name__}: {printable(str(error))}") from None
-        _check(self.address, response, data)
-        return _text(data)
+        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise EndpointError(f"{self.key_variable}: holds characters that no key has")
+        return key
 
-    async def persist(
-        self,
-        client: httpx2.AsyncClient,
-        prompt: str,
-        image: bytes | None,
-        read: Callable[[str], Answer],
-        stop: asyncio.Event,
-    ) -> Answer:
-        """Ask until an answer can be read, as often as the endpoint's bounds allow.
+    def without_key(self, text: str) -> str:
+        """Return a text of the server's for a message, without the key if it repeats it."""
+        key = self.key
+        return printable(text.replace(key, f"({self.key_variable})") if key else text)
 
-        Args:
-            client: from :meth:`client`.
-            prompt: the question.
-            image: a JPEG file, or None.
-            read: makes of the text what is wanted; raises ValueError if it cannot.
-            stop: when it is set, nothing is asked again.
+    def check_sending(self) -> None:
+        """See that pictures may go there, and that the client is installed.
 
         Raises:
-            EndpointError: asking for anything is of no use.
-            Refused: the endpoint will not talk about this, or never says what can be read.
-            Unanswered: it is busy, broken or out of reach, or the run was stopped.
+            RecipeError: they leave the machine, and nobody said that they may; no client.
         """
-        for attempt in range(self.attempts):
-            pause = min(self.backoff * 2**attempt, 60.0) * random.uniform(0.75, 1.25)
-            kind: type[Failed] = Unanswered
-            try:
-                return read(await self.ask(client, prompt, image))
-            except Busy as error:
-                last, pause = str(error), max(pause, error.pause)
-            except ValueError as error:
-                last, kind = str(error), Refused
-            if attempt + 1 < self.attempts and await _is_set_within(stop, pause):
-                raise Unanswered("the run was stopped")
-        raise kind(f"given up after {self.attempts} attempts: {last}")
+        if find_spec("openai") is None:
+            raise RecipeError(needs_extra("an endpoint", "openai", "endpoint"))
+        if not self.is_here and not _permissions:
+            raise RecipeError(
+                f"pictures of people would leave this machine for {self.host}; say --send-faces "
+                "if they may (in Python: with faceaffect.faces_may_leave(): ...)"
+            )
 
 
-async def _post(
-    client: httpx2.AsyncClient, address: str, body: dict[str, Any]
-) -> tuple[httpx2.Response, bytes]:
-    """Send a request and return the response with its body, as it came."""
-    data = bytearray()
-    async with client.stream("POST", address, json=body) as response:
-        async for piece in response.aiter_raw():  # nothing is unpacked: no encoding was asked for
-            data += piece
-            if len(data) > MAX_ANSWER:
-                raise Busy(f"an answer of more than {MAX_ANSWER >> 20} MB")
-    return response, bytes(data)
+_permissions: list[bool] = []  # of the process, since pages answer in other threads
 
 
-def _check(address: str, response: httpx2.Response, data: bytes) -> None:
-    """Raise what the status of a response means, if it is no success."""
-    code = response.status_code
-    if 200 <= code < 300:
-        return
-    said = printable(f"{code} {response.reason_phrase}: {data[:300].decode(errors='replace')}")
-    if 300 <= code < 400:
-        place = printable(response.headers.get("Location", "nowhere"), 200)
-        raise EndpointError(
-            f"{address} sends its visitors on ({code}) to {place}. Nothing was asked there; if you "
-            "trust that address, give it as --url"
-        )
-    if code in _RETRIED:
-        raise Busy(said, _retry_after(response))
-    if code in _REFUSED:
-        raise Refused(said)
-    raise EndpointError(f"{address}: {said}")
-
-
-def _text(data: bytes) -> str:
-    """Return the text of a chat completion."""
+@contextmanager
+def faces_may_leave() -> Iterator[None]:
+    """Let pictures of people go to endpoints on other machines within; no recipe can do so."""
+    _permissions.append(True)
     try:
-        completion = json.loads(data)
-    except RecursionError:
-        raise ValueError("a completion that nests too deep") from None
+        yield
+    finally:
+        _permissions.pop()
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked in one request.
+
+    Attributes:
+        prompt: in words.
+        pictures: each (H, W, 3) uint8 RGB; they stand before the words.
+        system: what the model is told first, empty for nothing.
+        schema: of the JSON that the answer has to be; None for free words.
+    """
+
+    prompt: str
+    pictures: tuple[NDArray[np.uint8], ...] = ()
+    system: str = ""
+    schema: Mapping[str, Any] | None = None
+
+    def digest(self, endpoint: Endpoint, draw: int = 0) -> str:
+        """Return what tells this question to this model, with all settings, from all others.
+
+        Args:
+            endpoint: which model is asked, in which way.
+            draw: number of the answer, where a question is asked again for another one.
+        """
+        told = [endpoint.url.rstrip("/"), self.request(endpoint, shown=False), draw]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for picture in self.pictures:
+            digest.update(repr(picture.shape).encode())
+            digest.update(np.ascontiguousarray(picture).tobytes())
+        return digest.hexdigest()
+
+    def request(self, endpoint: Endpoint, *, shown: bool = True) -> dict[str, Any]:
+        """Return the request's settings; not ``shown``, without the pictures."""
+        pictures = [_part(picture, endpoint.detail, shown) for picture in self.pictures]
+        messages: list[dict[str, Any]] = []
+        if self.system:
+            messages.append({"role": "system", "content": self.system})
+        said = {"type": "text", "text": self.prompt}
+        messages.append({"role": "user", "content": [*pictures, said]})
+        settings: dict[str, Any] = {"model": endpoint.model, "messages": messages}
+        settings |= {"max_tokens": endpoint.max_tokens, "temperature": endpoint.temperature}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        if self.schema is not None:
+            form = {"name": "answer", "strict": True, "schema": self.schema}
+            settings["response_format"] = {"type": "json_schema", "json_schema": form}
+        return settings | ({"extra_body": dict(endpoint.extra)} if endpoint.extra else {})
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens it is: four letters each, and 28 x 28 pixels."""
+        sides = [[-(-side // _PATCH) for side in picture.shape[:2]] for picture in self.pictures]
+        words = len(self.prompt) + len(self.system)
+        words += len(json.dumps(self.schema)) if self.schema else 0
+        return 8 + words // 4 + sum(int(rows * columns) + 2 for rows, columns in sides)
+
+
+def _part(picture: NDArray[np.uint8], detail: str | None, shown: bool) -> dict[str, Any]:
+    """Return a picture as a part of a message: a PNG file, which loses nothing."""
+    url: dict[str, Any] = {"detail": detail} if detail else {}
+    if shown:
+        png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes()
+        url["url"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return {"type": "image_url", "image_url": url}
+
+
+def _parts(url: str) -> SplitResult:
+    """Return the parts of an address.
+
+    Raises:
+        EndpointError: it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
     except ValueError:
-        shown = printable(data[:80].decode(errors="replace"))
-        raise Busy(f"no chat completion: {shown}") from None
-    try:
-        text = completion["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"no answer in the completion: {printable(repr(error))}") from None
-    if not isinstance(text, str):
-        raise ValueError("an answer without text")
-    return text
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    value = response.headers.get("Retry-After", "")
-    return min(float(value), 120.0) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value) else 0.0
-
-
-async def _is_set_within(stop: asyncio.Event, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
+        raise EndpointError(
+            f"{printable(url)}: no address of an endpoint; write it as http://HOST:PORT/v1"
+        )
+    return parts

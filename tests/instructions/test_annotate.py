@@ -23,7 +23,13 @@ from squares import SCHEMA, Faces
 
 
 def quick(url: str, **changes: Any) -> Endpoint:
-    return Endpoint(url, "toy", **{"backoff": 0.001, "timeout": 5.0, **changes})
+    return Endpoint(url, "toy", **{"timeout": 5.0, **changes})
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client ask again without a pause, where the server names none."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
 
 
 def test_annotates_every_readable_sample_once(serve: Any, tmp_path: Path) -> None:
@@ -44,7 +50,7 @@ def test_annotates_every_readable_sample_once(serve: Any, tmp_path: Path) -> Non
     assert items["0/0"].turns == [("How is the person?", "It shows.")]
     assert items["0/0"].label in SCHEMA.expressions
     content = seen[0]["messages"][0]["content"]
-    assert content[1]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert content[0]["image_url"]["url"].startswith("data:image/png;base64,")
     again = annotate(Faces(), range(12), quick(serve(reply)), out)
     assert (again.written, again.present, len(seen)) == (0, 10, 10)
 

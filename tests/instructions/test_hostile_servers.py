@@ -14,8 +14,9 @@ import pytest
 from faceaffect.cli import main
 from faceaffect.errors import DataError
 from faceaffect.files import Lines
+from faceaffect.instructions.client import MAX_ANSWER
 from faceaffect.instructions.conversations import annotate, refusals_beside
-from faceaffect.instructions.endpoint import MAX_ANSWER, Endpoint, EndpointError
+from faceaffect.instructions.endpoint import Endpoint, EndpointError
 from faceaffect.instructions.formats import read_items
 from faceaffect.instructions.items import read_jsonl
 from servers import GOOD, completion, send
@@ -26,7 +27,7 @@ SMALL = ["data.n=60", "data.subjects=20", "data.cache=null"]
 
 
 def quick(url: str, **changes: Any) -> Endpoint:
-    return Endpoint(url, "toy", **{"backoff": 0.001, "timeout": 5.0, "attempts": 1, **changes})
+    return Endpoint(url, "toy", **{"timeout": 5.0, "attempts": 1, **changes})
 
 
 @pytest.mark.parametrize("code", [300, 301, 302, 303, 307, 308])
