@@ -12,6 +12,8 @@ from faceaffect.cli.arguments import (
 )
 from faceaffect.errors import RecipeError, harmless
 
+STYLES = ("jsonl", "llava", "llama_factory", "trl", "swift")
+
 
 def add(commands: Commands) -> None:
     """Declare the command."""
@@ -19,7 +21,7 @@ def add(commands: Commands) -> None:
     add_recipe(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
     parser.add_argument("--part", choices=("train", "val"), default="train")
-    parser.add_argument("--style", choices=("jsonl", "llava", "llama_factory"), default="jsonl")
+    parser.add_argument("--style", choices=STYLES, default="jsonl", help="whose form")
     parser.add_argument("--url", help="OpenAI-compatible endpoint, else templates are written")
     parser.add_argument("--model", help="the model's name at the endpoint")
     parser.add_argument("--parallel", type=int, default=4, help="requests in flight")

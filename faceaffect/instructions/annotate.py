@@ -13,7 +13,7 @@ from faceaffect.data.base import create_data
 from faceaffect.errors import DataError, RecipeError, printable
 from faceaffect.instructions.conversations import annotate, plan, refusals_beside
 from faceaffect.instructions.endpoint import Endpoint
-from faceaffect.instructions.formats import Format, read_items, write_conversations
+from faceaffect.instructions.formats import LINES, Format, read_items, write_conversations
 from faceaffect.instructions.items import (
     KINDS,
     Item,
@@ -33,7 +33,7 @@ def annotate_recipe(
     endpoint: Endpoint | None = None,
     part: Literal["train", "val"] = "train",
     kinds: Sequence[Kind] = KINDS,
-    style: Literal["jsonl", "llava", "llama_factory"] = "jsonl",
+    style: Literal["jsonl"] | Format = "jsonl",
     dry_run: bool = False,
 ) -> int:
     """Write instruction items about one part of a recipe's data; return how many the file holds.
@@ -45,8 +45,8 @@ def annotate_recipe(
         endpoint: whom to ask for conversations; None writes templates.
         part: never the test part.
         kinds: which templates.
-        style: ours, one item a line, or the JSON of LLaVA or LLaMA-Factory; with an endpoint the
-            lines are kept beside it, in ``path`` with the suffix ``.jsonl``.
+        style: ours, one item a line, or that of another tool; with an endpoint our lines are kept
+            beside it, in ``path`` with the suffix ``.jsonl``, of files of lines ``.items.jsonl``.
         dry_run: with an endpoint: say what would be asked, and ask and write nothing.
 
     Raises:
@@ -58,12 +58,7 @@ def annotate_recipe(
     for kind in kinds:
         if kind not in KINDS:
             raise RecipeError(f"kinds: '{kind}' is not one of {', '.join(KINDS)}")
-    if style != "jsonl" and path.suffix == ".jsonl":
-        raise RecipeError(
-            f"{path}: style {style} is one JSON list, not lines, and the lines of an endpoint's "
-            f"answers are kept in a .jsonl file beside it; name it {path.with_suffix('.json').name}"
-        )
-    lines = path if style == "jsonl" else path.with_suffix(".jsonl")
+    lines = _own_lines(path, style)
     if endpoint is not None and lines != path:
         _check_nothing_is_lost(path, _read_if_there(lines))
     data = create_data(**recipe["data"])
@@ -98,8 +93,28 @@ def annotate_recipe(
         items = _read_if_there(lines)
     if style == "jsonl":
         return len(items) if endpoint is not None else write_jsonl(path, items)
-    form: Format = style
-    return write_conversations(path, items, form)
+    return write_conversations(path, items, style)
+
+
+def _own_lines(path: Path, style: str) -> Path:
+    """Return where the lines of an endpoint's answers are kept.
+
+    Raises:
+        RecipeError: the name of the file does not fit the style.
+    """
+    if style == "jsonl":
+        return path
+    if style in LINES:
+        if path.suffix != ".jsonl":
+            name = path.with_suffix(".jsonl").name
+            raise RecipeError(f"{path}: style {style} is lines of JSON; name it {name}")
+        return path.with_suffix(".items.jsonl")
+    if path.suffix == ".jsonl":
+        raise RecipeError(
+            f"{path}: style {style} is one JSON list, not lines, and the lines of an endpoint's "
+            f"answers are kept in a .jsonl file beside it; name it {path.with_suffix('.json').name}"
+        )
+    return path.with_suffix(".jsonl")
 
 
 def _read_if_there(path: Path) -> list[Item]:

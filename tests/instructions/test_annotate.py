@@ -273,13 +273,19 @@ def test_garbage_and_leaking_questions_are_refused(text: str) -> None:
 
 def test_annotate_writes_templates_of_a_recipes_training_part(tmp_path: Path) -> None:
     small = ["data.n=60", "data.subjects=20", "data.cache=null"]
-    for style, name in (("jsonl", "x.jsonl"), ("llava", "x.json"), ("llama_factory", "y.json")):
+    names = {"jsonl": "x.jsonl", "llava": "x.json", "llama_factory": "y.json", "trl": "y.jsonl",
+             "swift": "z.jsonl"}  # fmt: skip
+    for style, name in names.items():
         out = tmp_path / name
         command = ["annotate", "mini_probe", "--out", str(out), "--style", style, *small]
         assert main(command) == 0
     items = read_items(tmp_path / "x.jsonl")
     assert read_items(tmp_path / "x.json") == items
     assert read_items(tmp_path / "y.json") == items
+    assert read_items(tmp_path / "y.jsonl") == read_items(tmp_path / "z.jsonl") == items
+    assert (
+        main(["annotate", "mini_probe", "--out", str(tmp_path / "w.json"), "--style", "trl"]) == 2
+    )
     assert {item.kind for item in items} == set(KINDS)
     assert {item.part for item in items} == {"train"}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from faceaffect.errors import DataError
-from faceaffect.instructions.formats import read_items, write_conversations
+from faceaffect.instructions.formats import LINES, read_items, write_conversations
 from faceaffect.instructions.items import (
     KINDS,
     Item,
@@ -91,14 +91,28 @@ def test_items_depend_on_seed_and_index_alone(tmp_path: Path) -> None:
     assert {item.kind for item in tested} == {"expression", "au", "va"}
 
 
-@pytest.mark.parametrize("style", ["llava", "llama_factory"])
+@pytest.mark.parametrize("style", ["llava", "llama_factory", "trl", "swift"])
 @pytest.mark.parametrize("modality", ["image", "video"])
-def test_both_formats_round_trip(style: Any, modality: Any, tmp_path: Path) -> None:
+def test_formats_round_trip(style: Any, modality: Any, tmp_path: Path) -> None:
     turns = [("What is it?", "joy"), ("Sure?", "yes")]
     items = [Item("a/b", "conversation", turns, "a/b", modality, "raf", "train", "joy\u2028")]
-    assert write_conversations(tmp_path / "x.json", items, style) == 1
-    assert read_items(tmp_path / "x.json") == items
-    record = json.loads((tmp_path / "x.json").read_text())[0]
+    items.append(Item("c", "au", [("Q\x85", "A")]))
+    file = tmp_path / ("x.jsonl" if style in LINES else "x.json")
+    assert write_conversations(file, items, style) == 2
+    assert read_items(file) == items
+    text = file.read_bytes().decode()
+    record = json.loads(text.split("\n")[0]) if style in LINES else json.loads(text)[0]
+    if style == "trl":
+        asked = {
+            "role": "user",
+            "content": [{"type": modality}, {"type": "text", "text": turns[0][0]}],
+        }
+        assert record["messages"][0] == asked
+        assert record["messages"][1]["content"] == [{"type": "text", "text": "joy"}]
+        assert record[f"{modality}s"] == ["a/b"]
+        return
+    if style == "swift":
+        assert record["messages"][0] == {"role": "user", "content": f"<{modality}>What is it?"}
     if style == "llava":
         assert record["conversations"][0] == {
             "from": "human",
@@ -128,6 +142,57 @@ def test_files_of_others_are_read(tmp_path: Path) -> None:
     assert first.id == first.media == "i/1.png"
     assert second.turns == [("Q", "A")]
     assert second.modality == "video"
+
+
+def message(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+PARTS = [{"type": "image"}, {"type": "text", "text": "Which?"}]
+SAID = message("assistant", [{"type": "text", "text": "fear"}])
+FOREIGN: list[tuple[str, dict[str, Any]]] = [
+    ("trl", {"messages": [message("user", PARTS), SAID], "images": ["i/1.png"]}),
+    ("trl prompt", {"prompt": [message("user", PARTS)], "completion": [SAID], "image": "i/1.png"}),
+    ("trl words", {"prompt": "Which?", "completion": "fear", "images": ["i/1.png"]}),
+    ("openai", {"messages": [
+        message("user", [{"type": "image_url", "image_url": {"url": "file://i/1.png"}}, PARTS[1]]),
+        message("assistant", "fear")]}),
+    ("qwen", {"messages": [
+        message("system", "Be kind."),
+        message("user", [{"type": "image", "image": "i/1.png"}, PARTS[1]]), SAID]}),
+    ("swift", {"messages": [message("user", "<image>Which?"), message("assistant", "fear")],
+               "images": [{"bytes": None, "path": "i/1.png"}], "solution": "fear"}),
+    ("swift query", {"query": "<image>Which?", "response": "fear", "images": ["i/1.png"]}),
+    ("llava", {"image": "i/1.png", "conversations": [
+        {"from": "human", "value": "<image>\\nWhich?"}, {"from": "gpt", "value": "fear"}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_messages_of_others_are_read_as_what_they_are(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"x.{ending}"
+    records = [record for _, record in FOREIGN]
+    text = "\n".join(map(json.dumps, records)) if ending == "jsonl" else json.dumps(records)
+    file.write_text(text.replace("\\\\n", "\\n"))
+    items = read_items(file)
+    for (name, _), item in zip(FOREIGN, items, strict=True):
+        assert item == Item("i/1.png", "conversation", [("Which?", "fear")], "i/1.png"), name
+
+
+@pytest.mark.parametrize("record", [
+    {"messages": [message("user", "Q"), message("assistant", None)], "id": "a"},
+    {"messages": [message("user", "Q")], "images": ["i/1.png"], "solution": "fear"},
+    {"messages": [message("user", "Q"), message("tool", "A")], "id": "a"},
+    {"messages": [message("user", PARTS), SAID], "images": ["i/1.png", "i/2.png"]},
+    {"messages": [message("user", PARTS), SAID], "images": ["data:image/png;base64,AAAA"]},
+    {"messages": [message("user", PARTS), SAID]}, {"messages": "Q"}, {"prompt": "Q"},
+    {"messages": [3]}, {"query": "Q"}, {"nothing": 1},
+])  # fmt: skip
+def test_lines_that_are_no_dialogue_are_named(record: dict[str, Any], tmp_path: Path) -> None:
+    right = json.dumps(FOREIGN[0][1])
+    (tmp_path / "x.jsonl").write_text(f"{right}\n{json.dumps(record)}\n")
+    with pytest.raises(DataError, match=r"x\.jsonl:2: no instruction item"):
+        read_items(tmp_path / "x.jsonl")
 
 
 @pytest.mark.parametrize(("text", "says"), [
