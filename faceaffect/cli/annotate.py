@@ -26,8 +26,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--model", help="the model's name at the endpoint")
     parser.add_argument("--parallel", type=int, default=4, help="requests in flight")
     parser.add_argument(
-        "--cache", type=Path, default=Path("runs/answers"), metavar="FOLDER",
-        help="where answers are kept, so that none is paid for twice (runs/answers)",
+        "--cache", type=Path, metavar="FOLDER",
+        help="where answers are kept, so that none is paid for twice; else runs/answers",
     )  # fmt: skip
     parser.add_argument(
         "--price", type=float, nargs=2, default=(0, 0), metavar=("IN", "OUT"),
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
         raise RecipeError("annotate: --dry-run is about what an endpoint would be asked (--url)")
     recipe = load_recipe(args.recipe, args.overrides)
     from faceaffect.instructions.annotate import annotate_recipe
-    from faceaffect.instructions.endpoint import Endpoint, Price
+    from faceaffect.instructions.endpoint import Endpoint, Price, answers_folder
 
     endpoint = args.url and Endpoint(
-        args.url, args.model, parallel=args.parallel, cache=args.cache,
+        args.url, args.model, parallel=args.parallel, cache=args.cache or answers_folder(),
         price=Price(*args.price), max_cost=args.max_cost,
     )  # fmt: skip
     count = annotate_recipe(

@@ -174,6 +174,14 @@ class Endpoint:
             )
 
 
+def answers_folder() -> Path:
+    """Return where answers are kept if nothing else is said.
+
+    That is what the variable ``FACEAFFECT_ANSWERS`` names, else ``runs/answers``.
+    """
+    return Path(os.environ.get("FACEAFFECT_ANSWERS") or "runs/answers")
+
+
 _permissions: list[bool] = []  # of the process, since pages answer in other threads
 
 

@@ -22,6 +22,7 @@ from faceaffect.instructions.endpoint import (
     Question,
     Refused,
     Unanswered,
+    answers_folder,
 )
 from faceaffect.models.endpoint_answers import answer_schema, example, read_json_answers
 from faceaffect.models.vlm.prompts import Asker, Prompts
@@ -62,7 +63,8 @@ class EndpointModel(AffectModule):
         parallel: requests in flight.
         timeout: seconds for one whole answer.
         attempts: requests for one answer before it is given up.
-        cache: folder where answers are kept.
+        cache: folder where answers are kept; absent, what ``FACEAFFECT_ANSWERS`` names, else
+            ``runs/answers``. That of a checkpoint is not used: files choose no place to write.
         price: what answers cost: ``input`` and ``output`` of a million tokens, ``request`` of one.
         max_cost: what all answers of a test may cost together, whenever they were paid for.
 
@@ -94,7 +96,7 @@ class EndpointModel(AffectModule):
         parallel: int = 8,
         timeout: float = 120.0,
         attempts: int = 6,
-        cache: str = "runs/answers",
+        cache: str | None = None,
         price: Annotated[dict[str, Any], Options(Price)] = {},  # noqa: B006
         max_cost: float | None = None,
     ) -> None:
@@ -108,10 +110,11 @@ class EndpointModel(AffectModule):
                     f"model.prompts.{task}.form: answers: {answers} knows "
                     f"{', '.join(_FORMS[answers])}"
                 )
+        kept = answers_folder() if cache is None else Path(cache)
         try:
             self.endpoint = Endpoint(
                 url, model, "", timeout, attempts, parallel, max_tokens, temperature, detail,
-                extra, Path(cache), Price(**price), max_cost,
+                extra, kept, Price(**price), max_cost,
             )  # fmt: skip
         except EndpointError as error:
             raise RecipeError(f"model: {error}") from None

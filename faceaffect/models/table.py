@@ -12,6 +12,7 @@ from torch import Tensor
 from faceaffect.data.batch import FaceBatch
 from faceaffect.data.cells import read_cells
 from faceaffect.errors import DataError, RecipeError, unknown
+from faceaffect.models.table_evaluators import is_results, read_results
 from faceaffect.models.table_forms import FORMS, Found, find_columns
 from faceaffect.module import AffectModule
 from faceaffect.schema import LabelSchema
@@ -30,7 +31,8 @@ class Table(AffectModule):
     Args:
         schema: of the data; what the table has no column for is left out.
         file: the table (CSV, TSV or Parquet), or a folder of tables, one for each picture or video,
-            as OpenFace writes them.
+            as OpenFace writes them; or what lmms-eval, VLMEvalKit or FERBench made of a task of
+            ``faceaffect export``, a file or a folder of them.
         columns: whose form the table has, or which column holds what: names of AUs, expressions,
             ``valence``, ``arousal`` and ``id`` to columns. ``auto`` looks for all known forms.
         au_threshold: AUs are intensities 0 to 5 that count as positive from here on; absent,
@@ -60,12 +62,15 @@ class Table(AffectModule):
         if isinstance(columns, str) and columns not in FORMS:
             raise RecipeError(unknown("model.columns", columns, FORMS))
         asked = schema if isinstance(schema, LabelSchema) else LabelSchema.from_dict(schema)
-        cells = read_answers(Path(file))
+        place = Path(file)
+        results = place.exists() and is_results(place)
+        cells = read_results(place, asked) if results else read_answers(place)
         found = find_columns(cells, asked, columns, file)
         super().__init__(found.schema)
         self._answers = _answers(cells, found, au_threshold, file)
         self.rows = len(self._answers)
         self._places = _by_name(self._answers)
+        self._file, self._found = file, False
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Refuse: a table learns nothing."""
@@ -76,6 +81,7 @@ class Table(AffectModule):
         width = len(self.schema.aus) + len(self.schema.expressions)
         width += 2 * self.schema.valence_arousal
         rows = [self._row(name) for name in batch["id"]]
+        self._found |= any(row is not None for row in rows)
         empty = np.full(width, np.nan)
         values = np.stack([empty if row is None else self._answers[row] for row in rows])
         answers = torch.from_numpy(values).float().to(self.device)
@@ -86,6 +92,23 @@ class Table(AffectModule):
             "va": answers[:, aus + classes :],
         }
         return {task: parts[task] for task in self.schema.tasks}
+
+    def on_test_epoch_start(self) -> None:
+        """Start anew."""
+        super().on_test_epoch_start()
+        self._found = False
+
+    def on_test_epoch_end(self) -> None:
+        """See that the table is about these samples at all.
+
+        Raises:
+            DataError: it has a row for none of them.
+        """
+        if not self._found:
+            raise DataError(
+                f"{self._file}: has a row for none of the test samples; is it about other data?"
+            )
+        super().on_test_epoch_end()
 
     def _row(self, sample: str) -> str | None:
         """Return the table's name of a sample, None if it has none."""

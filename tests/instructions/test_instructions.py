@@ -96,7 +96,7 @@ def test_items_depend_on_seed_and_index_alone(tmp_path: Path) -> None:
 def test_formats_round_trip(style: Any, modality: Any, tmp_path: Path) -> None:
     turns = [("What is it?", "joy"), ("Sure?", "yes")]
     items = [Item("a/b", "conversation", turns, "a/b", modality, "raf", "train", "joy\u2028")]
-    items.append(Item("c", "au", [("Q\x85", "A")]))
+    items.append(Item("c", "au", [("Q\x85?", "A")]))
     file = tmp_path / ("x.jsonl" if style in LINES else "x.json")
     assert write_conversations(file, items, style) == 2
     assert read_items(file) == items

@@ -227,7 +227,10 @@ def test_a_recipe_chooses_no_key_and_sends_no_face(
 # As a contestant
 
 
-def test_it_is_tested_and_nothing_is_asked_twice(serve: Any, tmp_path: Path) -> None:
+def test_it_is_tested_and_nothing_is_asked_twice(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEAFFECT_ANSWERS", str(tmp_path / "kept"))
     stub = Stub()
     words = recipe(tmp_path, serve(stub), price={"input": 1000})
     assert main(["test", *words]) == 0
