@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import vlm_tiny
 from batches import FULL, face_batch
@@ -110,6 +110,12 @@ def test_a_vision_language_model_leaves_adapter_and_merged_weights(tmp_path: Pat
         for task, value in answers.items():
             torch.testing.assert_close(loaded.predict(batch)[task], value)
             torch.testing.assert_close(merged.predict(batch)[task], value, atol=1e-4, rtol=0)
+    own = AutoModelForImageTextToText.from_pretrained  # without this package
+    base = own(tmp_path / "base", dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, str(tmp_path / "hub" / "adapter")).merge_and_unload()
+    folder = own(tmp_path / "hub" / "language_model", dtype=torch.float32).state_dict()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(value, folder[name], atol=1e-6, rtol=0)
     labels = Labels("happiness", {}, None)
     model.shots = [Shot("ann.png", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), labels)]
     with pytest.raises(RecipeError, match="pictures of training people, which are not exported"):
