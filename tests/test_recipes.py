@@ -47,7 +47,7 @@ def trained_here(recipe: str) -> bool:
     return recipe.startswith("mini_") or load_recipe(recipe)["model"]["name"] != "vlm"
 
 
-@pytest.mark.parametrize("recipe", filter(trained_here, list_recipes()))
+@pytest.mark.parametrize("recipe", list(filter(trained_here, list_recipes())))
 def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
