@@ -66,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
     """Compare; 1 if the report is written but lacks a model that failed."""
     from faceaffect.recipe import list_recipes, load_recipe
 
+    if "data.name=questions" in args.overrides:
+        from faceaffect.evaluation.questions import ask_all
+
+        ask_all(args.sources, args.overrides, args.folder)
+        return 0
     for source in args.sources:  # wrong words are found before heavy packages are imported
         if source in list_recipes() or not Path(source).is_dir():
             load_recipe(source, args.overrides)

@@ -26,9 +26,14 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Test a run or a checkpoint."""
+    """Test a run or a checkpoint, on labelled faces or on questions."""
     from faceaffect.recipe import list_recipes
 
+    if "data.name=questions" in args.overrides:
+        from faceaffect.evaluation.questions import ask_all
+
+        ask_all([args.source], args.overrides)
+        return 0
     if args.source not in list_recipes():
         check_source(args.source)
     if args.dry_run:

@@ -1,6 +1,6 @@
 """EmoLlama: vision tower, facial priors, Face Info Mining, clue aggregator, language model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from transformers import TextStreamer
 
 from faceaffect.components import Component, Options, create
 from faceaffect.data.batch import FaceBatch, as_clips
+from faceaffect.data.image import IMAGE_SIZE
 from faceaffect.errors import RecipeError, harmless
 from faceaffect.instructions.items import Turn
 from faceaffect.models.emo_llama.aggregator import AggregatorOptions, ClueAggregator, text_tokenizer
@@ -323,6 +324,41 @@ class EmoLlama(AffectModule):
             streamer = _Printed(self.llm.tokenizer, skip_special_tokens=True)
         asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
         return self.say(faces, question=asked, streamer=streamer)
+
+    # Questions of a set
+
+    @torch.no_grad()
+    def say_about(self, media: Sequence[Tensor], question: str) -> str:
+        """Answer a question about several pictures and clips in free words.
+
+        All frames are seen as one clip; without media it is a grey picture that is seen, since
+        every question of this model has visual tokens.
+
+        Args:
+            media: each (T, 3, H, W) uint8; of a picture T is 1.
+            question: in words.
+        """
+        asked = question.replace("{", "{{").replace("}", "}}")
+        return self.say(self._seen(media), question=asked)[0]
+
+    @torch.no_grad()
+    def weigh(self, media: Sequence[Tensor], question: str, options: Sequence[str]) -> list[float]:
+        """Return the log-likelihood of each option as the answer; see :meth:`say_about`."""
+        faces = self._seen(media)
+        prompter = self.prompter(faces)
+        row = prompter.ask(0, question)
+        row.branches = [option.texts() for option in self.dialogue.options(options)]
+        scores: list[float] = score_options(self.llm, [row], self.show(faces, prompter.slots))[
+            0
+        ].tolist()
+        return scores
+
+    def _seen(self, media: Sequence[Tensor]) -> Faces:
+        size = self.image_size or IMAGE_SIZE
+        grey = torch.full((1, 3, size, size), 127, dtype=torch.uint8)
+        clip = torch.cat([*media] or [grey])[None].to(self.device)
+        known = torch.ones(1, clip.shape[1], dtype=torch.bool, device=clip.device)
+        return self.look(FaceBatch(id=[""], subject=[""], video=clip, frame_mask=known))
 
     def on_validation_start(self) -> None:
         """Do not generate text that validation has no use for."""

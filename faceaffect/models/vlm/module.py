@@ -22,7 +22,7 @@ from faceaffect.models.emo_llama.prompts import (
     training_dialogues,
 )
 from faceaffect.models.emo_llama.sharding import ShardFrozen
-from faceaffect.models.vlm.chat import Chat, Prompt, TemplateName
+from faceaffect.models.vlm.chat import Chat, Exchange, Prompt, TemplateName
 from faceaffect.models.vlm.loading import Attention, Dtype, load
 from faceaffect.models.vlm.net import VisionLanguageModel
 from faceaffect.models.vlm.prompts import CONCLUDE, OPEN, Asker, Prompts, centred
@@ -352,6 +352,32 @@ class Vlm(AffectModule):
             streamer = _Printed(self.llm.tokenizer, skip_prompt=True, skip_special_tokens=True)
         asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
         return self.say(self.asker(batch), question=asked, streamer=streamer)
+
+    # Questions of a set
+
+    @torch.no_grad()
+    def say_about(self, media: Sequence[Tensor], question: str) -> str:
+        """Answer a question about several pictures and clips, or about none, in free words.
+
+        Args:
+            media: each (T, 3, H, W) uint8; of a picture T is 1.
+            question: in words.
+        """
+        prompt = self._about(media, question)
+        (text,) = self.llm.generate([prompt], self.chat, self.max_new_tokens)
+        return text
+
+    @torch.no_grad()
+    def weigh(self, media: Sequence[Tensor], question: str, options: Sequence[str]) -> list[float]:
+        """Return the log-likelihood of each option as the answer; see :meth:`say_about`."""
+        prompt = self._about(media, question)
+        prompt.branches = [option.texts() for option in self.chat.options(options)]
+        scores: list[float] = self.llm.scores([prompt], self.chat)[0].tolist()
+        return scores
+
+    def _about(self, media: Sequence[Tensor], question: str) -> Prompt:
+        clips = tuple(clip.to(self.llm.device) for clip in media)
+        return Prompt([], exchanges=[Exchange(clips, question)])
 
     def answering(self) -> dict[str, Any]:
         """Return how answers come about, for the result."""
