@@ -12,6 +12,7 @@ from faceaffect.cli.arguments import (
     add_spreadsheet_safe,
     given_options,
 )
+from faceaffect.errors import RecipeError
 
 
 def add(commands: Commands) -> None:
@@ -67,6 +68,18 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.recipe import list_recipes, load_recipe
 
     if "data.name=questions" in args.overrides:
+        if (
+            args.seeds != 1
+            or args.repeats != 1
+            or args.tune
+            or args.space
+            or args.faces
+            or args.dry_run
+        ):
+            raise RecipeError(
+                "compare: questions are put to models as they are; --seeds, --repeats, --tune, "
+                "--space, --faces and --dry-run are not for them (data.repeats: orders of the options)"
+            )
         from faceaffect.evaluation.questions import ask_all
 
         ask_all(args.sources, args.overrides, args.folder)

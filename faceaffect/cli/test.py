@@ -12,6 +12,7 @@ from faceaffect.cli.arguments import (
     add_spreadsheet_safe,
     check_source,
 )
+from faceaffect.errors import RecipeError
 
 
 def add(commands: Commands) -> None:
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.recipe import list_recipes
 
     if "data.name=questions" in args.overrides:
+        if args.dry_run:
+            raise RecipeError("test: --dry-run is not for questions, which no endpoint is asked")
         from faceaffect.evaluation.questions import ask_all
 
         ask_all([args.source], args.overrides)

@@ -182,7 +182,8 @@ class QuestionSet:
         if pixels.ndim == 3:
             return pixels[None]
         chosen = np.linspace(0, len(pixels) - 1, min(frames, len(pixels))).round().astype(int)
-        return pixels[chosen]
+        clip: NDArray[np.uint8] = pixels[chosen]
+        return clip
 
 
 def read_questions(path: Path, root: Path | None = None) -> QuestionSet:

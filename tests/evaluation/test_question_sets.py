@@ -185,5 +185,7 @@ def test_questions_from_the_command_line(
     assert main(["test", "mini_emo_llama", "data.name=questions", "data.file=synthetic"]) == 2
     assert "has to be trained" in capsys.readouterr().err
     words = ["data.name=questions", f"data.file={tmp_path / 'none'}"]
+    assert main(["compare", "mini_vlm_zero_shot", "--seeds", "2", *words]) == 2
+    assert "--seeds" in capsys.readouterr().err
     assert main(["compare", "mini_vlm_zero_shot", *words]) == 2
     assert "no questions at" in capsys.readouterr().err
