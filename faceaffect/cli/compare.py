@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         ):
             raise RecipeError(
                 "compare: questions are put to models as they are; --seeds, --repeats, --tune, "
-                "--space, --faces and --dry-run are not for them (data.repeats: orders of the options)"
+                "--space, --faces and --dry-run are not for them (see data.repeats)"
             )
         from faceaffect.evaluation.questions import ask_all
 
