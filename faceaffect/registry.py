@@ -65,6 +65,7 @@ TABLES: dict[str, dict[str, str]] = {
         "mafw": "faceaffect.data.mafw:Mafw",
         "mixture": "faceaffect.data.mixture:Mixture",
         "rafdb": "faceaffect.data.rafdb:RafDb",
+        "shards": "faceaffect.data.shards:Shards",
         "synthetic": "faceaffect.data.synthetic:SyntheticFaces",
         "template_labels": "faceaffect.data.template_labels:TemplateLabels",
     },

@@ -29,6 +29,7 @@ from faceaffect.cli import (
     graph,
     ls,
     predict,
+    shard,
     sheet,
     test,
     train,
@@ -46,7 +47,7 @@ from faceaffect.errors import (
 
 COMMANDS = (
     train, test, tune, crossval, compare, check, predict, demo, export, graph, explain, ask,
-    annotate, sheet, ls, cp,
+    annotate, shard, sheet, ls, cp,
 )  # fmt: skip
 """The commands, in the order in which the help lists them."""
 
@@ -144,6 +145,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse, taking overrides from anywhere on the line, also behind an option."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    args.words = list(sys.argv[1:] if argv is None else argv)
     if "sources" in args:
         words = [*args.sources, *(word for word in rest if not word.startswith("-"))]
         args.sources = [word for word in words if "=" not in word or Path(word).exists()]

@@ -108,6 +108,31 @@ def add_dry_run(parser: Parser) -> None:
     )
 
 
+def add_launcher(parser: Parser) -> None:
+    """Take where trainings run, and which of them this process does."""
+    parser.add_argument(
+        "--launcher",
+        choices=("ray", "slurm"),
+        help="spread the trainings over a Ray cluster, or write the script of a SLURM array",
+    )
+    parser.add_argument(
+        "--part", type=int, metavar="I", help="one of the trainings that --launcher spreads, alone"
+    )
+
+
+def without_launcher(words: list[str]) -> list[str]:
+    """Return the words of a command as one machine takes them.
+
+    >>> without_launcher(["crossval", "x", "--launcher", "ray", "a=1"])
+    ['crossval', 'x', 'a=1']
+    """
+    rest = [word for word in words if not word.startswith("--launcher=")]
+    if "--launcher" in rest:
+        place = rest.index("--launcher")
+        del rest[place : place + 2]
+    return rest
+
+
 def check_source(source: str) -> Path:
     """Return the path of a trained model.
 

@@ -8,9 +8,11 @@ from faceaffect.cli.arguments import (
     Commands,
     add_command,
     add_dry_run,
+    add_launcher,
     add_send_faces,
     add_spreadsheet_safe,
     given_options,
+    without_launcher,
 )
 from faceaffect.errors import RecipeError
 
@@ -61,6 +63,7 @@ def add(commands: Commands) -> None:
     add_spreadsheet_safe(parser)
     add_dry_run(parser)
     add_send_faces(parser)
+    add_launcher(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +96,18 @@ def run(args: argparse.Namespace) -> int:
         only_plan(args.sources, args.overrides)
         return 0
     from faceaffect.evaluation.compare import compare
+    from faceaffect.evaluation.entrants import find_entrants
+    from faceaffect.evaluation.training import train_part
 
+    if args.launcher or args.part is not None:
+        if args.tune or args.repeats > 1:
+            raise RecipeError("--launcher: not with --tune or --repeats; 'tune' has its own")
+        if args.part is not None:
+            entrants = find_entrants(args.sources, args.overrides, args.seeds)
+            train_part(entrants, args.part, args.spreadsheet_safe)
+            return 0
+        if _launched(args):
+            return 0
     folder = compare(
         args.sources,
         args.overrides,
@@ -107,3 +121,18 @@ def run(args: argparse.Namespace) -> int:
         spreadsheet_safe=args.spreadsheet_safe,
     )
     return 1 if json.loads((folder / "report.json").read_text(encoding="utf-8"))["failed"] else 0
+
+
+def _launched(args: argparse.Namespace) -> bool:
+    """Spread the trainings; true if what comes next is for the person to start."""
+    from faceaffect.evaluation.entrants import find_entrants
+    from faceaffect.runs.launch import for_slurm, on_ray
+
+    entrants = find_entrants(args.sources, args.overrides, args.seeds)
+    parts = sum(len(entrant.recipes) for entrant in entrants if entrant.run is None)
+    words = without_launcher(args.words)
+    if args.launcher == "slurm":
+        for_slurm(words, parts, Path(entrants[0].placed["output"]))
+        return True
+    on_ray(words, parts)
+    return False

@@ -1,13 +1,16 @@
 """The command ``crossval``."""
 
 import argparse
+from pathlib import Path
 
 from faceaffect.cli.arguments import (
     Commands,
     add_command,
+    add_launcher,
     add_recipe,
     add_send_faces,
     add_spreadsheet_safe,
+    without_launcher,
 )
 
 
@@ -29,6 +32,7 @@ def add(commands: Commands) -> None:
     )
     add_spreadsheet_safe(parser)
     add_send_faces(parser)
+    add_launcher(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +40,20 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    from faceaffect.evaluation.crossval import crossval
+    from faceaffect.evaluation.crossval import crossval, train_part, trainings
 
-    crossval(recipe, args.folds, repeats=args.repeats, spreadsheet_safe=args.spreadsheet_safe)
+    safe = args.spreadsheet_safe
+    if args.part is not None:
+        train_part(recipe, args.folds, args.repeats, args.part, safe)
+        return 0
+    if args.launcher:
+        from faceaffect.runs.launch import for_slurm, on_ray
+
+        words = without_launcher(args.words)
+        parts = len(trainings(recipe, args.folds, args.repeats))
+        if args.launcher == "slurm":
+            for_slurm(words, parts, Path(recipe["output"]))
+            return 0
+        on_ray(words, parts)
+    crossval(recipe, args.folds, repeats=args.repeats, spreadsheet_safe=safe)
     return 0

@@ -2,8 +2,15 @@
 
 import argparse
 import shlex
+from pathlib import Path
 
-from faceaffect.cli.arguments import Commands, add_command, given_options
+from faceaffect.cli.arguments import (
+    Commands,
+    add_command,
+    add_launcher,
+    given_options,
+    without_launcher,
+)
 from faceaffect.errors import RecipeError
 
 
@@ -26,6 +33,14 @@ def add(commands: Commands) -> None:
         metavar="URL",
         help="a database of Optuna that several machines share; else a file in the folder",
     )
+    add_launcher(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="with --launcher: so many search at once and share the trials (default: 2)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +54,14 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.runs.study import without_password
     from faceaffect.runs.tune import tune
 
+    if args.launcher:
+        from faceaffect.runs.launch import for_slurm, on_ray
+
+        spread = without_launcher(args.words)
+        if args.launcher == "slurm":
+            for_slurm(spread, args.workers, Path(recipe["output"]))
+            return 0
+        on_ray(spread, args.workers)
     words = ["faceaffect", "tune", *args.sources, *args.overrides, "--trials", str(args.trials)]
     words += ["--storage", without_password(args.storage)] if args.storage else []
     words += given_options(args)

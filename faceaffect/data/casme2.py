@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,7 @@ class Casme2(FaceDataset):
         RecipeError: an argument is out of range.
     """
 
-    usual_protocol: ClassVar[str | None] = "leave_one_subject_out"
+    usual_protocol: str | None = "leave_one_subject_out"
 
     def __init__(
         self,

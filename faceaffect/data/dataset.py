@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -110,7 +110,7 @@ class FaceDataset:
         DataError: the table is empty, an id occurs twice, or labels do not fit the schema.
     """
 
-    usual_protocol: ClassVar[str | None] = None
+    usual_protocol: str | None = None
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ def compare(
             a lead is luck of the split; intervals, tests and tables are of the first.
         spreadsheet_safe: as in :func:`~faceaffect.runs.train.train`.
 
+
     Returns:
         The folder of the report.
 

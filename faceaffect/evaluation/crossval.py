@@ -19,6 +19,7 @@ from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.runs import processes
 from faceaffect.runs.folder import new_folder
+from faceaffect.runs.launch import check_part
 from faceaffect.runs.limits import partial_test, refuse_partial_test
 from faceaffect.runs.result import plain, read_result
 from faceaffect.runs.train import matching_runs, train
@@ -49,13 +50,7 @@ def crossval(
     Raises:
         RecipeError: the protocol has no folds or but one assignment, or a fold is out of range.
     """
-    refuse_partial_test(recipe["trainer"])
-    data = create_data(run_seed=recipe["seed"], **recipe["data"])
-    singles = [
-        with_protocol(assigned, data.protocol.name, fold=fold)
-        for assigned in assignments(recipe, data.protocol, repeats)
-        for fold in _folds(data, folds)
-    ]
+    singles = trainings(recipe, folds, repeats)
     processes.meet(recipe["trainer"])
     runs = []
     for number, single in enumerate(singles, 1):
@@ -64,6 +59,32 @@ def crossval(
         console.print(f"{where}: " + (f"done in {done[0]}" if done else "training"))
         runs += done[:1] or [train(single, resume=True, spreadsheet_safe=spreadsheet_safe)]
     return processes.of_first(lambda: _write(recipe, summarise(runs)))
+
+
+@one_search()
+def train_part(
+    recipe: Recipe, folds: Sequence[int] | None, repeats: int, part: int, spreadsheet_safe: bool
+) -> None:
+    """Do one training of a cross-validation, counted from 1, if it is not done yet.
+
+    Raises:
+        RecipeError: there is no such part.
+    """
+    singles = trainings(recipe, folds, repeats)
+    check_part(part, len(singles))
+    if not matching_runs(singles[part - 1], finished=True):
+        train(singles[part - 1], resume=True, spreadsheet_safe=spreadsheet_safe)
+
+
+def trainings(recipe: Recipe, folds: Sequence[int] | None, repeats: int) -> list[Recipe]:
+    """Return the recipe of each training of a cross-validation; see :func:`crossval`."""
+    refuse_partial_test(recipe["trainer"])
+    data = create_data(run_seed=recipe["seed"], **recipe["data"])
+    return [
+        with_protocol(assigned, data.protocol.name, fold=fold)
+        for assigned in assignments(recipe, data.protocol, repeats)
+        for fold in _folds(data, folds)
+    ]
 
 
 def _write(recipe: Recipe, summary: dict[str, Any]) -> Path:

@@ -10,6 +10,7 @@ import torch
 from faceaffect.errors import REFUSING, FaceAffectError
 from faceaffect.evaluation.entrants import Entrant
 from faceaffect.progress import console
+from faceaffect.runs.launch import check_part
 from faceaffect.runs.train import matching_runs, train
 
 
@@ -18,6 +19,24 @@ def done(entrant: Entrant) -> list[Path | None]:
     if entrant.run is not None:
         return [entrant.run]
     return [next(iter(matching_runs(r, finished=True)), None) for r in entrant.recipes]
+
+
+def train_part(entrants: Sequence[Entrant], part: int, spreadsheet_safe: bool) -> None:
+    """Do one training of a comparison, if it is not done yet.
+
+    Args:
+        entrants: the models.
+        part: which training, from 1, in the order of the models and their seeds.
+        spreadsheet_safe: as in :func:`~faceaffect.runs.train.train`.
+
+    Raises:
+        FaceAffectError: there is no such part, or it failed.
+    """
+    recipes = [recipe for entrant in entrants if entrant.run is None for recipe in entrant.recipes]
+    check_part(part, len(recipes))
+    recipe = recipes[part - 1]
+    if not matching_runs(recipe, finished=True):
+        train(recipe, resume=True, spreadsheet_safe=spreadsheet_safe)
 
 
 def train_missing(

@@ -1,0 +1,144 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from faceaffect.cli import main
+from faceaffect.cli.arguments import without_launcher
+from faceaffect.runs import launch
+
+RECIPE = """
+model: {name: timm_classifier, backbone: test_vit}
+data: {name: synthetic, n: 24, subjects: 8, image_size: 32, batch_size: 8, num_workers: 0,
+       protocol: {name: subject_kfold, folds: 2}}
+trainer: {max_epochs: 1, accelerator: cpu}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def summary(output: Path) -> dict[str, object]:
+    (file,) = output.glob("tiny-crossval/*/summary.json")
+    found: dict[str, object] = json.loads(file.read_text())
+    del found["runs"]
+    return found
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Run the parts of a command in this process, in the order in which a cluster may end them."""
+    done: list[list[str]] = []
+
+    def on_cluster(words: list[str], parts: int) -> None:
+        for part in reversed(range(1, parts + 1)):
+            done.append([*words, "--part", str(part)])
+            assert main(done[-1]) == 0
+
+    monkeypatch.setattr(launch, "on_ray", on_cluster)
+    return done
+
+
+def test_a_spread_crossval_is_that_of_one_machine(
+    recipe: Path, tmp_path: Path, tasks: list[list[str]]
+) -> None:
+    one, other = f"output={tmp_path / 'one'}", f"output={tmp_path / 'other'}"
+    assert main(["crossval", str(recipe), one]) == 0
+    assert main(["crossval", str(recipe), "--launcher", "ray", other]) == 0
+    assert len(tasks) == 2
+    assert summary(tmp_path / "one") == summary(tmp_path / "other")
+    assert len(list((tmp_path / "other/tiny").iterdir())) == 2  # nothing was trained twice
+
+
+def test_a_spread_comparison_trains_each_seed_once(
+    recipe: Path, tmp_path: Path, tasks: list[list[str]]
+) -> None:
+    words = ["compare", str(recipe), "--seeds", "2", f"output={tmp_path}", "--launcher=ray"]
+    assert main(words) == 0
+    assert len(tasks) == 2
+    assert len(list((tmp_path / "tiny").iterdir())) == 2
+    assert len(list((tmp_path / "compare").iterdir())) == 1
+
+
+@pytest.mark.parametrize("part", ["0", "3"])
+def test_a_part_that_is_none_is_refused(
+    recipe: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["crossval", str(recipe), "--part", part]) == 2
+    assert "parts 1 to 2" in capsys.readouterr().err
+
+
+def test_the_script_of_an_array_runs_every_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bash is what SLURM would start; a program that notes its words stands for ours."""
+    noted = tmp_path / "noted"
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/bash\necho "${{@:3}}" >> {noted}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(program))
+    script = launch.for_slurm(["crossval", "a b.yaml", "x=1"], 2, tmp_path)
+    assert "#SBATCH --array=1-2" in script.read_text()
+    for task in ("1", "2"):
+        environment = os.environ | {"SLURM_ARRAY_TASK_ID": task}
+        subprocess.run(["bash", str(script)], env=environment, check=True)
+    assert noted.read_text().splitlines() == [
+        f"crossval a b.yaml x=1 --part {task}" for task in ("1", "2")
+    ]
+
+
+def test_a_task_that_is_told_to_end_is_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, queued = tmp_path / "program", tmp_path / "queued"
+    program.write_text("#!/bin/bash\ntrap 'exit 143' TERM\nkill -TERM $PPID\nsleep 20 & wait\n")
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/bash\necho "$@" > {queued}\n')
+    for file in (program, scontrol):
+        file.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(program))
+    script = launch.for_slurm(["crossval", "x"], 1, tmp_path)
+    environment = os.environ | {
+        "PATH": f"{scontrol.parent}:{os.environ['PATH']}",
+        "SLURM_ARRAY_TASK_ID": "1",
+        "SLURM_ARRAY_JOB_ID": "77",
+    }
+    assert subprocess.run(["bash", str(script)], env=environment, check=False).returncode == 143
+    assert queued.read_text() == "requeue 77_1\n"
+
+
+def test_words_of_the_launcher_are_left_out() -> None:
+    words = ["tune", "--launcher", "slurm", "x", "--trials", "3"]
+    assert without_launcher(words) == ["tune", "x", "--trials", "3"]
+    assert without_launcher(["tune", "--launcher=ray", "x"]) == ["tune", "x"]
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_line(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("RAY_TMPDIR", "/nonexistent")
+    assert main(["crossval", str(recipe), "--launcher", "ray"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "no cluster can be reached" in said[0]
+
+
+@pytest.mark.slow
+def test_a_local_cluster_gives_the_result_of_one_machine(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    one, other = f"output={tmp_path / 'one'}", f"output={tmp_path / 'other'}"
+    assert main(["crossval", str(recipe), one]) == 0
+    assert main(["crossval", str(recipe), "--launcher", "ray", other]) == 0
+    assert summary(tmp_path / "one") == summary(tmp_path / "other")
