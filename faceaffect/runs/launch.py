@@ -64,7 +64,23 @@ def on_ray(words: Sequence[str], parts: int) -> None:
 
 def _on_cluster(ray: Any, words: Sequence[str], parts: int) -> None:
     needs = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-    run = ray.remote(max_retries=0, **needs)(_run_part)
+
+    def run_part(words: list[str], folder: str) -> tuple[int, str]:
+        """Run a part where Ray put it; return its exit code and its last lines."""
+        done = subprocess.run(  # a function of its own: a worker need not import this package
+            [sys.executable, "-m", "faceaffect.cli", *words],
+            cwd=folder,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return done.returncode, "\n".join(done.stdout.strip().splitlines()[-lines:])
+
+    lines = _TOLD
+    run = ray.remote(max_retries=0, **needs)(run_part)
     here = str(Path.cwd())
     waiting = {run.remote(_command(words, i), here): i for i in range(1, parts + 1)}
     console.print(f"{parts} parts on a Ray cluster")
@@ -87,21 +103,6 @@ def _on_cluster(ray: Any, words: Sequence[str], parts: int) -> None:
 
 def _command(words: Sequence[str], part: int | str) -> list[str]:
     return [*words, "--part", str(part)]
-
-
-def _run_part(words: list[str], folder: str) -> tuple[int, str]:
-    """Run a part where Ray put it; return its exit code and its last lines."""
-    done = subprocess.run(
-        [sys.executable, "-m", "faceaffect.cli", *words],
-        cwd=folder,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    return done.returncode, "\n".join(done.stdout.strip().splitlines()[-_TOLD:])
 
 
 def for_slurm(words: Sequence[str], parts: int, folder: Path) -> Path:
@@ -139,9 +140,9 @@ _SCRIPT = """#!/bin/bash
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 cd {folder} || exit 1
+trap 'kill -TERM "$part"' TERM
 {command} --part "$SLURM_ARRAY_TASK_ID" &
 part=$!
-trap 'kill -TERM "$part"' TERM
 wait "$part"
 code=$?
 if [ "$code" -gt 128 ] && kill -0 "$part" 2>/dev/null; then  # the signal ended the waiting

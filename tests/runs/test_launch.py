@@ -97,7 +97,9 @@ def test_a_task_that_is_told_to_end_is_queued_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, queued = tmp_path / "program", tmp_path / "queued"
-    program.write_text("#!/bin/bash\ntrap 'exit 143' TERM\nkill -TERM $PPID\nsleep 20 & wait\n")
+    program.write_text(
+        "#!/bin/bash\ntrap 'exit 143' TERM\nsleep 0.5\nkill -TERM $PPID\nsleep 20 & wait\n"
+    )
     scontrol = tmp_path / "bin/scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/bash\necho "$@" > {queued}\n')
@@ -123,9 +125,12 @@ def test_words_of_the_launcher_are_left_out() -> None:
 def test_a_cluster_that_cannot_be_reached_is_one_line(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    monkeypatch.setenv("RAY_TMPDIR", "/nonexistent")
+    ray = pytest.importorskip("ray")
+
+    def refused(**_options: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", refused)
     assert main(["crossval", str(recipe), "--launcher", "ray"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1

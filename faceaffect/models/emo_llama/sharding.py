@@ -127,7 +127,11 @@ class ShardFrozen(DDPStrategy):
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies that cannot hold adapters of another float type than the frozen weights.
+    """Refuse strategies that share out all weights, or need one float type for all.
+
+    FSDP puts adapters and frozen weights, of two float types, into one flat parameter. The
+    ModelParallelStrategy could hold both, but gathers in every forward: our tests share samples out
+    without padding, so that processes differ in their batches and one would wait for ever.
 
     Raises:
         RecipeError: it is Lightning's FSDP or its ModelParallelStrategy.
@@ -135,7 +139,7 @@ def check_strategy(strategy: Strategy) -> None:
     if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
         raise RecipeError(
             f"trainer.strategy: {type(strategy).__name__} does not work with emo_llama, whose "
-            f"adapters have another float type than its frozen weights; say {NAME} or ddp"
+            f"adapters are of another float type and whose tests are not padded; say {NAME} or ddp"
         )
 
 
