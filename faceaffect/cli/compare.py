@@ -78,10 +78,13 @@ def run(args: argparse.Namespace) -> int:
             or args.space
             or args.faces
             or args.dry_run
+            or args.launcher
+            or args.part is not None
         ):
             raise RecipeError(
                 "compare: questions are put to models as they are; --seeds, --repeats, --tune, "
-                "--space, --faces and --dry-run are not for them (see data.repeats)"
+                "--space, --faces, --dry-run, --launcher and --part are not for them (see "
+                "data.repeats)"
             )
         from faceaffect.evaluation.questions import ask_all
 
