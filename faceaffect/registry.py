@@ -23,6 +23,7 @@ _LOGGERS = "faceaffect.runs.loggers"
 TABLES: dict[str, dict[str, str]] = {
     "models": {
         "auformer": "faceaffect.models.auformer:AUFormer",
+        "distillation": "faceaffect.models.distillation:Distillation",
         "endpoint": "faceaffect.models.endpoint:EndpointModel",
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
         "gimefive": "faceaffect.models.gimefive:GiMeFive",
@@ -33,6 +34,7 @@ TABLES: dict[str, dict[str, str]] = {
         "sacl": "faceaffect.models.sacl:SACL",
         "table": "faceaffect.models.table:Table",
         "timm_classifier": "faceaffect.models.timm_classifier:TimmClassifier",
+        "trained": "faceaffect.models.trained:Trained",
         "vlm": "faceaffect.models.vlm.module:Vlm",
         "vit_pretraining": "faceaffect.models.vit_pretraining:VitPretraining",
     },

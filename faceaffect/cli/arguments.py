@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from faceaffect.errors import RecipeError
+from faceaffect.networks.assets import PREFIX, file_of
 
 Parser: TypeAlias = argparse.ArgumentParser
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -71,7 +72,9 @@ def add_overrides(parser: Parser, text: str) -> None:
 
 def add_source(parser: Parser) -> None:
     """Take a trained model."""
-    parser.add_argument("source", metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
+    parser.add_argument(
+        "source", metavar="RUN_OR_CKPT", help="a run folder, a checkpoint, or asset:NAME"
+    )
 
 
 def add_folder(parser: Parser) -> None:
@@ -134,11 +137,13 @@ def without_launcher(words: list[str]) -> list[str]:
 
 
 def check_source(source: str) -> Path:
-    """Return the path of a trained model.
+    """Return the path of a trained model; ``asset:NAME`` is one that the package ships.
 
     Raises:
         RecipeError: nothing is there.
     """
+    if source.startswith(PREFIX):
+        return file_of(source)
     if not Path(source).exists():
         raise RecipeError(f"no run folder or checkpoint at {source}")
     return Path(source)
@@ -147,11 +152,15 @@ def check_source(source: str) -> Path:
 def folder_for(args: argparse.Namespace, name: str) -> Path:
     """Return where to write: what the user says, else ``name`` beside the run's result.
 
+    What is made of a model that the package ships lies in the working directory.
+
     Raises:
         RecipeError: there is no such run.
     """
     source = check_source(args.source)
     folder: Path | None = args.folder
+    if args.source.startswith(PREFIX):
+        return folder or Path(name)
     return folder or (source if source.is_dir() else source.parent) / name
 
 

@@ -44,6 +44,9 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="with hf: the language model with its adapter merged in",
     )
+    parser.add_argument(
+        "--half", action="store_true", help="with safetensors: in half precision, half the size"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         overrides=args.overrides,
         int8=args.int8,
         merge=args.merge,
+        half=args.half,
     )
     return 0
 

@@ -21,7 +21,7 @@ from faceaffect.errors import DataError, RecipeError, unknown
 
 Method = Literal["auto", "landmarks", "finder", "none"]
 
-VERSION = 2  # of what a cached crop depends on: the template, the warp, the file's form
+VERSION = 3  # of what a cached crop depends on: the template, the warp, finding, the file's form
 
 _COMMENT = b"\xff\xd8\xff\xfe"  # a JPEG that begins with a comment
 
@@ -127,7 +127,18 @@ class Aligner:
         kept = {"method": self.method, "version": VERSION}
         if self.method == "none":
             return kept | {"size": self.crop.size}
-        return kept | {"finder": type(self.finder).__name__.lower()} | self.crop.to_dict()
+        return (
+            kept
+            | {"finder": type(self.finder).__name__.lower()}
+            | self._looking()
+            | self.crop.to_dict()
+        )
+
+    def _looking(self) -> dict[str, Any]:
+        """Return the settings of the finder on which depends what it finds."""
+        public = {k: v for k, v in vars(self.finder).items() if not k.startswith("_")}
+        plain = {k: v for k, v in public.items() if isinstance(v, str | int | float)}
+        return {k: v for k, v in plain.items() if k not in ("device", "download")}
 
     def made(self, images: Mapping[str, bool]) -> dict[str, str]:
         """Return what there is of each image in the cache folder (without one, seen here).
@@ -164,7 +175,8 @@ class Aligner:
 
     def _folder(self, how: str) -> Path | None:
         by = type(self.finder).__name__.lower() if how == "finder" else how
-        text = json.dumps(self.crop.to_dict(), sort_keys=True)
+        looking = self._looking() if how == "finder" else {}
+        text = json.dumps(self.crop.to_dict() | looking, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         name = f"{by}-{self.crop.kind}-{self.crop.size}px-{digest}-v{VERSION}"
         return None if self.cache is None else self.cache / name

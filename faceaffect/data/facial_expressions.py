@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
@@ -39,6 +40,7 @@ class FacialExpressions(ListedFaces):
         crop: how faces are cut out, see :class:`~faceaffect.data.faces.crop.Crop`.
         finder: finds faces, see ``faceaffect ls finders``; absent, ``mtcnn``.
         crop_cache: folder of the crops; absent, ``faceaffect_crops`` in the root.
+        without: the root of another copy or part of this set, whose people are left out.
 
     Raises:
         DataError: the folder or the label table is missing or of another form.
@@ -54,15 +56,21 @@ class FacialExpressions(ListedFaces):
         crop: CropNode = None,
         finder: FinderNode = None,
         crop_cache: str | None = None,
+        without: str | None = None,
     ) -> None:
         names = COMMON if classes is None else LABELS.choose(classes)
+        table = _read(Path(root))
+        known = np.zeros(len(table), bool)
+        if without is not None:
+            known = table["subject"].isin(_read(Path(without))["subject"]).to_numpy()
         super().__init__(
-            _read(Path(root)),
+            table[~known],
             LABELS,
             names,
             root=Path(root),
             help=_HELP,
             aligner=open_aligner(align, crop, finder, crop_cache, Path(root), own=False),
+            left_out={"people of the other part": int(known.sum())} if known.any() else None,
         )
 
 

@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.export.card import model_card
 from faceaffect.files import replacing, write_atomically
 from faceaffect.models.exported import WEIGHTS, describe_model, header_of
 from faceaffect.module import AffectModule
+from faceaffect.networks.backbones import fingerprint
 
 
 def check_holds_weights(model: AffectModule) -> None:
@@ -48,26 +51,36 @@ def describe_weights(model: AffectModule) -> tuple[dict[str, Any], dict[str, Any
     return state, own | describe_model(model) | {"hyper_parameters": arguments}
 
 
-def to_safetensors(model: AffectModule, goal: Path) -> None:
+def to_safetensors(model: AffectModule, goal: Path, *, half: bool = False) -> None:
     """Write a model's weights as a file that ``faceaffect.load_model`` reads.
 
     Args:
         model: in eval mode.
         goal: the file; replaced if it is there.
+        half: in half precision, which halves the file; loading makes float32 of it again.
 
     Raises:
         RecipeError: the model holds no weights.
-        CheckpointError: an argument of it is no plain value.
+        CheckpointError: an argument of it is no plain value, or a weight too large for ``half``.
     """
     check_holds_weights(model)
     state, about = describe_weights(model)
+    state = {name: _stored(name, value, half) for name, value in state.items()}
     try:
-        header = header_of(about)
+        header = header_of(about | {"fingerprint": fingerprint(state)})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"an argument of the model is no plain value: {error}") from None
     goal.parent.mkdir(parents=True, exist_ok=True)
     with replacing(goal) as part:
-        part.write_bytes(save({k: v.cpu().contiguous().clone() for k, v in state.items()}, header))
+        part.write_bytes(save(state, header))
+
+
+def _stored(name: str, value: Tensor, half: bool) -> Tensor:
+    if half and value.is_floating_point():
+        value = value.half()
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"--half: {name} does not fit into half precision")
+    return value.cpu().contiguous().clone()
 
 
 def to_folder(

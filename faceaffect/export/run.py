@@ -33,6 +33,7 @@ def export(
     overrides: Sequence[str] = (),
     int8: bool = False,
     merge: bool = False,
+    half: bool = False,
 ) -> Path:
     """Export a trained model and say in a line what was made.
 
@@ -44,6 +45,7 @@ def export(
         int8: write the ONNX file in eight bits too, and measure on the run's validation part what
             that costs in accuracy.
         merge: of a model that speaks, write the merged language model too.
+        half: of ``safetensors``, write half precision.
 
     Returns:
         The file or folder; with ``int8`` the smaller file.
@@ -57,6 +59,8 @@ def export(
         raise RecipeError(f"--int8 is an option of --to onnx, not of --to {kind}")
     if merge and kind != "hf":
         raise RecipeError(f"--merge is an option of --to hf, not of --to {kind}")
+    if half and kind != "safetensors":
+        raise RecipeError(f"--half is an option of --to safetensors, not of --to {kind}")
     if overrides and not int8:
         raise RecipeError(f"{overrides[0]}: the run's data is used by --int8 alone")
     goal = folder / NAMES[kind]
@@ -67,7 +71,11 @@ def export(
     if int8:
         return _both(source, overrides, goal, small)
     model = answering(load_model(source)).eval()
-    _one(model, kind, goal, _result_of(Path(source)), merge)
+    if kind == "safetensors":
+        to_safetensors(model, goal, half=half)
+        console.print(f"{goal}: {_megabytes(goal)}")
+    else:
+        _one(model, kind, goal, _result_of(Path(source)), merge)
     return goal
 
 
@@ -77,10 +85,6 @@ def _one(
     if kind == "hf":
         written = to_folder(model, goal, result, merge=merge)
         console.print(f"{goal}: {', '.join(written)}")
-        return
-    if kind == "safetensors":
-        to_safetensors(model, goal)
-        console.print(f"{goal}: {_megabytes(goal)}")
         return
     apart = to_onnx(model, goal) if kind == "onnx" else to_torch(model, goal)
     console.print(f"{goal}: {_megabytes(goal)}; answers at most {apart:.1e} from the model's")

@@ -13,7 +13,7 @@ from faceaffect.data.image import IMAGE_SIZE
 from faceaffect.errors import CheckpointError, shown
 from faceaffect.files import read_json
 from faceaffect.module import FORMAT, AffectModule
-from faceaffect.networks.backbones import Backbone
+from faceaffect.networks.backbones import Backbone, fingerprint
 from faceaffect.schema import VA_NAMES
 
 WEIGHTS = "model.safetensors"
@@ -69,6 +69,11 @@ def parse_description(text: str | None, file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: its description is damaged: {shown(error)}") from None
     if not isinstance(about, dict):
         raise CheckpointError(f"{file}: its description is damaged: no JSON object")
+    if "format" not in about and "fingerprint" in about:
+        raise CheckpointError(
+            f"{file}: weights for other models to build on, which answer nothing by themselves; "
+            "'asset:real_expression' is a model"
+        )
     if about.get("format") != FORMAT:
         raise CheckpointError(
             f"{file}: of format {shown(about.get('format'))}; this version of faceaffect reads "
@@ -90,6 +95,8 @@ def read_exported(file: Path) -> dict[str, Any]:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: not readable as weights: {shown(error)}") from None
+    if "fingerprint" in about and fingerprint(state) != about["fingerprint"]:
+        raise CheckpointError(f"{file}: damaged: the weights do not match the file's fingerprint")
     hyper_parameters = about.pop("hyper_parameters", None)
     return {"state_dict": state, "hyper_parameters": hyper_parameters, "faceaffect": about}
 

@@ -5,7 +5,7 @@ fused feature map, one token for each task, and the tasks' answers.
 """
 
 import math
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,10 @@ from faceaffect.components import Options
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import CheckpointError, DataError, RecipeError
 from faceaffect.models.pretraining import PretrainingModule
+from faceaffect.models.teachers import MeshTeacher
+from faceaffect.networks.assets import asset_path
 from faceaffect.networks.backbones import create_backbone
-from faceaffect.networks.weights import Freezable, asset_path, load_asset
+from faceaffect.networks.weights import Freezable, load_asset
 from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 
@@ -162,6 +164,10 @@ class FaceAnalysis(PretrainingModule):
         pose_weight: of the mean pose error in radians, beside the landmark error in distances
             between the outer eye corners.
         attribute_weight: of the mean cross-entropy over the attributes.
+        start: go on from these weights, as :func:`load_face_analysis` names them; the network's own
+            settings are theirs then.
+        teacher: ``mesh`` answers where the data has no landmarks, see
+            :class:`faceaffect.models.teachers.MeshTeacher`; its errors are measured against it.
     """
 
     def __init__(
@@ -174,13 +180,20 @@ class FaceAnalysis(PretrainingModule):
         width: int = 128,
         pose_weight: float = 0.5,
         attribute_weight: float = 0.1,
+        start: str | None = None,
+        teacher: Literal["mesh"] | None = None,
     ) -> None:
         super().__init__(schema)
+        self.teacher = MeshTeacher() if teacher == "mesh" else None
+        self.photographs = False  # of which only the teacher's landmarks are known
         if attributes is None:
             from faceaffect.data.synthetic.identity import ATTRIBUTES
 
             attributes = {name: list(classes) for name, classes in ATTRIBUTES.items()}
-        self.net = FaceNetwork(attributes, backbone=backbone, levels=levels, width=width)
+        if start is None:
+            self.net = FaceNetwork(attributes, backbone=backbone, levels=levels, width=width)
+        else:
+            self.net = load_face_analysis(start, frozen=False)
         self.pose_weight, self.attribute_weight = pose_weight, attribute_weight
 
     def setup(self, stage: str) -> None:
@@ -191,6 +204,9 @@ class FaceAnalysis(PretrainingModule):
         """
         data = getattr(self.trainer, "datamodule", None)
         known = data.dataset.attribute_names if data is not None else self.net.attributes
+        if not known and self.teacher is not None:
+            self.photographs = True
+            return
         for name, classes in self.net.attributes.items():
             if tuple(known.get(name, ())) != classes:
                 raise DataError(
@@ -205,13 +221,39 @@ class FaceAnalysis(PretrainingModule):
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return the weighted sum of landmark error, pose error and attribute cross-entropy."""
         found = self(batch["image"])
-        loss = _known_mean(landmark_error(found.landmarks, batch["landmarks"]))
-        loss = loss + self.pose_weight * _known_mean((found.pose - batch["pose"]).abs())
+        loss = _known_mean(landmark_error(found.landmarks, self._landmarks(batch)))
+        loss = loss + self.pose_weight * _known_mean((found.pose - self._pose(batch)).abs())
         terms = [
-            _cross_entropy(found.attributes[name], batch["attributes"][name])
-            for name in self.net.attributes
+            _cross_entropy(found.attributes[name], target)
+            for name, target in self._attributes(batch).items()
         ]
-        return loss + self.attribute_weight * torch.stack(terms).mean()
+        return loss + self.attribute_weight * torch.stack(terms).mean() if terms else loss
+
+    def _landmarks(self, batch: FaceBatch) -> Tensor:
+        """Return (B, 68, 2): the data's, or the teacher's of faces of which the data has none."""
+        known = batch.get("landmarks")
+        if known is None:
+            known = torch.full((len(batch["id"]), LANDMARKS, 2), torch.nan).to(self.device)
+        if self.teacher is None:
+            return known
+        without = known.isnan().all(2).all(1)
+        if not without.any():
+            return known
+        return known.masked_scatter(
+            without[:, None, None].expand_as(known), self.teacher(batch["image"][without])
+        )
+
+    def _pose(self, batch: FaceBatch) -> Tensor:
+        unknown = torch.full((len(batch["id"]), 3), torch.nan)
+        return batch.get("pose", unknown).to(self.device)
+
+    def _attributes(self, batch: FaceBatch) -> dict[str, Tensor]:
+        """Return the batch's own answers for the attributes that it has."""
+        return {
+            name: batch["attributes"][name]
+            for name in self.net.attributes
+            if name in batch.get("attributes", {})
+        }
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
         """Log errors and accuracies."""
@@ -222,24 +264,39 @@ class FaceAnalysis(PretrainingModule):
         self._measure("test", batch)
 
     def _measure(self, part: str, batch: FaceBatch) -> None:
+        """Log each error over the faces whose answer is known, and the score of the batch."""
         found = self(batch["image"])
-        nme = _known_mean(landmark_error(found.landmarks, batch["landmarks"]))
-        pose = _known_mean((found.pose - batch["pose"]).abs())
-        right = {
-            name: (found.attributes[name].argmax(1) == batch["attributes"][name]).float().mean()
-            for name in self.net.attributes
-        }
-        values = {"nme_percent": 100 * nme, "pose_degrees": pose * (180 / math.pi)}
-        values |= {f"{name}_accuracy": accuracy for name, accuracy in right.items()}
-        values["score"] = torch.stack(list(right.values())).mean() - nme - pose
-        named = {f"{part}/{name}": value for name, value in values.items()}
-        self.log_dict(named, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
+        nme = landmark_error(found.landmarks, self._landmarks(batch))
+        pose = (found.pose - self._pose(batch)).abs()
+        pose = pose[~pose.isnan().any(1)]
+        values = {"nme_percent": 100 * nme}
+        right = {}
+        if not self.photographs:
+            values["pose_degrees"] = pose.mean(1) * (180 / math.pi)
+            for name, target in self._attributes(batch).items():
+                hits = found.attributes[name].argmax(1) == target
+                right[name] = hits[target >= 0].float()
+            values |= {f"{name}_accuracy": hits for name, hits in right.items()}
+        for name, value in values.items():
+            # A batch without a known answer has no weight in the mean over batches.
+            self.log(
+                f"{part}/{name}", _known_mean(value), on_epoch=True, on_step=False,
+                sync_dist=True, batch_size=len(value),
+            )  # fmt: skip
+        accuracy = torch.cat(list(right.values())).mean() if right and len(pose) else 0.0
+        score = accuracy - _known_mean(nme) - _known_mean(pose)
+        self.log(f"{part}/score", score, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
 
     def exported(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the network, and how to build it."""
         purpose = "for learning, tests and continuous integration; of no value on real faces"
         names = (name.replace("_", " ") for name in self.net.attributes)
         labels = ", ".join(["68 landmarks", "head pose", *names])
+        if self.teacher is not None:
+            purpose = (
+                "landmarks of faces that are cut out upright; its attributes know drawings only"
+            )
+            labels += "; of photographs the landmarks alone, as MediaPipe's face mesh sees them"
         about = {"face_network": self.net.description, "purpose": purpose, "labels": labels}
         return self.net, about
 

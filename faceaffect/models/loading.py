@@ -18,6 +18,7 @@ from faceaffect.errors import (
 from faceaffect.models.exported import WEIGHTS, read_exported
 from faceaffect.module import FORMAT, AffectModule, FaceModule
 from faceaffect.networks import backbones
+from faceaffect.networks.assets import file_of
 from faceaffect.schema import LabelSchema
 
 
@@ -41,12 +42,14 @@ def create_model(name: str, schema: LabelSchema | dict[str, Any], **args: Any) -
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, or the best one of a run folder, without running any code of it.
 
+    ``asset:NAME`` is a model that the package ships.
+
     An exported model is read likewise: a ``.safetensors`` file, or a folder with one.
 
     Raises:
         CheckpointError: there is none, it is damaged, or faceaffect did not write it.
     """
-    file = Path(path)
+    file = file_of(path)
     if file.is_dir():
         exported = file / WEIGHTS
         file = exported if exported.is_file() else file / "checkpoints" / "best.ckpt"

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from faceaffect.components import Options
@@ -26,7 +27,8 @@ class TimmClassifier(AffectModule):
             ``lora`` trains the heads and low-rank adapters in the frozen backbone.
         readout: what the heads see: ``pooled``, as the network itself pools (a ViT's class token),
             ``mean`` of the last feature map, or ``grid:G``, its means over G x G cells side by
-            side, which keep the place where something is seen.
+            side, which keep the place where something is seen; ``pooled+mean`` and
+            ``pooled+grid:G`` put both side by side.
         lora: rank and place of the adapters, the options of :class:`faceaffect.networks.lora.LoRA`.
         au_loss: see :class:`faceaffect.networks.heads.TaskLosses`.
         class_weights: weigh AUs and expression classes by their rarity in the training part.
@@ -63,11 +65,13 @@ class TimmClassifier(AffectModule):
         self.backbone = create_backbone(**node)
         if mode == "lora":
             LoRA(**(lora or {})).put_into(self.backbone)
-        self.side = grid_side(readout, "model.readout", other="pooled")
-        width = self.backbone.pooled_width
+        cells = readout.removeprefix("pooled+")
+        self.side = grid_side(cells, "model.readout", other="pooled")
+        self.pooled = cells != readout or self.side is None
+        width = self.backbone.pooled_width if self.pooled else 0
         if self.side is not None:
             self.grid = self.backbone.grid
-            width = self.backbone.width * self.side**2
+            width += self.backbone.width * self.side**2
         # Frozen features may differ little from face to face beside a large mean.
         self.norm = nn.BatchNorm1d(width, affine=False) if mode == "linear" else nn.Identity()
         self.heads = Heads(self.schema, width, dropout=dropout)
@@ -88,8 +92,10 @@ class TimmClassifier(AffectModule):
         x = self.backbone.normalise(image)
         if self.side is None:
             return self.backbone.pooled(x)
-        patches = self.backbone.tokens(x)[:, self.backbone.num_prefix_tokens :]
-        return pool_grid(patches, self.grid, self.side).flatten(1)
+        tokens = self.backbone.tokens(x)
+        patches = tokens[:, self.backbone.num_prefix_tokens :]
+        seen = pool_grid(patches, self.grid, self.side).flatten(1)
+        return torch.cat([self.backbone.pooled_of(tokens), seen], 1) if self.pooled else seen
 
     def frozen_features(self, batch: FaceBatch) -> dict[str, Tensor] | None:
         """Return the features of a linear probe."""

@@ -15,13 +15,14 @@ from timm.layers import use_fused_attn
 from torch import Tensor
 
 from faceaffect.errors import RecipeError
+from faceaffect.networks import hybrid as hybrid  # tells timm of its network
+from faceaffect.networks.assets import list_assets
 from faceaffect.networks.origins import RESERVED, build, fill, find_source
 from faceaffect.networks.weights import (
     Freezable,
     fingerprint,
     frozen_keys,
     frozen_sources,
-    list_assets,
     load_asset_metadata,
     save_asset,
 )
@@ -171,6 +172,16 @@ class Backbone(Freezable):
                 Tensor, self.net.forward_head(self.net.forward_features(x), pre_logits=True)
             )
 
+    def pooled_of(self, tokens: Tensor) -> Tensor:
+        """Return what :meth:`pooled` makes of :meth:`tokens`.
+
+        Raises:
+            RecipeError: the network pools something else than tokens.
+        """
+        if not self._flat:
+            raise RecipeError(f"backbone: {self.name} pools no tokens; only a plain ViT does")
+        return cast(Tensor, self.net.forward_head(tokens, pre_logits=True))
+
     def tokens(self, x: Tensor) -> Tensor:
         """Return the last feature map as tokens, row by row.
 
@@ -284,7 +295,8 @@ def create_backbone(
         name: a timm model, with its weights' tag if wanted (``vit_base_patch16_224.augreg_in21k``);
             ``hf-hub:owner/model`` for a timm model that somebody put on the hub;
             ``local-dir:FOLDER`` for such a model in a local folder; ``asset:mini_vit`` for weights
-            that the package ships. The last two always bring their weights.
+            that the package ships, ``asset:real_expression`` for the backbone of a model that it
+            ships. The last three always bring their weights.
         pretrained: take the weights that timm or the hub has under this name, from the local cache
             if they are there.
         weights: take the weights of this file or folder (safetensors, or torch without code;

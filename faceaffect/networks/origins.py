@@ -22,7 +22,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.models import get_pretrained_cfg, load_pretrained
 
 from faceaffect.errors import CheckpointError, RecipeError, suggest
-from faceaffect.networks.weights import asset_path, load_asset, load_asset_metadata, read_weights
+from faceaffect.networks.assets import asset_path
+from faceaffect.networks.weights import load_asset, load_asset_metadata, read_weights
 
 HUB_TIMEOUT = 10.0
 """Seconds that the model hub has to answer before it counts as unreachable."""
@@ -213,6 +214,8 @@ def _folder(folder: Path, kind: str, title: str) -> Source:
 def _asset(name: str) -> Source:
     file = asset_path(name)
     about = load_asset_metadata(file)
+    if isinstance(about.get("network"), dict):  # a whole model, around a backbone
+        about = about["network"]
     if "architecture" not in about:
         raise RecipeError(f"backbone.name: the asset '{name}' is no backbone")
     size = about["image_size"]

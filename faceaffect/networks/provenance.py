@@ -40,6 +40,17 @@ OWN = {
         "4,512 synthetic faces of other people, and faces described in words",
         "descriptions: visible signs and the name of the expression",
     ),
+    "real_vit": Lessons(
+        "ImageNet (its first layers), then 4,657 photographs of 3,486 people, facial_expressions",
+        "ImageNet's classes, then no labels: the answers of face-api's expression network",
+    ),
+    "real_face": Lessons(
+        f"{_WORLD}, then 4,657 photographs of 3,486 people, facial_expressions",
+        "as mini_face of drawings; of photographs 68 landmarks, by MediaPipe's face mesh",
+    ),
+    "real_expression": Lessons(
+        "as real_vit, then photographs of facial_expressions", "six expressions"
+    ),
     "2DFAN-4": Lessons("photographs of 300W-LP", "68 landmarks"),
 }
 """The package's own weights, and those that face-alignment brings, by name."""

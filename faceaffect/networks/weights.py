@@ -17,10 +17,7 @@ from safetensors.torch import save_file
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from faceaffect.errors import CheckpointError, RecipeError, first_line, unknown
-
-ASSETS = Path(__file__).parents[1] / "assets"
-"""The folder of the weights that the package ships."""
+from faceaffect.errors import CheckpointError, first_line
 
 _HEADER = "faceaffect"
 _SAMPLES = 64
@@ -154,23 +151,6 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError(f"{file}: holds no tensors")
     return tensors
-
-
-def list_assets() -> list[str]:
-    """Return the names of the weights that the package ships."""
-    return sorted(path.stem for path in ASSETS.glob("*.safetensors"))
-
-
-def asset_path(name: str) -> Path:
-    """Return the file of an asset.
-
-    Raises:
-        RecipeError: the package ships no such asset.
-    """
-    path = ASSETS / f"{name}.safetensors"
-    if name not in list_assets():
-        raise RecipeError(unknown("asset", name, list_assets()))
-    return path
 
 
 def save_asset(path: str | Path, module: nn.Module, metadata: Mapping[str, Any]) -> None:

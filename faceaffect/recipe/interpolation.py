@@ -16,7 +16,17 @@ from faceaffect.errors import RecipeError, printable
 Keys = tuple[Any, ...]
 """Where a value stands: keys of mappings and positions in lists, from the outside in."""
 
-PLACES = ("output", "root", "table", "cache", "crop_cache", "weights", "instructions")
+PLACES = (
+    "output",
+    "root",
+    "table",
+    "cache",
+    "crop_cache",
+    "weights",
+    "instructions",
+    "teacher",
+    "without",
+)
 """Keys that hold a folder or a file; for these alone a recipe may read the environment."""
 
 allowed_env: set[str] = set()

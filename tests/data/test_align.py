@@ -17,6 +17,7 @@ from faceaffect.data.faces import fan
 from faceaffect.data.faces.crop import Crop, box_matrix, cut, seen_in, similarity_matrix
 from faceaffect.data.faces.fan import FaceAlignment
 from faceaffect.data.faces.finder import Face, largest
+from faceaffect.data.faces.mtcnn import Mtcnn
 from faceaffect.errors import CheckpointError, DataError, FaceAffectError, RecipeError
 from finders import Told
 
@@ -388,3 +389,13 @@ def test_settings_of_a_crop_are_plain_and_checked() -> None:
 def test_a_crop_that_makes_no_sense_is_an_error_of_the_checkpoint(plain: object) -> None:
     with pytest.raises(CheckpointError, match="crop"):
         Crop.from_dict(plain)  # type: ignore[arg-type]
+
+
+def test_another_setting_of_the_finder_finds_anew(tmp_path: Path) -> None:
+    strict, easy = (
+        Aligner("finder", cache=tmp_path, finder=Mtcnn(min_score=s)) for s in (0.9, 0.6)
+    )
+    assert strict._folder("finder") != easy._folder("finder")
+    assert strict._folder("landmarks") == easy._folder("landmarks")
+    assert Aligner("finder", cache=tmp_path)._folder("finder") == strict._folder("finder")
+    assert strict.settings() != easy.settings()

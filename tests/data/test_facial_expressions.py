@@ -115,3 +115,16 @@ def test_the_published_faces() -> None:
     batches = list(data.val_dataloader())
     assert sum(len(batch["id"]) for batch in batches) == info["sizes"]["val"]
     assert data.skipped == {}
+
+
+def test_people_of_another_part_are_left_out_and_counted(tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    write_facial_expressions(whole, people=6, each=6)
+    write_facial_expressions(part, people=2, each=6)
+    all_people = set(FacialExpressions(str(whole)).samples.subject)
+    known = set(FacialExpressions(str(part)).samples.subject)
+    rest = FacialExpressions(str(whole), without=str(part))
+    assert set(rest.samples.subject) == all_people - known
+    assert rest.left_out["people of the other part"] > 0
+    with pytest.raises(DataError, match="folder"):
+        FacialExpressions(str(whole), without=str(tmp_path / "nowhere"))

@@ -10,6 +10,7 @@ import torch
 from faceaffect import LabelSchema, load_model
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import CheckpointError, RecipeError
+from faceaffect.models import face_analysis
 from faceaffect.models.face_analysis import (
     FaceAnalysis,
     FaceNetwork,
@@ -180,3 +181,75 @@ def test_the_shipped_network_finds_faces_of_people_it_never_saw() -> None:
         found = net(image)
     assert landmark_error(found.landmarks, known).mean() < 0.08
     assert net.attributes == data.attribute_names
+
+
+class Knows:
+    """A teacher that answers with a known place."""
+
+    def __init__(self, landmarks: torch.Tensor) -> None:
+        self.landmarks = landmarks
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return self.landmarks[: len(image)]
+
+
+def taught(landmarks: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> FaceAnalysis:
+    monkeypatch.setattr(face_analysis, "MeshTeacher", lambda: Knows(landmarks))
+    torch.manual_seed(0)
+    return FaceAnalysis(LabelSchema(), **SMALL, teacher="mesh").eval()
+
+
+def test_a_teacher_answers_where_the_data_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = faces()
+    module = taught(batch["landmarks"][3:] + 1, monkeypatch)
+    whole = module.loss(batch).item()
+    with_unknown = FaceBatch(**{**batch, "landmarks": batch["landmarks"].clone()})
+    with_unknown["landmarks"][3:] = torch.nan
+    told = FaceBatch(**{**batch, "landmarks": batch["landmarks"].clone()})
+    told["landmarks"][3:] += 1
+    assert module.loss(with_unknown).item() == pytest.approx(module.loss(told).item())
+    assert module.loss(with_unknown).item() != pytest.approx(whole)
+
+
+def test_photographs_are_measured_by_their_landmarks_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    batch = faces()
+    module = taught(batch["landmarks"], monkeypatch)
+    module.photographs = True
+    bare = FaceBatch(image=batch["image"], id=batch["id"], subject=batch["subject"])
+    loader = torch.utils.data.DataLoader([bare], batch_size=None, collate_fn=lambda b: b)
+    trainer = L.Trainer(
+        default_root_dir=tmp_path, logger=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    (measured,) = trainer.test(module, loader, verbose=False)
+    known = landmark_error(module(batch["image"]).landmarks, batch["landmarks"]).mean()
+    assert measured == {
+        "test/nme_percent": pytest.approx(100 * known.item()),
+        "test/score": pytest.approx(-known.item()),
+    }
+    assert torch.isfinite(module.loss(bare))
+
+
+def test_accuracies_count_faces_whose_answer_is_known(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = FaceAnalysis(LabelSchema(), **SMALL).eval()
+    first, second = faces(), faces()
+    second["attributes"] = {name: torch.full((6,), -1) for name in CLASSES}
+    loader = torch.utils.data.DataLoader([first, second], batch_size=None, collate_fn=lambda b: b)
+    trainer = L.Trainer(
+        default_root_dir=tmp_path, logger=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    (measured,) = trainer.test(module, loader, verbose=False)
+    said = module(first["image"]).attributes["tone"].argmax(1)
+    right = (said == first["attributes"]["tone"]).float().mean().item()
+    assert measured["test/tone_accuracy"] == pytest.approx(right)
+
+
+def test_training_goes_on_from_an_asset() -> None:
+    module = FaceAnalysis(LabelSchema(), start="asset:mini_face")
+    image = torch.randint(0, 256, (1, 3, 112, 112), dtype=torch.uint8)
+    with torch.no_grad():
+        found = module.eval()(image).landmarks
+        torch.testing.assert_close(found, load_face_analysis()(image).landmarks)
+    assert all(p.requires_grad for p in module.net.parameters())

@@ -18,7 +18,7 @@ from timm.layers import resample_abs_pos_embed, use_fused_attn
 from torch import nn
 
 from faceaffect.errors import CheckpointError, RecipeError
-from faceaffect.networks import origins, weights
+from faceaffect.networks import assets, origins
 from faceaffect.networks.backbones import (
     Backbone,
     create_backbone,
@@ -186,7 +186,7 @@ def test_fingerprint_reads_samples_not_gigabytes() -> None:
 
 
 def test_asset_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(assets, "ASSETS", tmp_path)
     args = {"depth": 2, "patch_size": 8}
     torch.manual_seed(0)
     made = create_backbone("test_vit", image_size=32, args=args).eval()
@@ -213,7 +213,7 @@ def test_asset_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_damaged_or_foreign_assets_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit_file: Path
 ) -> None:
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(assets, "ASSETS", tmp_path)
     with pytest.raises(RecipeError, match="unknown name 'vitt'; did you mean 'vit'"):
         create_backbone("asset:vitt")
     with pytest.raises(CheckpointError, match="no asset"):

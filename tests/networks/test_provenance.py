@@ -9,9 +9,9 @@ from torch import nn
 from faceaffect.cli import main
 from faceaffect.models.face_analysis import load_face_analysis
 from faceaffect.models.loading import create_model
+from faceaffect.networks.assets import ASSETS
 from faceaffect.networks.backbones import create_backbone
 from faceaffect.networks.provenance import HUB, OWN, SILENT, lessons, started_from
-from faceaffect.networks.weights import ASSETS
 from faceaffect.recipe import load_recipe
 from faceaffect.schema import LabelSchema
 

