@@ -49,7 +49,8 @@ class Distillation(PretrainingModule):
     ) -> None:
         super().__init__(schema)
         self.backbone = create_backbone(**as_node(backbone))
-        convolutions = getattr(getattr(self.backbone.net, "patch_embed", None), "backbone", None)
+        embed = getattr(self.backbone.net, "patch_embed", None)
+        convolutions: Any = getattr(embed, "backbone", None)
         if convolutions is None and (stem == "imagenet" or frozen_stages):
             raise RecipeError(
                 f"model.stem: {self.backbone.name} has no convolutions in front; say stem: random "

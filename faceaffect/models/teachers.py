@@ -149,7 +149,7 @@ class MeshTeacher:
         if presence.item() < np.log(self.min_presence / (1 - self.min_presence)):
             return np.full((len(MESH_TO_IBUG), 2), np.nan, np.float32)
         found = points.reshape(-1, 3)[list(MESH_TO_IBUG), :2]
-        return ((found + 0.5) * scale - 0.5).astype(np.float32)
+        return np.asarray((found + 0.5) * scale - 0.5, np.float32)
 
     def _network(self) -> Any:
         if self._net is None:

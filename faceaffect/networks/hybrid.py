@@ -70,14 +70,14 @@ def lite0_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
         pretrained: has to be false; what is trained is the package's ``asset:real_vit``.
         kwargs: of timm's ``VisionTransformer``.
     """
-    whole = timm.create_model("tf_efficientnet_lite0")
+    whole: Any = timm.create_model("tf_efficientnet_lite0")
     stages = whole.blocks[:_STAGES]
     stem = _Stem(
         OrderedDict([("conv_stem", whole.conv_stem), ("bn1", whole.bn1), ("blocks", stages)])
     )
     options = {"embed_dim": 192, "depth": 3, "num_heads": 3, **kwargs}
     embed = partial(HybridEmbed, backbone=stem)
-    return build_model_with_cfg(  # type: ignore[no-any-return]
+    return build_model_with_cfg(
         VisionTransformer, "lite0_vit", pretrained, embed_layer=embed, patch_size=1, **options
     )
 

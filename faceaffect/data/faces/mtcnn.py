@@ -105,11 +105,11 @@ class Mtcnn:
 
 def _enlargement(image: Frame) -> float:
     sides = image.shape[:2]
-    return max(1.0, min(_SMALL / min(sides), _WORKING / max(sides)))
+    return float(max(1.0, min(_SMALL / min(sides), _WORKING / max(sides))))
 
 
 def _border(image: Frame, scale: float) -> int:
-    return round(_BORDER * min(image.shape[:2]) * scale)
+    return round(_BORDER * float(min(image.shape[:2])) * scale)
 
 
 def _widened(image: Frame, scale: float) -> Frame:
