@@ -24,6 +24,8 @@ def as_found() -> Iterator[None]:
     A shell's background jobs ignore Ctrl-C, and so does a command whose last words it called for.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
     before = {name: dict(table) for name, table in TABLES.items()}
     yield
     for name, table in before.items():

@@ -19,7 +19,8 @@ from faceaffect.runs import cost
 from trees.of_recipes import data_of
 
 FULL_SIZE = [name for name in list_recipes()
-             if not name.startswith(("mini_", "pretrain_", "endpoint_"))]  # fmt: skip
+             if not name.startswith(("mini_", "pretrain_", "endpoint_"))
+             and not name.endswith("as_it_is")]  # fmt: skip
 
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
          "trainer.accelerator=cpu", "data.batch_size=2", "data.num_workers=0"]  # fmt: skip

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from faceaffect.cli import main
+from faceaffect.models import face_analysis
 from faceaffect.recipe import list_recipes, load_recipe
 from servers import completion, send
+from teachers_tiny import MiddleMesh, write_teacher
 from trees.of_recipes import data_of
 
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2",
@@ -27,6 +29,8 @@ def small(recipe: str) -> list[str]:
                 "model.aggregator={qformer: null, pretrained: false, width: 32, heads: 2}",
                 "model.llm={name: 'asset:mini_llama', pretrained: false, dtype: float32}",
                 "model.max_new_tokens=4", "trainer.accumulate_grad_batches=1"]  # fmt: skip
+    if model["name"] == "distillation":
+        return ["model.stem=random", "model.frozen_stages=0", "model.backbone.args={depth: 1}"]
     backbone = model.get("backbone")
     if isinstance(backbone, dict) and backbone.get("pretrained"):
         kind = "test_vit" if "vit" in backbone["name"] else "test_resnet"
@@ -52,9 +56,12 @@ def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACEAFFECT_ANSWERS", str(tmp_path / "kept"))
+    monkeypatch.setattr(face_analysis, "MeshTeacher", MiddleMesh)
     data = data_of(recipe, tmp_path / "data")
     overrides = [*SHORT, *data, *small(recipe), f"output={tmp_path}/runs"]
     overrides += behind(recipe, serve)
+    if load_recipe(recipe)["model"]["name"] == "distillation":
+        overrides.append(f"model.teacher={write_teacher(tmp_path / 'teacher')}")
     if load_recipe(recipe)["trainer"].get("max_epochs") == 0:
         overrides.append("trainer.max_epochs=0")
     assert main(["train", recipe, *overrides]) == 0

@@ -313,7 +313,7 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
         raise DataError(f"{where}: no sample is left to use")
     twice = pd.Index(samples.id.astype(object)).duplicated()
     if twice.any():
-        raise DataError(f"{where}: the id '{samples.id[twice].min()}' occurs twice")
+        raise DataError(f"{where}: the id '{np.sort(samples.id[twice])[0]}' occurs twice")
     shapes = {"subject": (n,), "au": (n, aus), "au_intensity": (n, aus), "expression": (n,),
               "expression_share": (n, classes), "va": (n, 2), "part": (n,)}  # fmt: skip
     for name, shape in shapes.items():

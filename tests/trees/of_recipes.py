@@ -39,6 +39,12 @@ def mixture(root: Path, recipe: str) -> list[str]:
         return [word for i, place in enumerate(roots)
                 for word in (f"data.sources.{i}.{place.removeprefix('data.')}",
                              f"data.sources.{i}.align=none")]  # fmt: skip
+    if recipe == "pretrain_real_face":
+        return [f"data.sources.0.root={write_facial_expressions(root / 'all')}",
+                f"data.sources.0.without={write_facial_expressions(root / 'part', people=2)}",
+                "data.sources.0.align=none", "data.sources.0.crop=null", "data.sources.1.n=60",
+                "data.sources.1.subjects=20", f"data.sources.1.cache={root}",
+                *(f"data.sources.{i}.protocol.folds=3" for i in (0, 1))]  # fmt: skip
     table, other = write_csv(root / "csv"), write_facial_expressions(root / "other")
     return [f"data.sources.0.table={table}", f"data.sources.1.root={other}"]
 
@@ -69,5 +75,13 @@ DATA: dict[str, Any] = {
 
 def data_of(recipe: str, root: Path) -> list[str]:
     """Write data for a recipe and return the overrides that point to it."""
-    name = load_recipe(recipe)["data"]["name"]
-    return mixture(root, recipe) if name == "mixture" else DATA[name](root)
+    data = load_recipe(recipe)["data"]
+    if data["name"] == "mixture":
+        return mixture(root, recipe)
+    placed: list[str] = DATA[data["name"]](root)
+    if data["name"] in ("csv", "facial_expressions") and data.get("align") == "auto":
+        placed += ["data.align=none", "data.crop=null"]  # no finder sees a face in these pictures
+    if data.get("without"):
+        part = write_facial_expressions(root / "part", people=2)
+        placed += [f"data.without={part}", "data.protocol.folds=3"]
+    return placed
