@@ -1,5 +1,6 @@
 """What the answers to a set of questions are worth: by task and group, with intervals."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -87,6 +88,8 @@ def group_rows(tasks: Table) -> Table:
 def interval(right: dict[str, float], by_id: dict[str, Question]) -> tuple[float, float, int]:
     """Return the 95 % interval of a mean over questions, and how many units were drawn.
 
+    Units that are all alike tell a draw nothing of their spread; then it is Wilson's over units.
+
     Args:
         right: of each question the share of its repeats that were right.
         by_id: the questions.
@@ -99,6 +102,13 @@ def interval(right: dict[str, float], by_id: dict[str, Question]) -> tuple[float
         return *wilson(int(sum(right.values())), len(right)), len(units)
     sums = np.array([sum(values) for values in units.values()])
     counts = np.array([len(values) for values in units.values()])
+    if np.ptp(sums / counts) == 0:
+        alike = len(units) * float(sums[0] / counts[0])
+        return (
+            wilson(math.floor(alike), len(units))[0],
+            wilson(math.ceil(alike), len(units))[1],
+            len(units),
+        )
     low, high = np.quantile(resampled(sums, counts), (0.025, 0.975)).tolist()
     return low, high, len(units)
 

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from omegaconf import OmegaConf
 
 from faceaffect.components import arguments
 from faceaffect.data.question_layouts import open_set
 from faceaffect.data.questions import QuestionSet
 from faceaffect.errors import RecipeError, harmless
+from faceaffect.evaluation.pages import page_template
 from faceaffect.evaluation.question_scores import difference, scores
 from faceaffect.evaluation.questioning import Answer, Asking, answering, put
 from faceaffect.files import write_together
@@ -182,12 +182,4 @@ def percent(value: float | None) -> str:
 
 def html(result: Mapping[str, Any]) -> str:
     """Return the page of a result."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("faceaffect.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("questions.html.j2")
-    return template.render(result=result, percent=percent)
+    return page_template("questions.html.j2").render(result=result, percent=percent)

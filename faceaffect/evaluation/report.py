@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from faceaffect.evaluation.assignments import doubtful_leads
 from faceaffect.evaluation.conditions import unequal_terms
 from faceaffect.evaluation.headlines import HEADLINES
+from faceaffect.evaluation.pages import page_template
 from faceaffect.evaluation.plots import plots
 from faceaffect.evaluation.report_tables import (
     AUC,
@@ -229,13 +229,6 @@ def doubtful(report: Mapping[str, Any]) -> list[str]:
 
 def html(report: Mapping[str, Any]) -> str:
     """Return the page of a completed report."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("faceaffect.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
     def at(*keys: str | int | At, form: str = "text") -> Markup:
         """The value at a place, whose beginning or end may come as a tuple."""
@@ -250,7 +243,7 @@ def html(report: Mapping[str, Any]) -> str:
     for plot in plots(report):
         drawn.setdefault(plot.section, []).append(plot.svg)
     found = tables(report)
-    template = environment.get_template("report.html.j2")
+    template = page_template("report.html.j2")
     return template.render(
         report=report,
         tables=found,

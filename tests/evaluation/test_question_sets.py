@@ -15,9 +15,10 @@ import vlm_tiny
 from faceaffect.cli import main
 from faceaffect.data.questions import LETTERS, Question, QuestionSet
 from faceaffect.errors import DataError, RecipeError
-from faceaffect.evaluation.question_scores import difference, scores
+from faceaffect.evaluation.question_scores import difference, interval, scores
 from faceaffect.evaluation.questioning import Asking, answering, lettered, orders, put
 from faceaffect.evaluation.questions import html, open_model, read_settings, report_on
+from faceaffect.scores.replies import wilson
 
 GREY = np.full((8, 8, 3), 100, np.uint8)
 
@@ -189,3 +190,20 @@ def test_questions_from_the_command_line(
     assert "--seeds" in capsys.readouterr().err
     assert main(["compare", "mini_vlm_zero_shot", *words]) == 2
     assert "no questions at" in capsys.readouterr().err
+
+
+def test_people_who_are_all_alike_give_no_interval_of_no_width() -> None:
+    asked = {
+        f"{person}{i}": Question(f"{person}{i}", "Is it?", "yes_no", "yes", ("a",), person=person)
+        for person in "abcdefgh"
+        for i in range(2)
+    }
+    half = {name: float(name.endswith("0")) for name in asked}
+    low, high, units = interval(half, asked)
+    assert (low, high) == pytest.approx(wilson(4, 8))
+    assert units == 8
+    odd = {name: value for name, value in half.items() if name[0] != "h"}
+    assert interval(odd, asked)[0] == pytest.approx(wilson(3, 7)[0])
+    assert interval(odd, asked)[1] == pytest.approx(wilson(4, 7)[1])
+    unlike = half | {"a1": 1.0}
+    assert 0 < np.ptp(interval(unlike, asked)[:2]) < np.ptp(wilson(9, 16))
