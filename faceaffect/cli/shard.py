@@ -1,7 +1,11 @@
 """The command ``shard``."""
 
 import argparse
+import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from faceaffect.cli.arguments import Commands, add_command, add_overrides
 from faceaffect.errors import RecipeError
@@ -24,6 +28,24 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="write tar files for WebDataset instead; an export, not read back by data.name=shards",
     )
+
+
+def trains_from(recipe: str, folder: Path, data: Mapping[str, Any]) -> str:
+    """Return the command that trains from shards as the recipe does from its own data.
+
+    Another ``data.name`` replaces the whole section, so what is asked of all data is said again.
+
+    Args:
+        recipe: its name or file.
+        folder: of the shards.
+        data: the recipe's data section.
+    """
+    from faceaffect.data.base import common_keys
+
+    kept = {key: data[key] for key in common_keys() if key in data}
+    words = [f"data.{key}={json.dumps(value)}" for key, value in kept.items()]
+    start = ["faceaffect", "train", recipe, "data.name=shards", f"data.root={folder}"]
+    return shlex.join([*start, *words])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,5 +76,6 @@ def run(args: argparse.Namespace) -> int:
     if about["unreadable"]:
         console.print(f"unreadable: {about['unreadable']:,}; they are left out as before, counted")
     if not args.webdataset:
-        console.print(f"data.name=shards data.root={args.folder} trains from it", markup=False)
+        words = trains_from(args.recipe, args.folder, recipe["data"])
+        console.print(f"the same training from it:\n  {words}", markup=False, soft_wrap=True)
     return 0

@@ -323,7 +323,7 @@ def create_data(name: str, *, run_seed: int = 0, **args: Any) -> FaceDataModule:
     check_places("data", args)
     dataset_class = registry.get("data", name, "data.name")
     own = list(inspect.signature(dataset_class).parameters)
-    common = [key for key in inspect.signature(FaceDataModule).parameters if key not in _GIVEN]
+    common = common_keys()
     for key in args:
         if key not in own and key not in common:
             near = suggest(key, [*own, *common])
@@ -336,6 +336,11 @@ def create_data(name: str, *, run_seed: int = 0, **args: Any) -> FaceDataModule:
     checked = arguments(FaceDataModule, of_module, "data", given=_GIVEN)
     dataset = dataset_class(**arguments(dataset_class, of_dataset, "data"))
     return FaceDataModule(dataset, seed=run_seed, **checked)
+
+
+def common_keys() -> list[str]:
+    """Return the keys of a data section that every dataset takes, beside its own."""
+    return [key for key in inspect.signature(FaceDataModule).parameters if key not in _GIVEN]
 
 
 _GIVEN = {"dataset": None, "seed": None}
