@@ -1,6 +1,7 @@
 """The study of a search: where trials are stored, which count, and what dead processes left."""
 
 import sys
+import time
 import uuid
 import warnings
 from contextlib import suppress
@@ -50,20 +51,31 @@ def open_storage(url: str) -> RDBStorage:
         RecipeError: the URL is none, its driver is missing, or the database cannot be reached.
     """
     try:
-        parsed = sqlalchemy.make_url(url)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
-                url.replace("{", "{{").replace("}", "}}"),  # what is in braces would be filled in
-                engine_kwargs={"connect_args": _waits(parsed), "pool_pre_ping": True},
-                heartbeat_interval=_HEARTBEAT,
-                grace_period=4 * _HEARTBEAT,
-            )
+            return _opened(url, _waits(sqlalchemy.make_url(url)))
     except Exception as error:
         reason = " ".join(str(error).partition("(Background on this error")[0].split())
         raise RecipeError(
             f"--storage: {without_password(url)} cannot be used: {reason[:300]}"
         ) from None
+
+
+def _opened(url: str, waits: dict[str, int], attempts: int = 5) -> RDBStorage:
+    """Open it; where another process has just made the same tables, open what that made."""
+    try:
+        return RDBStorage(
+            url.replace("{", "{{").replace("}", "}}"),  # what is in braces would be filled in
+            engine_kwargs={"connect_args": waits, "pool_pre_ping": True},
+            heartbeat_interval=_HEARTBEAT,
+            grace_period=4 * _HEARTBEAT,
+        )
+    except sqlalchemy.exc.DBAPIError as error:
+        made = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
+        if not made or attempts == 1:
+            raise
+    time.sleep(0.5)
+    return _opened(url, waits, attempts - 1)
 
 
 def _waits(url: sqlalchemy.URL) -> dict[str, int]:

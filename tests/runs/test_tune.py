@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import sqlalchemy
 import torch
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
@@ -18,8 +19,10 @@ from PIL import Image
 
 from faceaffect.cli import main
 from faceaffect.data.dataset import FaceDataset
+from faceaffect.errors import RecipeError
 from faceaffect.module import AffectModule
 from faceaffect.recipe import load_recipe
+from faceaffect.runs import study
 from faceaffect.runs.train import reopen
 from faces import write_csv
 
@@ -370,3 +373,37 @@ def test_json_can_hold_what_the_study_notes(place: Path) -> None:
     notes: dict[str, Any] = load_recipe(str(tuning(place) / "tiny_tuned.yaml"))["tuned"]
     assert json.loads(json.dumps(notes)) == notes
     assert set(notes["chosen"]) == {"optim.lr", "model.dropout", "model.au_loss"}
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "tries"),
+    [
+        (sqlalchemy.exc.IntegrityError, "UNIQUE constraint failed", 2),
+        (sqlalchemy.exc.OperationalError, "table studies already exists", 2),
+        (sqlalchemy.exc.OperationalError, "unable to open database file", 1),
+    ],
+)
+def test_searches_that_begin_at_one_moment_share_what_one_of_them_made(
+    error: type[sqlalchemy.exc.DBAPIError],
+    said: str,
+    tries: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+
+    def first_refused(url: str, **given: Any) -> optuna.storages.RDBStorage:
+        opened.append(url)
+        if len(opened) == 1:
+            raise error("CREATE TABLE", {}, Exception(said))
+        return optuna.storages.RDBStorage(url, **given)
+
+    monkeypatch.setattr(study, "RDBStorage", first_refused)
+    monkeypatch.setattr(study.time, "sleep", lambda seconds: None)
+    url = study.sqlite(tmp_path / "study.db")
+    if tries == 1:
+        with pytest.raises(RecipeError, match="unable to open"):
+            study.open_storage(url)
+    else:
+        assert study.open_storage(url).get_all_studies() == []
+    assert len(opened) == tries
