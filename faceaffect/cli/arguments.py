@@ -115,8 +115,15 @@ def add_launcher(parser: Parser) -> None:
     """Take where trainings run, and which of them this process does."""
     parser.add_argument(
         "--launcher",
-        choices=("ray", "slurm"),
-        help="spread the trainings over a Ray cluster, or write the script of a SLURM array",
+        choices=("local", "ray", "slurm"),
+        help="train side by side: on the GPUs or cores of this machine, on a Ray cluster, or by "
+        "a SLURM array, whose script is written",
+    )
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="with --launcher local: so many at a time (default: one to a GPU, else to a core)",
     )
     parser.add_argument(
         "--part", type=int, metavar="I", help="one of the trainings that --launcher spreads, alone"
@@ -126,13 +133,16 @@ def add_launcher(parser: Parser) -> None:
 def without_launcher(words: list[str]) -> list[str]:
     """Return the words of a command as one machine takes them.
 
-    >>> without_launcher(["crossval", "x", "--launcher", "ray", "a=1"])
+    >>> without_launcher(["crossval", "x", "--launcher", "local", "--at-once=2", "a=1"])
     ['crossval', 'x', 'a=1']
     """
-    rest = [word for word in words if not word.startswith("--launcher=")]
-    if "--launcher" in rest:
-        place = rest.index("--launcher")
-        del rest[place : place + 2]
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word in ("--launcher", "--at-once"):
+            next(left, None)
+        elif not word.startswith(("--launcher=", "--at-once=")):
+            rest.append(word)
     return rest
 
 

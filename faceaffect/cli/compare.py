@@ -129,13 +129,8 @@ def run(args: argparse.Namespace) -> int:
 def _launched(args: argparse.Namespace) -> bool:
     """Spread the trainings; true if what comes next is for the person to start."""
     from faceaffect.evaluation.entrants import find_entrants
-    from faceaffect.runs.launch import for_slurm, on_ray
+    from faceaffect.runs.launch import spread
 
     entrants = find_entrants(args.sources, args.overrides, args.seeds)
-    parts = sum(len(entrant.recipes) for entrant in entrants if entrant.run is None)
-    words = without_launcher(args.words)
-    if args.launcher == "slurm":
-        for_slurm(words, parts, Path(entrants[0].placed["output"]))
-        return True
-    on_ray(words, parts)
-    return False
+    parts = [r for entrant in entrants if entrant.run is None for r in entrant.recipes]
+    return not spread(args.launcher, without_launcher(args.words), parts, args.at_once)

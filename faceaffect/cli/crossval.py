@@ -1,7 +1,6 @@
 """The command ``crossval``."""
 
 import argparse
-from pathlib import Path
 
 from faceaffect.cli.arguments import (
     Commands,
@@ -47,13 +46,10 @@ def run(args: argparse.Namespace) -> int:
         train_part(recipe, args.folds, args.repeats, args.part, safe)
         return 0
     if args.launcher:
-        from faceaffect.runs.launch import for_slurm, on_ray
+        from faceaffect.runs.launch import spread
 
-        words = without_launcher(args.words)
-        parts = len(trainings(recipe, args.folds, args.repeats))
-        if args.launcher == "slurm":
-            for_slurm(words, parts, Path(recipe["output"]))
+        parts = trainings(recipe, args.folds, args.repeats)
+        if not spread(args.launcher, without_launcher(args.words), parts, args.at_once):
             return 0
-        on_ray(words, parts)
     crossval(recipe, args.folds, repeats=args.repeats, spreadsheet_safe=safe)
     return 0

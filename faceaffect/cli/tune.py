@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from pathlib import Path
 
 from faceaffect.cli.arguments import (
     Commands,
@@ -55,13 +54,11 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.runs.tune import tune
 
     if args.launcher:
-        from faceaffect.runs.launch import for_slurm, on_ray
+        from faceaffect.runs.launch import spread
 
-        spread = without_launcher(args.words)
-        if args.launcher == "slurm":
-            for_slurm(spread, args.workers, Path(recipe["output"]))
+        parts = [recipe] * args.workers
+        if not spread(args.launcher, without_launcher(args.words), parts, args.at_once):
             return 0
-        on_ray(spread, args.workers)
     words = ["faceaffect", "tune", *args.sources, *args.overrides, "--trials", str(args.trials)]
     words += ["--storage", without_password(args.storage)] if args.storage else []
     words += given_options(args)

@@ -7,10 +7,16 @@ import cv2
 from threadpoolctl import threadpool_limits
 
 
+def processors() -> list[int]:
+    """Return the numbers of the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def cores() -> int:
     """Return how many processors this process may use."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return found or 1
+    return len(processors())
 
 
 def one_thread(worker: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The trainings of a command over several machines: a Ray cluster, or an array of SLURM.
+"""The trainings of a command side by side: here, on a Ray cluster, or in an array of SLURM.
 
 A command that needs N trainings is given N parts: the same words with ``--part I``, which train
 number I and write nothing else. Then the command itself finds all of them done and writes its
@@ -10,13 +10,18 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from faceaffect.data.base import create_data
+from faceaffect.data.workers import processors
 from faceaffect.errors import FaceAffectError, RecipeError, first_line, needs_extra
 from faceaffect.files import write_atomically
 from faceaffect.progress import console
+from faceaffect.recipe import Recipe
 
 _TOLD = 5  # last lines of a part that failed
 
@@ -25,6 +30,141 @@ def check_part(part: int, number: int) -> None:
     """Raise a RecipeError unless a part is one of 1 to ``number``."""
     if not 1 <= part <= number:
         raise RecipeError(f"--part: {part}, and there are parts 1 to {number}")
+
+
+def spread(
+    launcher: str, words: Sequence[str], recipes: Sequence[Recipe], at_once: int | None = None
+) -> bool:
+    """Run the parts of a command by a launcher; false if what comes next is for the person to do.
+
+    Args:
+        launcher: ``local``, ``ray`` or ``slurm``.
+        words: of the command, without the program's name.
+        recipes: of the parts, in their order.
+        at_once: of ``local``: so many at a time.
+
+    Raises:
+        FaceAffectError: as the launchers.
+    """
+    if at_once is not None and launcher != "local":
+        raise RecipeError(f"--at-once: for --launcher local; {launcher} has its own queue")
+    if launcher == "slurm" and recipes:
+        for_slurm(words, len(recipes), Path(recipes[0]["output"]))
+        return False
+    if launcher == "ray":
+        on_ray(words, len(recipes))
+    elif launcher == "local":
+        on_this_machine(words, recipes, at_once)
+    return True
+
+
+def on_this_machine(words: Sequence[str], recipes: Sequence[Recipe], at_once: int | None) -> None:
+    """Run the parts of a command in processes of this machine, and return when all have ended.
+
+    Two trainings side by side, with half of the cores each, end sooner than one after the other:
+    small matrix products gain little from a second core. Each GPU is for one part at a time. What
+    parts would all make anew (drawn faces, crops) is made before.
+
+    Args:
+        words: of the command, without the program's name.
+        recipes: of the parts, in their order.
+        at_once: so many run at a time; None for one to a GPU, else one to a core.
+
+    Raises:
+        RecipeError: ``at_once`` is not positive.
+        FaceAffectError: a part failed; the others are stopped.
+    """
+    if at_once is not None and at_once < 1:
+        raise RecipeError(f"--at-once: {at_once} is not positive")
+    _prepare(recipes)
+    free = list(_places(len(recipes), at_once))
+    console.print(f"{len(recipes)} parts, {len(free)} at a time")
+    waiting = [(i, _command(words, i)) for i in range(1, len(recipes) + 1)]
+    running: list[_Part] = []
+    with TemporaryDirectory() as said:
+        try:
+            while waiting or running:
+                while waiting and free:
+                    running.append(_Part(*waiting.pop(0), free.pop(0), Path(said)))
+                time.sleep(0.2)
+                ended = [part for part in running if part.process.poll() is not None]
+                for part in running:
+                    part.pass_on()
+                for part in ended:
+                    running.remove(part)
+                    free.append(part.place)
+                    part.end()
+                    if part.process.returncode:
+                        raise FaceAffectError(
+                            f"part {part.number} of {len(recipes)} failed, the others are stopped; "
+                            "the same command goes on after what is done"
+                        )
+        finally:
+            for part in running:
+                part.process.terminate()
+            for part in running:
+                part.process.wait()
+                part.end()
+
+
+class _Part:
+    """A part that runs in a process of its own, at its place: some cores, perhaps a GPU."""
+
+    def __init__(
+        self, number: int, words: list[str], place: tuple[list[int], str | None], folder: Path
+    ) -> None:
+        cores, gpu = self.place = place
+        self.number, self._rest = number, b""
+        environment = os.environ | {"OMP_NUM_THREADS": str(len(cores))}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        with (folder / str(number)).open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "faceaffect.cli", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(self.process.pid, cores)
+        self._said = (folder / str(number)).open("rb")
+
+    def pass_on(self) -> None:
+        """Print the whole lines that it said since."""
+        *lines, self._rest = (self._rest + self._said.read()).split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "replace").rpartition("\r")[2]
+            console.print(f"{self.number}: {text}", markup=False, highlight=False)
+
+    def end(self) -> None:
+        self.pass_on()
+        self._said.close()
+
+
+def _places(parts: int, at_once: int | None) -> Iterator[tuple[list[int], str | None]]:
+    """Yield the cores and the GPU of each part that runs at the same time."""
+    gpus, cores = _gpus(), processors()
+    number = min(at_once or len(gpus) or len(cores), parts)
+    for i in range(number):
+        yield cores[i % len(cores) :: number], gpus[i % len(gpus)] if gpus else None
+
+
+def _gpus() -> list[str]:
+    import torch  # where --help is asked for, nothing heavy is imported
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    number = torch.cuda.device_count()
+    return named.split(",")[:number] if named else [str(i) for i in range(number)]
+
+
+def _prepare(recipes: Sequence[Recipe]) -> None:
+    """Draw faces and make crops, once for all recipes that share their data."""
+    made: list[Any] = []
+    for recipe in recipes:
+        if recipe["data"] not in made:
+            made.append(recipe["data"])
+            create_data(run_seed=recipe["seed"], **recipe["data"]).prepare_data()
 
 
 def on_ray(words: Sequence[str], parts: int) -> None:
