@@ -99,6 +99,8 @@ def on_this_machine(words: Sequence[str], recipes: Sequence[Recipe], at_once: in
                             f"part {part.number} of {len(recipes)} failed, the others are stopped; "
                             "the same command goes on after what is done"
                         )
+                    left = len(waiting) + len(running)
+                    console.print(f"part {part.number} of {len(recipes)} is done, {left} left")
         finally:
             for part in running:
                 part.process.terminate()

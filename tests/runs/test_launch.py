@@ -1,12 +1,16 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from faceaffect.cli import main
 from faceaffect.cli.arguments import without_launcher
+from faceaffect.errors import FaceAffectError
+from faceaffect.recipe import load_recipe
 from faceaffect.runs import launch
 
 RECIPE = """
@@ -116,10 +120,77 @@ def test_a_task_that_is_told_to_end_is_queued_again(
     assert queued.read_text() == "requeue 77_1\n"
 
 
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that stands for ours: notes its words and threads, fails where it is told to."""
+    file, noted = tmp_path / "program", tmp_path / "noted"
+    file.write_text(
+        f'#!/bin/bash\necho "${{@:3}} $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >> {noted}\n'
+        'echo "words of part $5"\n'
+        f'if [ -e {tmp_path}/fail ]; then [ "$5" = 2 ] && exit 3; exec sleep 60; fi\n'
+    )
+    file.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(file))
+    monkeypatch.setattr(launch, "processors", lambda: sorted(os.sched_getaffinity(0)) * 4)
+    return noted
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2])
+def test_parts_on_this_machine_share_its_cores(
+    recipe: Path, program: Path, at_once: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cores = len(launch.processors())
+    launch.on_this_machine(["crossval"], [load_recipe(str(recipe))] * 3, at_once)
+    threads = -(-cores // min(at_once or cores, 3)), cores // min(at_once or cores, 3)
+    noted = [line.split() for line in program.read_text().splitlines()]
+    assert sorted(words[:3] for words in noted) == [
+        ["crossval", "--part", str(part)] for part in (1, 2, 3)
+    ]
+    assert {int(words[3]) for words in noted} <= set(threads)
+    said = capsys.readouterr().out
+    assert "2: words of part 2" in said
+    assert "part 3 of 3 is done" in said
+
+
+def test_a_part_on_this_machine_has_a_gpu_of_its_own(
+    recipe: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    launch.on_this_machine(["crossval"], [load_recipe(str(recipe))] * 2, None)
+    assert sorted(line.split()[4] for line in program.read_text().splitlines()) == ["5", "7"]
+
+
+def test_a_part_that_fails_on_this_machine_ends_the_others(
+    recipe: Path, program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fail").touch()
+    begun = time.monotonic()
+    with pytest.raises(FaceAffectError, match="part 2 of 3 failed, the others are stopped"):
+        launch.on_this_machine(["crossval"], [load_recipe(str(recipe))] * 3, 3)
+    assert time.monotonic() - begun < 30  # they would sleep for a minute
+    assert "2: words of part 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--launcher", "local", "--at-once", "0"], "--at-once: 0 is not positive"),
+        (["--launcher", "slurm", "--at-once", "2"], "slurm has its own queue"),
+    ],
+)
+def test_so_many_at_once_that_cannot_be(
+    recipe: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["crossval", str(recipe), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_words_of_the_launcher_are_left_out() -> None:
     words = ["tune", "--launcher", "slurm", "x", "--trials", "3"]
     assert without_launcher(words) == ["tune", "x", "--trials", "3"]
     assert without_launcher(["tune", "--launcher=ray", "x"]) == ["tune", "x"]
+    assert without_launcher(["tune", "--at-once", "2", "x", "--at-once=3"]) == ["tune", "x"]
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_line(
@@ -146,4 +217,14 @@ def test_a_local_cluster_gives_the_result_of_one_machine(
     one, other = f"output={tmp_path / 'one'}", f"output={tmp_path / 'other'}"
     assert main(["crossval", str(recipe), one]) == 0
     assert main(["crossval", str(recipe), "--launcher", "ray", other]) == 0
+    assert summary(tmp_path / "one") == summary(tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_side_by_side_on_this_machine_gives_the_result_of_one_after_another(
+    recipe: Path, tmp_path: Path
+) -> None:
+    one, other = f"output={tmp_path / 'one'}", f"output={tmp_path / 'other'}"
+    assert main(["crossval", str(recipe), one]) == 0
+    assert main(["crossval", str(recipe), "--launcher", "local", other]) == 0
     assert summary(tmp_path / "one") == summary(tmp_path / "other")
