@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import HybridEmbed
 from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -82,8 +83,23 @@ class ExpertViT(nn.Module):
         Args:
             image: (B, 3, H, W), normalised.
         """
+        return self.after(*self._embed(image))
+
+    def embed(self, image: Tensor) -> Tensor | None:
+        """Return the tokens before the first block, (B, T, C), of convolutions that stand there.
+
+        None of a ViT that cuts its patches by one linear layer: its tokens cost more to keep than
+        to make.
+        """
+        hybrid = isinstance(self.backbone.net.patch_embed, HybridEmbed)
+        return self._embed(image)[0] if hybrid else None
+
+    def after(
+        self, tokens: Tensor, ropes: list[Tensor | None] | None = None
+    ) -> tuple[Tensor, list[Stream]]:
+        """Return what :meth:`forward` does, of the tokens before the first block."""
         net = self.backbone.net
-        x, ropes = self._embed(image)
+        x, ropes = tokens, ropes or [None] * len(net.blocks)
         stream: Stream | None = None
         streams: list[Stream] = []
         for block, groups, rope in zip(net.blocks, self.groups, ropes, strict=True):
@@ -265,14 +281,28 @@ class AUFormer(AffectModule):
             total = max(sum(counts.values()), 1)
             self.criterion.prepare([counts[name] / total for name in self.schema.expressions])
 
+    def frozen_features(self, batch: FaceBatch) -> dict[str, Tensor] | None:
+        """Return the tokens before the first block, where convolutions make them."""
+        tokens = self.vit.embed(self.vit.backbone.normalise(batch["image"]))
+        return None if tokens is None else {"tokens": tokens}
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return the logits of each task from uint8 faces (B, 3, H, W)."""
         return self.look(image)[0]
 
     def look(self, image: Tensor) -> tuple[dict[str, Tensor], list[Stream]]:
         """Return the logits of each task, and the stream that leaves each block."""
+        return self._answer(*self.vit(self.vit.backbone.normalise(image)))
+
+    def _look(self, batch: FaceBatch) -> tuple[dict[str, Tensor], list[Stream]]:
+        if "features" in batch:
+            return self._answer(*self.vit.after(batch["features"]["tokens"]))
+        return self.look(batch["image"])
+
+    def _answer(
+        self, tokens: Tensor, streams: list[Stream]
+    ) -> tuple[dict[str, Tensor], list[Stream]]:
         backbone = self.vit.backbone
-        tokens, streams = self.vit(backbone.normalise(image))
         if self.side is None:
             features = backbone.net.forward_head(tokens, pre_logits=True)
         else:
@@ -282,7 +312,7 @@ class AUFormer(AffectModule):
 
     def loss(self, batch: FaceBatch) -> Tensor:
         """Return AU loss + WDI + ``aux_loss`` x that of the streams, cross-entropy and 1 - CCC."""
-        out, streams = self.look(batch["image"])
+        out, streams = self._look(batch)
         total: Tensor = self.losses(out, batch)
         if "au" in out and self.dice_loss:
             dice = weighted_dice_loss(out["au"], batch["au"], weight=self.criterion.weight)
@@ -301,7 +331,7 @@ class AUFormer(AffectModule):
 
     def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
         """Return AU and expression probabilities, valence and arousal in [-1, 1]."""
-        return answers(self(batch["image"]))
+        return answers(self._look(batch)[0])
 
 
 class AUHeads(nn.Module):

@@ -193,6 +193,25 @@ def test_a_new_model_gives_the_frozen_features_bit_for_bit(name: str, args: dict
     assert len(streams) == len(backbone.net.blocks)
 
 
+def test_tokens_of_frozen_convolutions_stand_for_the_image() -> None:
+    torch.manual_seed(0)
+    backbone = {"name": "lite0_vit", "args": {"depth": 2}}
+    model = AUFormer(FULL, backbone=backbone, expert_width=2, dropout=0.0)
+    batch = face_batch(FULL, size=112)
+    seen = model.frozen_features(batch)
+    assert seen is not None
+    assert seen["tokens"].shape == (len(batch["id"]), 50, 192)
+    blank = {**batch, "image": torch.zeros_like(batch["image"]), "features": seen}
+    assert torch.equal(model.loss(batch), model.loss(blank))  # type: ignore[arg-type]
+    for name, answer in model.predict(batch).items():
+        assert torch.equal(answer, model.predict(blank)[name])  # type: ignore[arg-type]
+
+
+def test_patches_cut_by_a_linear_layer_are_not_kept() -> None:
+    model = AUFormer(FULL, backbone={"name": "test_vit", "image_size": 32}, expert_width=2)
+    assert model.frozen_features(face_batch(FULL, size=32)) is None
+
+
 def expected(h: int, width: int = 768) -> int:
     """Return the parameters of one expert, the sum of its layers' weights and biases."""
     down, up, square = width * h + h, h * width + width, h * h + h
