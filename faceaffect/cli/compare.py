@@ -77,17 +77,18 @@ def run(args: argparse.Namespace) -> int:
             or args.tune
             or args.space
             or args.faces
-            or args.dry_run
             or args.launcher
             or args.part is not None
         ):
             raise RecipeError(
                 "compare: questions are put to models as they are; --seeds, --repeats, --tune, "
-                "--space, --faces, --dry-run, --launcher and --part are not for them (see "
-                "data.repeats)"
+                "--space, --faces, --launcher and --part are not for them (see data.repeats)"
             )
-        from faceaffect.evaluation.questions import ask_all
+        from faceaffect.evaluation.questions import ask_all, plan_all
 
+        if args.dry_run:
+            plan_all(args.sources, args.overrides)
+            return 0
         ask_all(args.sources, args.overrides, args.folder)
         return 0
     for source in args.sources:  # wrong words are found before heavy packages are imported

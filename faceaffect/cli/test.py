@@ -12,7 +12,6 @@ from faceaffect.cli.arguments import (
     add_spreadsheet_safe,
     check_source,
 )
-from faceaffect.errors import RecipeError
 
 
 def add(commands: Commands) -> None:
@@ -31,11 +30,9 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.recipe import list_recipes
 
     if "data.name=questions" in args.overrides:
-        if args.dry_run:
-            raise RecipeError("test: --dry-run is not for questions, which no endpoint is asked")
-        from faceaffect.evaluation.questions import ask_all
+        from faceaffect.evaluation.questions import ask_all, plan_all
 
-        ask_all([args.source], args.overrides)
+        (plan_all if args.dry_run else ask_all)([args.source], args.overrides)
         return 0
     if args.source not in list_recipes():
         check_source(args.source)

@@ -36,6 +36,7 @@ class Question:
         pair: questions of one name count as right only together; empty for none.
         note: what a reader has to know of the question, such as where its pictures come from.
         labels: of an open question, what its text has to say: one expression, or AUs.
+        think: the model is asked to think before it answers.
 
     Raises:
         ValueError: the fields contradict each other.
@@ -53,6 +54,7 @@ class Question:
     pair: str = ""
     note: str = ""
     labels: tuple[str, ...] = ()
+    think: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
@@ -102,8 +104,9 @@ def _field(name: str, value: Any) -> Any:
         raise ValueError(f"{len(value)} keys; a question has one")
     if name == "key" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is no text")
+    kind, word = (bool, "true or false") if name == "think" else (str, "text")
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is no {word}")
     return value
 
 
@@ -225,6 +228,6 @@ def write_questions(path: Path, questions: Iterable[Question]) -> None:
     """Write questions as :func:`read_questions` reads them."""
     lines = []
     for asked in questions:
-        plain = {k: v for k, v in asdict(asked).items() if v not in ("", ())}
+        plain = {k: v for k, v in asdict(asked).items() if v not in ("", (), False)}
         lines.append(json.dumps(plain, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines))

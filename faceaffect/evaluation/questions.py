@@ -14,7 +14,7 @@ from faceaffect.data.questions import QuestionSet
 from faceaffect.errors import RecipeError, harmless
 from faceaffect.evaluation.pages import page_template
 from faceaffect.evaluation.question_scores import difference, scores
-from faceaffect.evaluation.questioning import Answer, Asking, answering, put
+from faceaffect.evaluation.questioning import Answer, Asking, answering, pose, put
 from faceaffect.files import write_together
 from faceaffect.hardware import device_for
 from faceaffect.models.loading import load_model
@@ -23,7 +23,11 @@ from faceaffect.recipe import load_recipe
 from faceaffect.recipe.interpolation import check_places
 from faceaffect.runs.folder import new_folder
 from faceaffect.runs.limits import trains
-from faceaffect.runs.train import build, is_recipe
+from faceaffect.runs.train import build_model, check_sections, is_recipe
+from faceaffect.schema import LabelSchema
+
+ANY = LabelSchema((12,), ("neutral", "happiness"), True)
+"""What a model that is not trained is built for; questions do not go by it."""
 
 
 def ask_all(sources: Sequence[str], overrides: Sequence[str], folder: Path | None = None) -> Path:
@@ -53,13 +57,12 @@ def report_on(
     settings: Mapping[str, Any],
 ) -> Path:
     """Put a set to models and write answers, scores and the page into a folder."""
-    for model in models.values():
-        answering(model)
+    how = agreed(models, how)
     answers: dict[str, list[Answer]] = {}
     found: dict[str, Any] = {}
     for name, model in models.items():
-        answers[name], skipped = put(model, asked, how)
-        found[name] = {**scores(asked, answers[name]), "skipped": skipped}
+        answers[name], about = ask(model, asked, how)
+        found[name] = {**scores(asked, answers[name]), **about}
         _tell(name, found[name])
     first, *rest = answers
     result = {
@@ -73,6 +76,42 @@ def report_on(
             for other in rest
         },
     }
+    return write_report(folder, answers, result, "questions", html(result))
+
+
+def agreed(models: Mapping[str, Any], how: Asking) -> Asking:
+    """Return how all models are asked alike.
+
+    Raises:
+        RecipeError: a model does not answer in words, or gives no likelihoods that are wanted.
+    """
+    for model in models.values():
+        answering(model)
+    settled = how.settled(models)
+    if how.answers == "auto" and settled.answers == "generate":
+        without = next(name for name, model in models.items() if not hasattr(model, "weigh"))
+        told = f"answers are generated and read, since {without} gives no likelihoods"
+        console.print(harmless(told), markup=False, soft_wrap=True)
+    return settled
+
+
+def ask(model: Any, asked: QuestionSet, how: Asking) -> tuple[list[Answer], dict[str, Any]]:
+    """Put a set to a model; return its answers, and what was skipped and what asking took."""
+    if hasattr(model, "begin_asking"):
+        model.begin_asking()
+    answers, skipped = put(model, asked, how)
+    took = model.end_asking() if hasattr(model, "end_asking") else {}
+    return answers, {"skipped": skipped, **took}
+
+
+def write_report(
+    folder: Path,
+    answers: Mapping[str, Sequence[Answer]],
+    result: Mapping[str, Any],
+    kind: str,
+    page: str,
+) -> Path:
+    """Write every answer, the numbers (as KIND.json) and the page into a folder; return it."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "answers.jsonl": "".join(
@@ -80,12 +119,31 @@ def report_on(
             for name, own in answers.items()
             for answer in own
         ),
-        "questions.json": json.dumps(result, indent=2, ensure_ascii=False),
-        "report.html": html(result),
+        f"{kind}.json": json.dumps(result, indent=2, ensure_ascii=False),
+        "report.html": page,
     }
     write_together(folder, texts)
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
     return folder
+
+
+def plan_all(sources: Sequence[str], overrides: Sequence[str]) -> None:
+    """Print what a set of questions would ask of models behind endpoints, and ask nothing.
+
+    Raises:
+        RecipeError: there is no such model.
+    """
+    given, _, others = _sort(overrides)
+    asked, how = read_settings(given)
+    models = {source: open_model(source, others) for source in sources}
+    planned = {name: model for name, model in models.items() if hasattr(model, "plan_all")}
+    if not planned:
+        raise RecipeError("--dry-run is about models behind an endpoint, and here is none")
+    for name, model in planned.items():
+        posed = pose(asked.questions, asked, how, model, {})
+        plan = model.plan_all((one.media, one.prompt) for one in posed)
+        for line in plan.words(model.endpoint):
+            console.print(f"{name}: {line}", markup=False)
 
 
 def read_settings(given: Mapping[str, Any]) -> tuple[QuestionSet, Asking]:
@@ -121,7 +179,9 @@ def open_model(source: str, overrides: Sequence[str] = ()) -> Any:
         raise RecipeError(
             f"{source}: the model has to be trained before it is asked: faceaffect train {source}"
         )
-    _, model = build(recipe)
+    check_sections(recipe)
+    model = build_model(recipe, ANY)  # without its data, which may not be here
+    model.image_size = model.image_size or recipe["data"].get("image_size")
     return _ready(model, recipe["trainer"])
 
 
@@ -169,6 +229,11 @@ def _tell(name: str, found: Mapping[str, Any]) -> None:
         both = ", ".join(f"{kind} {row[kind]['rege']:.1f}" for kind in ("legacy", "ours"))
         line = f"{name}: {task}: REGE {both} (n {row['n']})"
         console.print(harmless(line), markup=False, highlight=False, soft_wrap=True)
+    refused = found.get("refused", {}).get("n", 0)
+    if refused:
+        console.print(
+            harmless(f"{name}: {refused} questions refused, which are wrong"), markup=False
+        )
     if found["skipped"]:
         (reason, *_) = found["skipped"].values()
         line = f"{name}: {len(found['skipped'])} questions left out, the first for: {reason}"

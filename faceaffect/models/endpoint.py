@@ -176,6 +176,66 @@ class EndpointModel(AffectModule):
             console.print("\n".join(said.values()), markup=False)
         return [said.get((sample, ""), "") for sample in range(len(asked))]
 
+    # Questions of a set
+
+    at_once = 64
+    """So many questions are handed over together; ``parallel`` of them are in flight."""
+
+    def begin_asking(self) -> None:
+        """Say where pictures go, and count anew.
+
+        Raises:
+            RecipeError: pictures would leave the machine, or a key, and nobody allowed it.
+        """
+        self._allowed()
+        console.print(f"pictures go to {self.endpoint.url}, model {self.endpoint.model}")
+        self.spent, self.refused, self._unanswered = Spent(), {}, {}
+        self._in_a_row = 0
+
+    def say_about(self, media: Sequence[Tensor], question: str) -> str:
+        """Answer a question about several pictures and clips, or about none, in free words.
+
+        Args:
+            media: each (T, 3, H, W) uint8; of a clip all frames are sent, in order.
+            question: in words.
+
+        Raises:
+            EndpointError: it got no answer; where it was refused the answer is empty.
+        """
+        return self.say_all([(question, media, question)])[0]
+
+    def say_all(self, asked: Sequence[tuple[str, Sequence[Tensor], str]]) -> list[str]:
+        """Answer questions, each with a name for messages; see :meth:`say_about`."""
+        said: dict[tuple[int, str], str] = {}
+        names = [name for name, *_ in asked]
+        posed = [(n, "", self._posed(media, words)) for n, (_, media, words) in enumerate(asked)]
+        self._ask(names, posed, said)
+        if self._unanswered:
+            raise EndpointError(self._lacking("questions"))
+        return [said.get((n, ""), "") for n in range(len(asked))]
+
+    def plan_all(self, asked: Iterable[tuple[Sequence[Tensor], str]]) -> Plan:
+        """Return what questions would be asked, without asking."""
+        found = Plan()
+        found.add(self.endpoint, [self._posed(media, words) for media, words in asked])
+        return found
+
+    def end_asking(self) -> dict[str, Any]:
+        """Return what the answers took and what was refused.
+
+        Raises:
+            EndpointError: everything was refused.
+        """
+        console.print(self.spent.words(self.endpoint))
+        self._tell_refused("questions")
+        return self._taken()
+
+    def _posed(self, media: Sequence[Tensor], words: str) -> Question:
+        pictures = tuple(_picture(frame) for clip in media for frame in clip)
+        return Question(words, pictures, self._prompts.system)
+
+    # What a test would ask
+
     def plan(self, batches: Iterable[FaceBatch]) -> Plan:
         """Return what would be asked about batches, without asking."""
         found = Plan()
@@ -280,10 +340,10 @@ class EndpointModel(AffectModule):
         if self._in_a_row >= max(8, 2 * self.endpoint.parallel):
             raise EndpointError(f"{self._lacking()} It seems to be down")
 
-    def _lacking(self) -> str:
+    def _lacking(self, what: str = "samples") -> str:
         name, reason = next(iter(self._unanswered.items()))
         return (
-            f"{self.endpoint.url}: {len(self._unanswered)} samples got no answer, the first "
+            f"{self.endpoint.url}: {len(self._unanswered)} {what} got no answer, the first "
             f"{printable(name)}: {reason}. What was answered is kept: the same command asks for "
             "the rest alone."
         )
@@ -308,10 +368,8 @@ class EndpointModel(AffectModule):
     def on_test_epoch_start(self) -> None:
         """Count anew."""
         super().on_test_epoch_start()
-        self._allowed()
-        console.print(f"pictures go to {self.endpoint.url}, model {self.endpoint.model}")
-        self.spent, self.refused, self._unanswered = Spent(), {}, {}
-        self._in_a_row, self._testing = 0, True
+        self.begin_asking()
+        self._testing = True
 
     def on_test_epoch_end(self) -> None:
         """See that every sample was answered, or refused.
@@ -323,13 +381,16 @@ class EndpointModel(AffectModule):
         console.print(self.spent.words(self.endpoint))
         if self._unanswered:
             raise EndpointError(self._lacking())
+        self._tell_refused("samples")
+        super().on_test_epoch_end()
+
+    def _tell_refused(self, what: str) -> None:
         if self.refused:
             name, reason = next(iter(self.refused.items()))
-            told = f"{len(self.refused)} samples were refused, the first, {printable(name)}"
+            told = f"{len(self.refused)} {what} were refused, the first, {printable(name)}"
             if not self.spent.asked + self.spent.kept:
                 raise EndpointError(f"{self.endpoint.url}: all {told}: {reason}")
             console.print(f"{told}: {reason}", markup=False)
-        super().on_test_epoch_end()
 
     def answering(self) -> dict[str, Any]:
         """Return who answered, how, what it took, and what was refused, for the result."""
@@ -341,6 +402,11 @@ class EndpointModel(AffectModule):
         return {
             "probabilities": dict.fromkeys(self.forms, how),
             "forms": {task: prompt.form for task, prompt in self.forms.items()},
+            **self._taken(),
+        }
+
+    def _taken(self) -> dict[str, Any]:
+        return {
             "spent": self.spent.to_dict(self.endpoint),
             "refused": {"n": len(self.refused), "reasons": dict(list(self.refused.items())[:_FEW])},
         }

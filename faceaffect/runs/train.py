@@ -46,6 +46,7 @@ from faceaffect.runs.trainer import (
 )
 from faceaffect.runs.tuned import tuned_section
 from faceaffect.runs.uses import doubts, faces_used
+from faceaffect.schema import LabelSchema
 
 
 def train(
@@ -240,12 +241,17 @@ def build(recipe: Recipe, data: FaceDataModule | None = None) -> tuple[FaceDataM
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
     optim = check_sections(recipe)
     data = data or create_data(run_seed=recipe["seed"], **recipe["data"])
-    with hardware.building_for(hardware.device_for(recipe["trainer"])):
-        model = create_model(schema=data.schema, **recipe["model"])
+    model = build_model(recipe, data.schema)
     model.optim, model.seed = optim, recipe["seed"]
     model.task_weights = _task_weights(recipe, data)
     model.recipe = {"name": recipe.name, "sections": recipe.stored}
     return data, model
+
+
+def build_model(recipe: Recipe, schema: LabelSchema) -> FaceModule:
+    """Return the recipe's model for some labels, as it is before training."""
+    with hardware.building_for(hardware.device_for(recipe["trainer"])):
+        return create_model(schema=schema, **recipe["model"])
 
 
 def check_sections(recipe: Recipe) -> Optim:

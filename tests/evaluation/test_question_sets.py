@@ -3,8 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,12 +16,13 @@ from torch import Tensor
 import emo_tiny
 import vlm_tiny
 from faceaffect.cli import main
-from faceaffect.data.questions import LETTERS, Question, QuestionSet
+from faceaffect.data.questions import LETTERS, Question, QuestionSet, write_questions
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.evaluation.question_scores import difference, interval, scores
-from faceaffect.evaluation.questioning import Asking, answering, lettered, orders, put
-from faceaffect.evaluation.questions import html, open_model, read_settings, report_on
+from faceaffect.evaluation.questioning import THINK, Asking, answering, lettered, orders, put
+from faceaffect.evaluation.questions import agreed, html, open_model, read_settings, report_on
 from faceaffect.scores.replies import wilson
+from servers import completion, send
 
 GREY = np.full((8, 8, 3), 100, np.uint8)
 
@@ -75,7 +79,94 @@ def test_letters_are_read_back_into_the_order_of_the_set() -> None:
     assert [(a.said, a.right) for a in answers] == [("C", True)] * 3
     assert len({a.shown for a in answers}) == 3
     shown = [asked.questions[0].options[i] for i in orders(4, 3, (0, "1"))[0]]
-    assert model.asked[0] == (1, lettered("Which?", shown))
+    asked_for = "Answer with the letter of the best option only."
+    assert model.asked[0] == (1, f"{lettered('Which?', shown)}\n{asked_for}")
+
+
+def test_a_thought_stands_before_the_answer_is_asked_for() -> None:
+    asked, model = of(replace(choice(1, "A"), think=True)), Says("Brows up.", likes="A")
+    answers, _ = put(model, asked, Asking(blind=False))
+    (_, first), (_, second) = model.asked
+    assert first.endswith(THINK)
+    assert "\nThoughts: Brows up.\nAnswer with the letter" in second
+    assert answers[0].thoughts == "Brows up."
+    assert answers[0].text == ""  # it was weighed
+    with pytest.raises(ValueError, match="think is no true or false"):
+        Question.from_dict({"id": "1", "question": "?", "form": "open", "key": "k", "think": "yes"})
+
+
+class Talks:
+    """Answers in words and gives no likelihoods."""
+
+    def say_about(self, media: Sequence[Tensor], question: str) -> str:
+        return "(A)"
+
+
+def test_all_are_asked_alike_where_one_cannot_be_scored(capsys: pytest.CaptureFixture[str]) -> None:
+    both = {"one": Says(), "two": Talks()}
+    assert agreed(both, Asking()).answers == "generate"
+    assert "two gives no likelihoods" in " ".join(capsys.readouterr().out.split())
+    assert agreed({"one": Says()}, Asking()).answers == "score"
+    with pytest.raises(RecipeError, match=r"data\.answers: score, but two"):
+        agreed(both, Asking(answers="score"))
+    answers, _ = put(Talks(), of(choice(1)), Asking(blind=False))
+    assert answers[0].shown == "A"
+
+
+def behind(tmp_path: Path, url: str, **changes: str | float) -> list[str]:
+    """Write a recipe of a model behind an address, whose data is not there, and a set for it."""
+    model = {"name": "endpoint", "url": url, "model": "toy", "cache": str(tmp_path / "kept")}
+    data = {"name": "folder", "root": str(tmp_path / "nowhere"), "image_size": 16}
+    text = json.dumps({"model": model | changes, "data": data})
+    (tmp_path / "toy.yaml").write_text(text)
+    cv2.imwrite(str(tmp_path / "a.png"), GREY)
+    yes = Question("1", "Is it grey?", "yes_no", "yes", ("a.png",), person="p")
+    write_questions(tmp_path / "set.jsonl", [yes])
+    return [str(tmp_path / "toy.yaml"), "data.name=questions",
+            f"data.file={tmp_path / 'set.jsonl'}", f"output={tmp_path}/runs"]  # fmt: skip
+
+
+def test_a_model_behind_an_address_is_asked(
+    tmp_path: Path, serve: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai", reason="the extra 'endpoint' is not installed")
+    bodies: list[Any] = []
+
+    def reply(handler: Any, body: dict[str, Any]) -> None:
+        bodies.append(body)
+        seeing = len(body["messages"][0]["content"]) == 2
+        send(handler, 200, completion("Yes." if seeing else "No idea.", (40, 2)))
+
+    words = behind(tmp_path, serve(reply))
+    assert main(["test", *words, "--dry-run"]) == 0
+    assert "2 requests to toy" in " ".join(capsys.readouterr().out.split())
+    assert not bodies
+    for _ in range(2):  # the second time all answers are kept
+        assert main(["test", *words]) == 0
+        assert len(bodies) == 2
+    *_, folder = sorted((tmp_path / "runs" / "questions").iterdir())
+    found = json.loads((folder / "questions.json").read_text())
+    told = next(iter(found["models"].values()))
+    assert (told["tasks"][0]["accuracy"], told["tasks"][0]["blind"]) == (1.0, 0.0)
+    assert told["spent"]["prompt_tokens"] == 80
+    assert found["settings"]["answers"] == "generate"
+    assert main(["test", *words, "data.answers=score"]) == 2
+    assert "gives no likelihoods" in capsys.readouterr().err
+
+
+def test_an_address_that_refuses_or_is_down(
+    tmp_path: Path, serve: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai", reason="the extra 'endpoint' is not installed")
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    refusing = serve(lambda handler, _: send(handler, 400, "no faces"))
+    assert main(["test", *behind(tmp_path, refusing)]) == 2
+    assert "all 2 questions were refused, the first, 1" in capsys.readouterr().err
+    down = serve(lambda handler, _: send(handler, 500, "oh"))
+    assert main(["test", *behind(tmp_path, down, attempts=1)]) == 2
+    assert "2 questions got no answer" in capsys.readouterr().err
+    assert main(["test", *behind(tmp_path, "http://models.invalid/v1")]) == 2
+    assert "--send-faces" in capsys.readouterr().err
 
 
 def test_every_form_is_asked_and_read() -> None:
