@@ -29,6 +29,7 @@ from faceaffect.cli import (
     graph,
     ls,
     predict,
+    probe,
     shard,
     sheet,
     test,
@@ -46,7 +47,7 @@ from faceaffect.errors import (
 )
 
 COMMANDS = (
-    train, test, tune, crossval, compare, check, predict, demo, export, graph, explain, ask,
+    train, test, tune, crossval, compare, check, predict, demo, export, graph, explain, ask, probe,
     annotate, shard, sheet, ls, cp,
 )  # fmt: skip
 """The commands, in the order in which the help lists them."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +16,14 @@ from faceaffect.files import read_json, write_atomically
 
 Form = Literal["options", "yes_no", "numeric", "open"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+WISHES: dict[str, str] = {
+    "options": "Answer with the letter of the best option only.",
+    "yes_no": "Answer yes or no.",
+    "numeric": "Answer with a number.",
+    "open": "",
+}
+"""What stands behind a question of each form."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,7 @@ class QuestionSet:
     name: str
     questions: list[Question]
     root: Path = Path()
-    drawn: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    drawn: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -187,6 +195,12 @@ class QuestionSet:
         chosen = np.linspace(0, len(pixels) - 1, min(frames, len(pixels))).round().astype(int)
         clip: NDArray[np.uint8] = pixels[chosen]
         return clip
+
+
+def lettered(question: str, options: Sequence[str]) -> str:
+    """Return a question with its options, a line each."""
+    lines = [f"{LETTERS[n]}. {option}" for n, option in enumerate(options)]
+    return "\n".join([question, *lines])
 
 
 def read_questions(path: Path, root: Path | None = None) -> QuestionSet:

@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 
 from faceaffect.data.image import IMAGE_SIZE, resize
-from faceaffect.data.questions import LETTERS, Question, QuestionSet
+from faceaffect.data.questions import LETTERS, WISHES, Question, QuestionSet, lettered
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.progress import console
 from faceaffect.registry import names_with
@@ -163,7 +163,7 @@ class Posed:
         """The question with its options, what was thought of it, and the wish for an answer."""
         thought = f"\nThoughts: {self.thoughts}" if self.thoughts else ""
         joint = "\n" if self.order or thought else " "
-        wish = _WISHES[self.asked.form]
+        wish = WISHES[self.asked.form]
         return f"{self.question}{thought}{joint}{wish}" if wish else self.question + thought
 
     def answered(self, text: str) -> Answer:
@@ -188,14 +188,6 @@ class Posed:
         return Answer(
             self.asked.id, self.repeat, self.blind, said, text, letter, right, self.thoughts
         )
-
-
-_WISHES = {
-    "options": "Answer with the letter of the best option only.",
-    "yes_no": "Answer yes or no.",
-    "numeric": "Answer with a number.",
-    "open": "",
-}
 
 
 def answering(model: Any) -> Answering:
@@ -308,12 +300,6 @@ def is_right(asked: Question, said: str | None) -> bool | None:
     if asked.form == "numeric":
         return said is not None and float(said) == float(asked.key)
     return said == asked.key
-
-
-def lettered(question: str, options: Sequence[str]) -> str:
-    """Return a question with its options, a line each."""
-    lines = [f"{LETTERS[n]}. {option}" for n, option in enumerate(options)]
-    return "\n".join([question, *lines])
 
 
 def orders(count: int, repeats: int, seed: tuple[int, str]) -> list[list[int]]:

@@ -178,8 +178,10 @@ class EndpointModel(AffectModule):
 
     # Questions of a set
 
-    at_once = 64
-    """So many questions are handed over together; ``parallel`` of them are in flight."""
+    @property
+    def at_once(self) -> int:
+        """So many questions are handed over together, to keep all requests in flight."""
+        return 2 * self.endpoint.parallel
 
     def begin_asking(self) -> None:
         """Say where pictures go, and count anew.

@@ -116,3 +116,18 @@ def test_an_unreadable_image_is_skipped_and_counted(tmp_path: Path) -> None:
     seen: list[Any] = [name for batch in module.test_dataloader() for name in batch["id"]]
     assert len(seen) == 6
     assert list(module.skipped) == ["Image/aligned/test_00002_aligned.jpg"]
+
+
+def test_compound_expressions_lie_beside_the_basic_ones(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(DataError, match=r"neither .*compound.* nor .* holds a folder EmoLabel"):
+        RafDb(str(tmp_path / "basic"), part="compound")  # basic codes would mean something else
+    (write(tmp_path / "two") / "basic").rename(tmp_path / "compound")
+    data = RafDb(str(tmp_path), part="compound")
+    assert len(data.schema.expressions) == 11
+    assert data.schema.expressions[0] == "happily surprised"
+    assert data.samples.expression is not None
+    assert data.samples.expression.tolist() == [n % 7 for n in range(21)] + list(range(7))
+    assert data.notes["part"] == "compound"
+    with pytest.raises(RecipeError, match=r"data\.classes"):
+        RafDb(str(tmp_path), part="compound", classes=["fear"])

@@ -16,10 +16,10 @@ from torch import Tensor
 import emo_tiny
 import vlm_tiny
 from faceaffect.cli import main
-from faceaffect.data.questions import LETTERS, Question, QuestionSet, write_questions
+from faceaffect.data.questions import LETTERS, Question, QuestionSet, lettered, write_questions
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.evaluation.question_scores import difference, interval, scores
-from faceaffect.evaluation.questioning import THINK, Asking, answering, lettered, orders, put
+from faceaffect.evaluation.questioning import THINK, Asking, answering, orders, put
 from faceaffect.evaluation.questions import agreed, html, open_model, read_settings, report_on
 from faceaffect.scores.replies import wilson
 from servers import completion, send
