@@ -58,6 +58,7 @@ TABLES: dict[str, dict[str, str]] = {
         "dfew": "faceaffect.data.dfew:Dfew",
         "disfa": "faceaffect.data.disfa:Disfa",
         "disfa_plus": "faceaffect.data.disfa_plus:DisfaPlus",
+        "faba_bench": "faceaffect.data.faba:FabaBench",
         "facial_expressions": "faceaffect.data.facial_expressions:FacialExpressions",
         "fer2013": "faceaffect.data.fer:Fer2013",
         "ferplus": "faceaffect.data.fer:FerPlus",

@@ -19,8 +19,11 @@ from faceaffect.runs import cost
 from trees.of_recipes import data_of
 
 FULL_SIZE = [name for name in list_recipes()
-             if not name.startswith(("mini_", "pretrain_", "endpoint_"))
+             if not name.startswith(("mini_", "pretrain_", "endpoint_", "face_mllm_"))
              and not name.endswith("as_it_is")]  # fmt: skip
+
+STAGES = [name for name in list_recipes() if name.startswith("face_mllm_")]
+"""Each but the first starts from the run before."""
 
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
          "trainer.accelerator=cpu", "data.batch_size=2", "data.num_workers=0"]  # fmt: skip
@@ -73,7 +76,8 @@ def _vision_language(recipe: str, model: dict[str, Any], root: Path) -> list[str
     return named
 
 
-FAMILIES = {"qwen3_vl": vlm_tiny.qwen3_vl, "smolvlm2": vlm_tiny.smolvlm}
+FAMILIES = {"qwen3_vl": vlm_tiny.qwen3_vl, "smolvlm2": vlm_tiny.smolvlm,
+            "llava_7b": vlm_tiny.llava}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,21 @@ def test_a_recipe_as_it_stands_trains_a_step_and_tests(
     (tested,) = (run / "tests").iterdir()
     again = json.loads((tested / "metrics.json").read_text())
     assert again["metrics"] == pytest.approx(trained["metrics"], abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_three_stages_as_they_stand_each_start_from_the_run_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "seconds_per_batch", lambda *_: 1.0)
+    assert len(STAGES) == 3
+    named = places(STAGES[0], tmp_path)
+    data = data_of(STAGES[0], tmp_path / "data")
+    for stage in STAGES:
+        assert main(["train", stage, *SHORT, *data, *named, f"output={tmp_path}/runs"]) == 0
+    (run,) = (tmp_path / "runs" / STAGES[-1]).iterdir()
+    assert "weights that the model starts from" in json.loads((run / "made_of.json").read_text())
+    assert main(["test", str(run)]) == 0
 
 
 def test_there_are_recipes_of_every_family() -> None:

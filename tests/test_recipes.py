@@ -46,12 +46,24 @@ def behind(recipe: str, serve: Any) -> list[str]:
     return [f"model.url={serve(lambda h, _: send(h, 200, said))}"]
 
 
+STAGES = [name for name in list_recipes() if name.startswith("mini_face_mllm_")]
+"""Each but the first starts from the run before."""
+
+
 def trained_here(recipe: str) -> bool:
     """Return whether it is not one of those of ready models, of which the other file holds all."""
+    if recipe in STAGES:
+        return False
     return recipe.startswith("mini_") or load_recipe(recipe)["model"]["name"] != "vlm"
 
 
-@pytest.mark.parametrize("recipe", list(filter(trained_here, list_recipes())))
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "mini_emola" else ())
+        for name in filter(trained_here, list_recipes())
+    ],
+)
 def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +86,18 @@ def test_a_recipe_trains_and_its_checkpoint_is_tested(
     (tested,) = (run / "tests").iterdir()
     again = json.loads((tested / "metrics.json").read_text())
     assert again["metrics"] == pytest.approx(trained["metrics"], abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_each_stage_starts_from_the_run_before(tmp_path: Path) -> None:
+    assert len(STAGES) == 3
+    for stage in STAGES:
+        words = [*SHORT, *data_of(stage, tmp_path / "data"), f"output={tmp_path}/runs"]
+        assert main(["train", stage, *words]) == 0
+        (run,) = (tmp_path / "runs" / stage).iterdir()
+        made = json.loads((run / "made_of.json").read_text())
+        assert ("weights that the model starts from" in made) is (stage != STAGES[0])
+    assert json.loads((run / "metrics.json").read_text())["metrics"]
 
 
 def test_every_shipped_recipe_leaves_the_precision_to_the_machine() -> None:

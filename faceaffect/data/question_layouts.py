@@ -54,7 +54,7 @@ def _faba(path: Path, root: Path) -> QuestionSet:
     def make(plain: Any) -> Question:
         asked = next(turn["value"] for turn in plain["conversations"] if turn["from"] == "human")
         said = [turn["value"] for turn in plain["conversations"] if turn["from"] == "gpt"]
-        labels, task = _faba_labels(plain["label"])
+        labels, task = faba_labels(plain["label"])
         reference = plain.get("gpt4") or (said[0] if said else "")
         return Question(
             str(plain["id"]), asked.replace("<image>", "").strip(), "open", reference,
@@ -65,7 +65,7 @@ def _faba(path: Path, root: Path) -> QuestionSet:
     return QuestionSet("faba_bench", _records(path, make), root)
 
 
-def _faba_labels(label: Any) -> tuple[tuple[str, ...], str]:
+def faba_labels(label: Any) -> tuple[tuple[str, ...], str]:
     """Return one expression, or AUs such as AU12, and the task that they are of."""
     text = ",".join(map(str, label)) if isinstance(label, list) else str(label)
     aus = re.findall(r"(?:AU)?\s*(\d+)", text)

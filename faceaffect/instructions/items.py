@@ -324,6 +324,8 @@ def turns_by_id(
     everything = keep | set(known)
     for item in items:
         names = [name for name in _names(item, sources) if name in everything]
+        if not names and item.media in everything:
+            names = [item.media]  # named in its file's own way, by the picture in the dataset's
         if len(names) > 1:
             raise DataError(
                 f"the instruction item {item.id} can be about {' or '.join(names)}; name its "

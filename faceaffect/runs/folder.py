@@ -24,6 +24,7 @@ from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe, read_config
 from faceaffect.recipe.interpolation import strings
+from faceaffect.runs.starting import checkpoint_before
 
 if sys.platform != "win32":
     import fcntl
@@ -104,6 +105,9 @@ def made_of(data: FaceDataModule, model: FaceModule, recipe: Recipe) -> dict[str
     for (_, file), (_, name) in zip(used, written, strict=True):
         if Path(file).is_file():
             made[f"file {name}"] = _digest(Path(file))
+    before = checkpoint_before(recipe)
+    if before is not None:
+        made["weights that the model starts from"] = _digest(before)
     made |= {f"source {file}": _digest(file) for file in _own_sources(model)}
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain

@@ -37,6 +37,7 @@ from faceaffect.runs.folder import (
 from faceaffect.runs.frozen import FrozenFeatures
 from faceaffect.runs.limits import batches_of_one, trains
 from faceaffect.runs.result import RESULT, write_result
+from faceaffect.runs.starting import check_people, checkpoint_before, own_section, take_weights
 from faceaffect.runs.trainer import (
     checkpoint_callbacks,
     checkpoint_section,
@@ -241,6 +242,9 @@ def build(recipe: Recipe, data: FaceDataModule | None = None) -> tuple[FaceDataM
     L.seed_everything(recipe["seed"], workers=True, verbose=False)
     optim = check_sections(recipe)
     data = data or create_data(run_seed=recipe["seed"], **recipe["data"])
+    before = checkpoint_before(recipe)
+    if before is not None:
+        check_people(data, before, recipe["data"]["name"])
     model = build_model(recipe, data.schema)
     model.optim, model.seed = optim, recipe["seed"]
     model.task_weights = _task_weights(recipe, data)
@@ -251,7 +255,11 @@ def build(recipe: Recipe, data: FaceDataModule | None = None) -> tuple[FaceDataM
 def build_model(recipe: Recipe, schema: LabelSchema) -> FaceModule:
     """Return the recipe's model for some labels, as it is before training."""
     with hardware.building_for(hardware.device_for(recipe["trainer"])):
-        return create_model(schema=schema, **recipe["model"])
+        model = create_model(schema=schema, **own_section(recipe))
+    before = checkpoint_before(recipe)
+    if before is not None:
+        take_weights(model, before)
+    return model
 
 
 def check_sections(recipe: Recipe) -> Optim:
@@ -274,7 +282,7 @@ def check_sections(recipe: Recipe) -> Optim:
             target = registry.get(table, name)
             given = given_to_logger(target, Path()) if section == "logger" else None
             arguments(target, node, where, given=given)
-    node = registry.as_node(recipe["model"])
+    node = registry.as_node(own_section(recipe))
     arguments(registry.get("models", node.pop("name")), node, "model", given={"schema": None})
     return optim
 

@@ -8,7 +8,7 @@ import pytest
 from faceaffect.recipe import load_recipe
 from faces import write_csv, write_facial_expressions
 from trees import bp4d as bp4d_tree
-from trees import dfew, rafdb, sets
+from trees import dfew, faba, rafdb, sets
 from trees import disfa as disfa_tree
 
 
@@ -59,6 +59,7 @@ DATA: dict[str, Any] = {
     "dfew": lambda root: [f"data.root={dfew.write(root)}", "data.frames=2"],
     "disfa": disfa,
     "disfa_plus": lambda root: [f"data.root={sets.disfa_plus(root)}", "data.align=none"],
+    "faba_bench": lambda root: [f"data.root={faba.tree(root)}"],
     "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
     "fer2013": lambda root: [f"data.root={sets.ferplus(root)}"],
     "ferplus": lambda root: [f"data.root={sets.ferplus(root)}"],

@@ -13,6 +13,7 @@ from transformers import TextStreamer
 from faceaffect.components import Component, Options, create
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import RecipeError, harmless
+from faceaffect.instructions.face_questions import face_question
 from faceaffect.instructions.items import Turn
 from faceaffect.models.emo_llama.adapters import LanguageLoRA
 from faceaffect.models.emo_llama.prompts import (
@@ -69,6 +70,8 @@ class Vlm(AffectModule):
             landmarks behind each picture) or ``face_llava`` (attention to landmark regions), with
             settings; null leaves them out. Untrained, each leaves the model as it is.
         gate_lr: learning rate of the priors' gates relative to the others.
+        projector: train what brings the tower's patches to the language model, too.
+        projector_lr: its learning rate relative to the others.
         template: ``chat``, the processor's own, or ``plain``: USER and ASSISTANT.
         videos: show clips as videos where the family knows them; false shows several pictures.
         tiles: let processors that cut large pictures into tiles do so (SmolVLM, Idefics3,
@@ -81,7 +84,10 @@ class Vlm(AffectModule):
         calibration: ``blank`` takes from every score that of a grey picture, so that what a model
             likes to say whatever it sees does not count.
         instructions: a file of dialogues that are trained on beside the templates, as in EMO-LLaMA.
+        task_rate: chance that each known task of a sample is learned in a step; 0 leaves tasks
+            out, so that dialogues alone are learned.
         talk_rate: chance that a sample is also asked for an answer in free words in a step.
+        question_rate: likewise for a question of yes or no, or one with options, about its labels.
         au_balance: positives of an AU of rate r weigh ((1 - r) / r) to this power in the loss.
         max_new_tokens: of a generated answer.
 
@@ -108,6 +114,8 @@ class Vlm(AffectModule):
         prior: Annotated[str | dict[str, Any], Component("priors")] = "face_analysis",
         mining: Annotated[str | dict[str, Any] | None, Component("minings")] = None,
         gate_lr: float = 1.0,
+        projector: bool = False,
+        projector_lr: float = 1.0,
         template: TemplateName = "chat",
         videos: bool = True,
         tiles: bool = True,
@@ -116,7 +124,9 @@ class Vlm(AffectModule):
         answer_mode: Literal["score", "generate", "both"] = "score",
         calibration: Literal["none", "blank"] = "none",
         instructions: str | None = None,
+        task_rate: float = 1.0,
         talk_rate: float = 0.5,
+        question_rate: float = 0.0,
         au_balance: float = 0.0,
         max_new_tokens: int = 64,
     ) -> None:
@@ -137,7 +147,7 @@ class Vlm(AffectModule):
             )
         self.llm = VisionLanguageModel(
             net, processor, checkpoint, lora=adapters, grad_checkpointing=grad_checkpointing,
-            priors=priors, tiles=tiles,
+            priors=priors, tiles=tiles, projector=projector,
         )  # fmt: skip
         self.llm.source = source
         knows = self.llm.model_type in _VIDEO_FAMILIES
@@ -146,7 +156,8 @@ class Vlm(AffectModule):
         self.answer_mode, self.calibration = answer_mode, calibration
         self.instructions, self.talk_rate = instructions, talk_rate
         self.au_balance, self.max_new_tokens = au_balance, max_new_tokens
-        self.gate_lr = gate_lr
+        self.gate_lr, self.projector_lr = gate_lr, projector_lr
+        self.task_rate, self.question_rate = task_rate, question_rate
         self.dialogues: dict[str, list[list[Turn]]] = {}
         self.au_weights: dict[int, float] = {}
         self._blank: dict[str, Tensor] = {}
@@ -187,7 +198,8 @@ class Vlm(AffectModule):
         if not any(p.requires_grad for p in self.parameters()):
             raise RecipeError(
                 "model.lora: null, so there is nothing to train; give adapters, such as "
-                "model.lora={r: 16}, or test it as it is: trainer.max_epochs=0"
+                "model.lora={r: 16}, or model.projector=true, or test it "
+                "as it is: trainer.max_epochs=0"
             )
         for task, prompt in self.forms.items():
             if prompt.form in (*OPEN, "think"):
@@ -202,9 +214,10 @@ class Vlm(AffectModule):
         self.au_weights = rare_au_weights(self.schema.aus, statistics, self.au_balance)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what is trained; gates have a learning rate of their own."""
+        """Return what is trained; gates and projector have learning rates of their own."""
         gates = [] if self.llm.priors is None else self.llm.priors.gates()
         factor = {id(gate): self.gate_lr for gate in gates}
+        factor |= {id(weight): self.projector_lr for weight in self.llm.projector_weights()}
         return scaled_groups(super().parameter_groups(), self.optim.lr, factor)
 
     def loss(self, batch: FaceBatch) -> Tensor:
@@ -227,10 +240,15 @@ class Vlm(AffectModule):
         for sample, name in enumerate(batch["id"]):
             labels = labels_of(batch, sample, self.schema)
             for task in self.schema.tasks:
+                if self.task_rate < 1 and rng.random() >= self.task_rate:
+                    continue
                 learned = asker.learn(sample, task, labels, rng, self.au_weights)
                 prompts += learned if isinstance(learned, list) else [learned]
             if rng.random() < self.talk_rate:
                 prompts.append(asker.talk(sample, labels, rng))
+            if self.question_rate and rng.random() < self.question_rate:
+                asked = face_question(labels, self.schema, rng, asker.media[sample])
+                prompts += [asker.tell(sample, asked)] if asked else []
             written = [turns for turns in self.dialogues.get(name, []) if turns]
             if written:
                 turns = written[int(rng.integers(len(written)))]

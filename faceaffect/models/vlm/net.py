@@ -20,7 +20,7 @@ from faceaffect.models.emo_llama.packing import Packed, Row, by_length, pack
 from faceaffect.models.emo_llama.scoring import distinct
 from faceaffect.models.vlm.behind import Behind
 from faceaffect.models.vlm.chat import Chat, Prompt
-from faceaffect.models.vlm.priors import FacialPriors, Mining
+from faceaffect.models.vlm.priors import FacialPriors, Mining, find_projector
 from faceaffect.models.vlm.tower import Once
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
@@ -46,13 +46,14 @@ class VisionLanguageModel(Adapted, Freezable):
         frozen: train nothing but the adapters and the priors' part.
         priors: a frozen face-analysis network, and how what it knows is brought in.
         tiles: let the processor cut large pictures into tiles.
+        projector: train the projector, too.
 
     Attributes:
         net: the model with its adapters, a ``PeftModel`` if it has any.
         shares: whether answers share one pass over their prompt; else each has a pass of its own.
 
     Raises:
-        RecipeError: the adapters do not fit the model.
+        RecipeError: the adapters do not fit the model, or it has no projector that is known.
     """
 
     net: Any
@@ -71,6 +72,7 @@ class VisionLanguageModel(Adapted, Freezable):
         frozen: bool = True,
         priors: tuple[Any, Mining] | None = None,
         tiles: bool = True,
+        projector: bool = False,
     ) -> None:
         super().__init__()
         self.net, self.processor, self.title = net, processor, title
@@ -98,12 +100,36 @@ class VisionLanguageModel(Adapted, Freezable):
             )
         if frozen:
             self.freeze()
+        self._thawed: list[nn.Parameter] = []
+        if projector:
+            self._thaw(find_projector(net))
         self.priors: FacialPriors | None = None
         if priors is not None:
             self.priors = FacialPriors(net, *priors)
         if lora is not None:
             self.net = put_adapters(net, lora, _language_layers(self, lora), "model.lora")
+            for weight in self._thawed:  # which adapters froze again
+                weight.requires_grad_(True)
         self.train(self.training)
+
+    def _thaw(self, part: nn.Module) -> None:
+        """Let a part learn, in full precision whatever the type of the frozen weights."""
+        own = {id(module) for module in part.modules()}
+        self.frozen_parts = [module for module in self.frozen_parts if id(module) not in own]
+        outside = next(part.parameters()).dtype
+        if not outside.is_floating_point:
+            raise RecipeError("model.projector: weights in 4 bits cannot be trained")
+        self._thawed = list(part.parameters())
+        part.float().requires_grad_(True)
+        if outside != torch.float32:
+            part.register_forward_pre_hook(lambda _, given: tuple(
+                x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given
+            ))  # fmt: skip
+            part.register_forward_hook(lambda _, given, output: output.to(outside))
+
+    def projector_weights(self) -> list[nn.Parameter]:
+        """Return the weights of the projector, if it is trained."""
+        return self._thawed
 
     @property
     def reader(self) -> Any:

@@ -83,12 +83,9 @@ class FacialPriors(nn.Module):
         if isinstance(self.part, (LandmarkToken, PriorTokens)):
             net.get_input_embeddings().register_forward_hook(self._fill)
             return
-        projector = next((parts[name] for name in _PROJECTORS if name in parts), None)
-        if projector is None:
-            raise RecipeError(
-                f"model.mining: {type(net).__name__} has no projector that is known; {_PROJECTORS} "
-                "are looked for. Take emola, whose token stands in the prompt"
-            )
+        projector = find_projector(
+            net, "model.mining", ". Take emola, whose token stands in the prompt"
+        )
         tower = parts.get("visual")  # Qwen's, with the projector inside it
         if tower is not None:
             tower.register_forward_pre_hook(self._count, with_kwargs=True)
@@ -271,6 +268,28 @@ class FacialPriors(nn.Module):
             return False
         kept: FacePrior = self._known[clip]
         return torch.is_inference_mode_enabled() or not kept.landmarks.is_inference()
+
+
+def find_projector(net: Any, where: str = "model.projector", advice: str = "") -> nn.Module:
+    """Return what brings a model's patches to its language part.
+
+    Args:
+        net: the model.
+        where: the recipe's key, for the error.
+        advice: the end of the error.
+
+    Raises:
+        RecipeError: it has none that is known.
+    """
+    modules: dict[str, nn.Module] = dict(net.named_modules())
+    parts = {name.rpartition(".")[2]: part for name, part in modules.items()}
+    for name in _PROJECTORS:
+        if name in parts:
+            return parts[name]
+    raise RecipeError(
+        f"{where}: {type(net).__name__} has no projector that is known; {_PROJECTORS} are looked "
+        f"for{advice}"
+    )
 
 
 def width_before(config: Any) -> int:
