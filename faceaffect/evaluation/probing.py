@@ -1,5 +1,6 @@
 """Probing: what a model that answers in words says of labelled faces, asked in several ways."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from faceaffect.instructions.probes import read_probes, shown
 from faceaffect.progress import console
 from faceaffect.recipe.interpolation import check_places
 from faceaffect.runs.folder import new_folder
+from faceaffect.runs.people import people_of
+from faceaffect.runs.result import RESULT
 from faceaffect.scores.answers import UNREADABLE, parse_aus, parse_expression
 from faceaffect.scores.replies import read_letter, wilson
 
@@ -57,12 +60,29 @@ def probe(
         answers[file.name], about = ask(model, probing.asked, how)
         part = {"name": file.name, "settings": asdict(how) | {"each": file.each, "seed": file.seed},
                 "data": file.data, "left_out": probing.left_out, **about,
+                "trained_on": trained_on(source, probing),
                 "tasks": task_rows(probing, answers[file.name])}  # fmt: skip
         parts.append(part)
         _tell(part)
     result = {"model": source, "probes": parts}
     folder = folder or new_folder(Path(output) / "probes")
-    return write_report(folder, answers, result, "probes", html(result))
+    return write_report(folder, answers, result, "probes", html(result), "probes")
+
+
+def trained_on(source: str, probing: Probing) -> int:
+    """Return how many of the people who are asked about a run was trained on, as far as it tells.
+
+    Known are people of runs on the same dataset, where it knows them.
+    """
+    file = Path(source) / RESULT
+    if not file.is_file():
+        return 0
+    result = json.loads(file.read_text(encoding="utf-8"))
+    if (result.get("data") or {}).get("name") != probing.file.data["name"]:
+        return 0
+    sides, called = people_of(result)
+    asked = {called(question.person) for question in probing.asked.questions if question.person}
+    return len(asked & (sides["train"] | sides["val"]))
 
 
 def _sort(overrides: Sequence[str]) -> tuple[list[str], list[str], str]:
@@ -271,6 +291,11 @@ def _tell(part: Mapping[str, Any]) -> None:
             f"{part['name']}: {row['task']}: {percent(row['right'])} right ({percent(row['low'])} "
             f"to {percent(row['high'])}, n {row['decided']}, by chance {percent(row['chance'])}), "
             f"F1 {f1}"
+        )
+    if part["trained_on"]:
+        _say(
+            f"warning: {part['name']}: the model was trained on {part['trained_on']} of the people "
+            "who are asked about"
         )
     if part["left_out"]:
         _say(f"{part['name']}: not asked: {', '.join(part['left_out'])}")

@@ -110,12 +110,16 @@ def write_report(
     result: Mapping[str, Any],
     kind: str,
     page: str,
+    key: str = "model",
 ) -> Path:
-    """Write every answer, the numbers (as KIND.json) and the page into a folder; return it."""
+    """Write every answer, the numbers (as KIND.json) and the page into a folder; return it.
+
+    In the file of answers ``key`` says what they are given by.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "answers.jsonl": "".join(
-            json.dumps({"model": name, **asdict(answer)}, ensure_ascii=False) + "\n"
+            json.dumps({key: name, **asdict(answer)}, ensure_ascii=False) + "\n"
             for name, own in answers.items()
             for answer in own
         ),

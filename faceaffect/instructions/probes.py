@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from faceaffect.components import arguments
 from faceaffect.data.questions import LETTERS
 from faceaffect.errors import RecipeError, suggest, unknown
+from faceaffect.instructions.phrases import CONVERSATION_QUESTIONS
 from faceaffect.recipe import read_config, recipe_folder, resolve
 from faceaffect.scores.vocabulary import AU_NAMES
 
@@ -34,7 +35,7 @@ QUESTIONS: dict[tuple[About, Form], str] = {
     "units (AU) that are active.",
     ("au", "yes_no"): "Is {label} active on the face in this {media}?",
     ("au", "options"): "Which of these action units is active on the face in this {media}?",
-    ("expression", "describe"): "Describe the face in this {media} and the emotion that it shows.",
+    ("expression", "describe"): CONVERSATION_QUESTIONS[2],
     ("expression", "yes_no"): "Is {label} the expression of the person in this {media}?",
     ("expression", "options"): "Which expression does the person in this {media} show?",
     ("valence", "describe"): "Describe how the person in this {media} feels: pleasant, neutral or "

@@ -12,10 +12,13 @@ from torch import Tensor
 from faceaffect.cli import main
 from faceaffect.data.questions import Question
 from faceaffect.evaluation import probing
-from faceaffect.evaluation.probing import judge, label_rows, said_of
-from faceaffect.evaluation.questioning import Answer
+from faceaffect.evaluation.probing import judge, label_rows, said_of, trained_on
+from faceaffect.evaluation.questioning import THINK, Answer
+from faceaffect.instructions.probe_questions import make_questions
+from faceaffect.instructions.probes import read_probes
 from faceaffect.scores.replies import wilson
 from probed import FORMS, write
+from servers import completion, send
 
 FACE = {"AU1": True, "AU4": False, "AU12": True}
 MOOD = {"joy": True, "fear": False, "rage": False}
@@ -100,6 +103,42 @@ def test_the_table_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         math.ceil(options["n"] / 2), options["n"])[1]  # fmt: skip
     assert (options["low"], options["high"]) == pytest.approx((low, high))
     assert any(json.loads(line)["thoughts"] for line in lines)
+    assert {json.loads(line)["probes"] for line in lines} == {"own"}
+
+
+def test_a_model_behind_an_address_is_probed(tmp_path: Path, serve: Any) -> None:
+    pytest.importorskip("openai", reason="the extra 'endpoint' is not installed")
+    asked: list[str] = []
+
+    def reply(handler: Any, body: dict[str, Any]) -> None:
+        asked.append(body["messages"][0]["content"][-1]["text"])
+        thinking = asked[-1].endswith(THINK)
+        send(handler, 200, completion("The lips rise." if thinking else "(A)", (30, 2)))
+
+    model = {"name": "endpoint", "url": serve(reply), "model": "toy", "cache": f"{tmp_path}/kept"}
+    data = {"name": "folder", "root": str(tmp_path / "nowhere"), "image_size": 16}
+    (tmp_path / "toy.yaml").write_text(json.dumps({"model": model, "data": data}))
+    forms = [{"about": "expression", "form": "options", "options": 3, "think": True}]
+    folder = tmp_path / "report"
+    words = [str(tmp_path / "toy.yaml"), str(write(tmp_path, forms)), "--folder", str(folder)]
+    assert main(["probe", *words]) == 0
+    (part,) = json.loads((folder / "probes.json").read_text())["probes"]
+    (row,) = part["tasks"]
+    assert (row["n"], part["spent"]["answers"], part["refused"]["n"]) == (9, 18, 0)
+    assert sum("Thoughts: The lips rise." in words for words in asked) == 9
+    assert "18 answers" in (folder / "report.html").read_text()
+
+
+def test_a_run_that_knows_the_people_is_found_out(tmp_path: Path) -> None:
+    asked = make_questions(read_probes(str(write(tmp_path))))
+    people = {"salt": None, "train": ["person 0"], "val": ["person 1"], "test": ["person 2"]}
+    run = tmp_path / "run"
+    run.mkdir()
+    for data, count in (("csv", 2), ("rafdb", 0)):
+        text = json.dumps({"data": {"name": data}, "people": people})
+        (run / "metrics.json").write_text(text)
+        assert trained_on(str(run), asked) == count
+    assert trained_on("mini_vlm_zero_shot", asked) == 0
 
 
 def test_wrong_words_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
