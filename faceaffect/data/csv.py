@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from faceaffect.data.align import CropNode, FinderNode, Method, open_aligner
 from faceaffect.data.cells import shown
-from faceaffect.data.dataset import FaceDataset, Loaded, Samples, find_files
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples
+from faceaffect.data.places import find_files
 from faceaffect.data.table import Table, read_table
 from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError
@@ -119,21 +120,15 @@ class CsvFaces(FaceDataset):
 
 def _keep_files_on_disk(rows: Table, folder: Path) -> dict[str, int]:
     """Leave out rows that occur twice, are in conflict or name no file; return the counts."""
-    places = find_files(folder, rows.cells["file"])
-    if len(places) and not any(places):
+    places = find_files(folder, rows.cells["file"].to_numpy(object).tolist())
+    if not places.there.any() and len(places.there):
         first = folder / rows.cells["file"].iloc[0]
         raise DataError(
-            f"{rows.path}: none of its {len(places)} files is there, such as {shown(str(first))}; "
-            "data.root names the folder that they are relative to"
+            f"{rows.path}: none of its {len(places.there)} files is there, such as "
+            f"{shown(str(first))}; data.root names the folder that they are relative to"
         )
-    # A file that is not there is told by its name.
-    names = rows.cells["file"].tolist()
-    files = [p.file if p else n for p, n in zip(places, names, strict=True)]
-    rows.cells = rows.cells.assign(
-        file=[p.name if p else n for p, n in zip(places, names, strict=True)],
-        there=[p is not None for p in places],
-    )
-    left_out = rows.repeated(files)
+    rows.cells = rows.cells.assign(file=places.name, there=places.there)
+    left_out = rows.repeated(places.file)
     there = rows.cells.pop("there").to_numpy(bool)
     rows.cells = rows.cells[there]
     return left_out | {"not on disk": int((~there).sum())}

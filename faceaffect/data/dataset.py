@@ -1,11 +1,9 @@
 """What a dataset is: a table of labels, and a way to load one sample."""
 
-import os
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
 from faceaffect.data.labels import LabelTable
 from faceaffect.data.names import alike, plain, sorted_unique
+from faceaffect.data.places import joined
 from faceaffect.errors import DataError
 from faceaffect.schema import TASKS, LabelSchema
 
@@ -156,8 +155,8 @@ class FaceDataset:
     def paths(self) -> list[str | None]:
         """Return the file behind each sample, see :meth:`path`."""
         if type(self).path is FaceDataset.path and self.root is not None:
-            root = str(self.root)  # a Path for each of a million samples takes seconds
-            return [os.path.join(root, name) for name in self.samples.id.tolist()]  # noqa: PTH118
+            # A Path for each of a million samples takes seconds.
+            return [*joined(str(self.root), self.samples.id.tolist())]
         places = map(self.path, range(len(self)))
         return [None if place is None else str(place) for place in places]
 
@@ -207,88 +206,6 @@ class FaceDataset:
             points = None
         found = crop_one(self.aligner, str(self.samples.id[index]), read, points)
         return Loaded(found.image, found.landmarks)
-
-
-def on_disk(root: Path, names: Iterable[str]) -> NDArray[np.bool_]:
-    """Return which of the relative paths are there, with one listing a folder.
-
-    Args:
-        root: the folder that the names are relative to.
-        names: N relative or absolute paths.
-
-    Returns:
-        (N,) bool.
-    """
-    return np.array([place is not None for place in find_files(root, names)], bool)
-
-
-class Place(NamedTuple):
-    """Where a file is that somebody named.
-
-    Attributes:
-        name: its path relative to the root, as the disk spells it, if it lies in the root.
-        file: device and number of the file, the same whatever path leads to it.
-    """
-
-    name: str
-    file: tuple[int, int]
-
-
-def find_files(root: Path, names: Iterable[str]) -> list[Place | None]:
-    """Return where each of some files or folders is, None if it is not there.
-
-    ``./f.jpg``, ``a/../f.jpg``, a link to it and other Unicode forms of its name lead to one file,
-    and so does ``f.JPG`` where there is no such file.
-    Each folder is listed once.
-    """
-    folders: dict[str, _Folder] = {}
-    found: list[Place | None] = []
-    for name in names:
-        folder, file = os.path.split(os.path.expanduser(name))  # noqa: PTH111
-        if folder not in folders:
-            folders[folder] = _Folder(root, folder)
-        found.append(folders[folder].find(file))
-    return found
-
-
-class _Folder:
-    """What a folder holds, by name."""
-
-    def __init__(self, root: Path, folder: str) -> None:
-        whole, self.name = root / folder, folder
-        if folder and (Path(folder).is_absolute() or {".", ".."} & set(folder.split("/"))):
-            real = Path(os.path.realpath(whole))
-            base = Path(os.path.realpath(root))
-            inside = real.is_relative_to(base)
-            self.name = real.relative_to(base).as_posix() if inside else real.as_posix()
-            self.name = "" if self.name == "." else self.name
-        self.entries: dict[str, os.DirEntry[str]] = {}
-        self.device = 0
-        if whole.is_dir():
-            with os.scandir(whole) as entries:
-                self.entries = {entry.name: entry for entry in entries}
-            self.device = whole.stat().st_dev
-        self.forms = {_form(name): name for name in self.entries}
-
-    def find(self, file: str) -> Place | None:
-        name = file if file in self.entries else self.forms.get(_form(file))
-        if name is None:
-            return None
-        entry = self.entries[name]
-        where = f"{self.name.rstrip('/')}/{name}" if self.name else name
-        if not entry.is_symlink() and entry.inode():
-            return Place(where, (self.device, entry.inode()))
-        try:
-            status = entry.stat()
-        except OSError:  # a link that leads nowhere
-            return None
-        return Place(where, (status.st_dev, status.st_ino))
-
-
-def _form(name: str) -> str:
-    """Return the name of a file as other systems may write it: one Unicode form, a small ending."""
-    stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))  # noqa: PTH122
-    return stem + ending.lower()
 
 
 def _known_people(samples: Samples, where: str) -> Samples:

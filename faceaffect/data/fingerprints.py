@@ -8,15 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.progress import track
 
 from faceaffect.files import replacing
-
-Found = TypeVar("Found")
 
 NOTHING = np.zeros(1, "V16")[0]
 """The hash of what cannot be read."""
@@ -28,8 +27,8 @@ _TAIL = 4096
 _TOGETHER = 256  # files that a thread takes at a time
 _THREADS = 16  # a slow disk answers several at once
 _YOUNG = 2_000_000_000  # ns; a file changed so lately may change again within one tick of its disk
-_ENTRY = np.dtype([("key", "V16"), ("tail", "V16"), ("whole", "V16")])
-
+_BINARY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_ENTRY = np.dtype([("path", "u8"), ("status", "i8", 3), ("tail", "V16"), ("whole", "V16")])
 
 _searched: dict[str, "Fingerprints"] | None = None
 
@@ -49,8 +48,8 @@ def one_search() -> Iterator[None]:
 class Fingerprints:
     """Sizes of N files, and hashes of their contents, which are read when they are asked for.
 
-    Hashes are kept in the folder :func:`cache_folder`, by path, size and times of the file, so that
-    the next command reads only what is new or has changed.
+    Hashes are kept in the folder :func:`cache_folder`, by path, size and times of the file, in one
+    file for all files of a folder, so that the next command reads only what is new or has changed.
 
     Args:
         paths: the files, absolute, each once.
@@ -61,49 +60,50 @@ class Fingerprints:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
-        stats = np.array(list(_each(_status, paths, "looking at files")), "i8,i8,i8")
-        self.size: NDArray[np.int64] = stats["f0"]
-        changed = np.maximum(stats["f1"], stats["f2"])
-        self._settled = time.time_ns() - changed > _YOUNG
-        keys = map(_key, paths, stats.tolist())
-        self._key: NDArray[np.void] = np.frombuffer(b"".join(keys), "V16")
-        self._file = cache_folder() / f"{_name(paths)}.npy" if len(paths) >= FEW else None
-        kept = _kept(self._file, self._key)
-        self._tail, self._whole = kept["tail"].copy(), kept["whole"].copy()
+        self._kept = _kept_file(paths) if len(paths) >= FEW else None
+        found = np.zeros(len(paths), _ENTRY)
+        found["status"] = _each(_statuses, paths, "looking at files")
+        self.size: NDArray[np.int64] = found["status"][:, 0].copy()
+        self._found = found
+        self._settled = time.time_ns() - found["status"][:, 1:].max(1, initial=0) > _YOUNG
+        if self._kept is not None:
+            found["path"] = _numbers_of(paths)
+            _recall(found, _load(self._kept))
 
     def tails(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
         """Return the hash of the last 4 KB of files (R,); zeros for an unreadable one."""
-        return self._read(rows, self._tail, _tail, "comparing files")
+        return self._read(rows, "tail", lambda path: _tail(path), "comparing files")
 
     def wholes(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
         """Return the hash of the whole of files (R,); zeros for an unreadable one."""
         small = rows[self.size[rows] <= _TAIL]
-        self._whole[small] = self.tails(small)
-        return self._read(rows, self._whole, _whole, "comparing files whose ends agree")
+        self._found["whole"][small] = self.tails(small)
+        return self._read(rows, "whole", _whole, "comparing files whose ends agree")
 
     def _read(
-        self, rows: NDArray[np.int64], known: NDArray[np.void], read: Callable[[str], bytes],
-        what: str,
-    ) -> NDArray[np.void]:  # fmt: skip
+        self, rows: NDArray[np.int64], name: str, read: Callable[[str], bytes], what: str
+    ) -> NDArray[np.void]:
+        known = self._found[name]
         missing = rows[known[rows] == NOTHING]
         if len(missing):
-            found = _each(read, [self.paths[row] for row in missing.tolist()], what)
-            known[missing] = np.frombuffer(b"".join(found), "V16")
+            paths = [self.paths[row] for row in missing.tolist()]
+            known[missing] = _each(lambda part: _hashes(read, part), paths, what)
             self._keep()
-        return known[rows]
+        hashes: NDArray[np.void] = known[rows]
+        return hashes
 
     def _keep(self) -> None:
         """Write what is known; where it cannot be, the next command reads the files again."""
-        if self._file is None:
+        if self._kept is None:
             return
-        rows = self._settled & (self._tail != NOTHING)
-        table = np.empty(int(rows.sum()), _ENTRY)
-        for name, values in (("key", self._key), ("tail", self._tail), ("whole", self._whole)):
-            table[name] = values[rows]
+        ours = self._found[self._settled & (self._found["tail"] != NOTHING)]
+        kept = _load(self._kept)
+        others = kept[~np.isin(kept["path"], self._found["path"])]
+        table = np.concatenate([ours, others])
         with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._file, alone=False) as part, part.open("wb") as file:
-                np.save(file, table)
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self._kept, alone=False) as part, part.open("wb") as file:
+                np.save(file, table[np.argsort(table["path"])])
 
 
 def fingerprints(paths: Sequence[str]) -> Fingerprints:
@@ -127,37 +127,65 @@ def cache_folder() -> Path:
 
 def _name(paths: Sequence[str]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
+    for start in range(0, len(paths), FEW):
+        text = "\0".join([*paths[start : start + FEW], ""])
+        digest.update(text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
-def _kept(file: Path | None, key: NDArray[np.void]) -> NDArray[np.void]:
-    """Return what is kept of some keys, zeros where nothing is."""
-    found = np.zeros(len(key), _ENTRY)
+def _kept_file(paths: Sequence[str]) -> Path:
+    """Return where the fingerprints of files of one folder are kept."""
     try:
-        table = np.load(file) if file is not None else found[:0]
-    except (OSError, ValueError, EOFError):  # not there, or damaged: the files are read again
-        return found
-    if table.dtype == _ENTRY:
-        place = {name: row for row, name in enumerate(table["key"].tolist())}
-        rows = np.array([place.get(name, -1) for name in key.tolist()], np.int64)
-        found[rows >= 0] = table[rows[rows >= 0]]
-    return found
+        folder = os.path.commonpath([min(paths), max(paths)])
+    except ValueError:  # on two drives
+        folder = ""
+    return cache_folder() / f"{_name([folder])}.npy"
 
 
-def _each(read: Callable[[str], Found], paths: Sequence[str], what: str) -> Iterator[Found]:
-    """Yield what is read of each path, in order, by several threads."""
+def _numbers_of(paths: Sequence[str]) -> NDArray[np.uint64]:
+    """Return a number for each path (N,); should two share one, size and times tell them apart."""
+    names = [path.encode("utf-8", "surrogatepass") for path in paths]
+    return pd.util.hash_array(np.array(names, object), categorize=False)
+
+
+def _load(file: Path) -> NDArray[Any]:
+    """Return what is kept, in the order of ``path``; nothing if it is not there, or damaged."""
+    try:
+        table = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return np.zeros(0, _ENTRY)
+    fits: bool = table.dtype == _ENTRY and table.ndim == 1
+    return table if fits else np.zeros(0, _ENTRY)
+
+
+def _recall(found: NDArray[Any], kept: NDArray[Any]) -> None:
+    """Take over the hashes of files that are as they were."""
+    if not len(kept):
+        return
+    place = np.searchsorted(kept["path"], found["path"]).clip(max=len(kept) - 1)
+    same = kept["path"][place] == found["path"]
+    same &= (kept["status"][place] == found["status"]).all(1)
+    for name in ("tail", "whole"):
+        found[name][same] = kept[name][place[same]]
+
+
+def _each(
+    read: Callable[[Sequence[str]], NDArray[Any]], paths: Sequence[str], what: str
+) -> NDArray[Any]:
+    """Return what is read of each path, in order, by several threads."""
     parts = [paths[i : i + _TOGETHER] for i in range(0, len(paths), _TOGETHER)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        done = pool.map(lambda part: [read(path) for path in part], parts)
-        for part in track(done, what, len(parts), transient=True, disable=len(paths) < FEW):
-            yield from part
+        done = pool.map(read, parts)
+        shown = track(done, what, len(parts), transient=True, disable=len(paths) < FEW)
+        return np.concatenate([read([]), *shown])
 
 
-def _key(path: str, status: tuple[int, int, int]) -> bytes:
-    text = f"{path}\0{status}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=16).digest()
+def _statuses(paths: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([_status(path) for path in paths], np.int64).reshape(-1, 3)
+
+
+def _hashes(read: Callable[[str], bytes], paths: Sequence[str]) -> NDArray[np.void]:
+    return np.frombuffer(b"".join(map(read, paths)), "V16")
 
 
 def _status(path: str) -> tuple[int, int, int]:
@@ -172,12 +200,17 @@ def _status(path: str) -> tuple[int, int, int]:
 def _tail(path: str) -> bytes:
     """Return a hash of the end of a file; zeros if unreadable, which reading reports later."""
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - _TAIL))
-            return hashlib.blake2b(file.read(_TAIL) or b"", digest_size=16).digest()
+        file = os.open(path, _BINARY)  # half the time of a file object
     except OSError:
         return bytes(16)
+    try:
+        end = os.lseek(file, 0, os.SEEK_END)
+        os.lseek(file, max(0, end - _TAIL), os.SEEK_SET)
+        return hashlib.blake2b(os.read(file, _TAIL), digest_size=16).digest()
+    except OSError:
+        return bytes(16)
+    finally:
+        os.close(file)
 
 
 def _whole(path: str) -> bytes:

@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from faceaffect.data.align import Aligner
-from faceaffect.data.dataset import FaceDataset, Loaded, Samples, find_files
+from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.labels import LabelTable
+from faceaffect.data.places import find_files
 from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, RecipeError, shown
 from faceaffect.schema import LabelSchema
@@ -133,14 +134,13 @@ def there(table: pd.DataFrame, root: Path, help: str) -> tuple[pd.DataFrame, dic
     Raises:
         DataError: none is there.
     """
-    places = find_files(root, table["file"])
-    if len(places) and not any(places):
+    places = find_files(root, table["file"].to_numpy(object).tolist())
+    if not places.there.any() and len(table):
         first = root / str(table["file"].iloc[0])
-        raise DataError(f"{root}: none of the {len(places):,} listed files is there, such as "
+        raise DataError(f"{root}: none of the {len(table):,} listed files is there, such as "
                         f"{first}. {help}")  # fmt: skip
-    on_disk = np.array([place is not None for place in places], bool)
-    kept = table[on_disk].assign(file=[place.name for place in places if place is not None])
-    return kept, {"not on disk": int((~on_disk).sum())}
+    kept = table.assign(file=places.name)[places.there]
+    return kept, {"not on disk": int((~places.there).sum())}
 
 
 def of_classes(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -56,14 +57,16 @@ def _identical_files(dataset: FaceDataset, subject: NDArray[np.int64]) -> Iterab
     Only files of one size in which several people occur are opened, and only those whose ends
     agree are read whole. Files that are missing or empty are equal to none.
     """
-    here = str(Path.cwd())
-    place: dict[str, int] = {}
-    of_path = [path and os.path.join(here, path) for path in dataset.paths()]  # noqa: PTH118
-    file = np.array([place.setdefault(p, len(place)) if p else -1 for p in of_path], np.int64)
-    prints = fingerprints(list(place))
+    here = Path.cwd()
+    of_path = [
+        path if path is None or path.startswith(here.anchor) else os.path.join(here, path)  # noqa: PTH118
+        for path in dataset.paths()
+    ]
+    file, once = pd.factorize(np.array(of_path, object))
+    prints = fingerprints(once.tolist())
     rows = np.flatnonzero(file >= 0)
     rows = rows[prints.size[file[rows]] > 0]
-    kind = prints.size[file[rows]]
+    kind = _kinds(prints.size[file[rows]])
     for read in (prints.tails, prints.wholes):
         shared = _several_people(kind, subject[rows])
         rows, kind = rows[shared], kind[shared]
@@ -71,15 +74,22 @@ def _identical_files(dataset: FaceDataset, subject: NDArray[np.int64]) -> Iterab
         content = read(opened)
         readable = (content != NOTHING)[back]
         rows, kind, content = rows[readable], kind[readable], content[back][readable]
-        _, code = np.unique(content, return_inverse=True)
-        _, kind = np.unique(np.stack([kind, code], 1), axis=0, return_inverse=True)
+        kind = _kinds(kind, *content.view(np.int64).reshape(-1, 2).T)
     shared = _several_people(kind, subject[rows])
     return _groups(kind[shared], rows[shared])
 
 
+def _kinds(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a number from 0 for each of N rows, the same where all columns (N,) are the same."""
+    kind = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        code, once = pd.factorize(column)
+        kind = pd.factorize(kind * len(once) + code)[0].astype(np.int64)
+    return kind
+
+
 def _several_people(kind: NDArray[np.int64], subject: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which rows are of a kind in which several people occur."""
-    _, kind = np.unique(kind, return_inverse=True)
+    """Return which rows are of a kind, told by a number from 0, in which several people occur."""
     lowest = np.full(kind.max(initial=-1) + 1, np.iinfo(np.int64).max)
     highest = np.full(len(lowest), -1)
     np.minimum.at(lowest, kind, subject)

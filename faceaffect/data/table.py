@@ -185,11 +185,11 @@ class Table:
         Raises:
             DataError: there is one; the line is named.
         """
-        names = self.text("subject").tolist()
-        for row, name in enumerate(names):
+        names = self.cells["subject"].unique().tolist()
+        for name in names:
             if _SHORTENED.fullmatch(name):
                 self.fail(
-                    row,
+                    self._first(name),
                     "subject",
                     "is a number that a spreadsheet shortened, so that many people may be one: "
                     "format the column as text and save again",
@@ -197,29 +197,34 @@ class Table:
         numbers = {int(name): name for name in {*names} if re.fullmatch(r"-?\d{1,9}", name)}
         for code in _codes(set(numbers), often=()):
             self.fail(
-                names.index(numbers[code]),
+                self._first(numbers[code]),
                 "subject",
                 "looks like a code for somebody unknown: leave the row out, or put a letter before "
                 "it",
             )
+
+    def _first(self, person: str) -> int:
+        return int((self.cells["subject"] == person).argmax())
 
     def fail(self, row: int, column: str, what: str) -> NoReturn:
         """Raise an error that names the line and column of a cell."""
         value = shown(self.cells[column].iloc[row])
         raise DataError(f"{self.path}, line {self.cells.index[row]}, {column}: '{value}' {what}")
 
-    def repeated(self, file: Sequence[Any]) -> dict[str, int]:
+    def repeated(self, file: NDArray[np.int64]) -> dict[str, int]:
         """Leave out rows that occur twice and files with different labels, and count them.
 
         Cells are compared by what they mean: 1 and 1.0 are the same.
 
         Args:
-            file: (N,) what file each row is about, whatever it calls it.
+            file: (N,) number of the file that each row is about, whatever it calls it.
         """
+        if not pd.Index(file).has_duplicates:
+            return {"duplicate rows": 0, "conflicting labels": 0}
         meaning = pd.DataFrame(index=self.cells.index)
-        for column in [*self.cells, "file"]:
-            cells = pd.Series(list(file)) if column == "file" else self.cells[column]
-            meaning[column] = self._meant(str(column), cells)
+        for column in self.cells:
+            meant = file if column == "file" else self._meant(str(column), self.cells[column])
+            meaning[column] = meant
         double = meaning.duplicated().to_numpy()
         once = meaning[~double]
         conflicting = once["file"].duplicated(keep=False).to_numpy()
@@ -266,12 +271,9 @@ def read_table(
     table = Table(path, cells, ignored, unknown, synonyms)
     for column in ("file", "subject"):
         if column in cells:
-            codes = unknown if column == "subject" else ()
-            once = {cell: is_unknown(plain(cell), codes) for cell in cells[column].unique()}
-            nobody = cells[column].map(once).tolist()
-            if any(nobody):
-                what = "names none; write it, or leave the row out"
-                table.fail(nobody.index(True), column, what)
+            nobody = _nameless(cells[column], unknown if column == "subject" else ())
+            if nobody is not None:
+                table.fail(nobody, column, "names none; write it, or leave the row out")
     for column in map(str, list(cells)):
         if column in _NAMED or column.startswith("attribute/"):
             cells[column] = _unified(cells[column], unknown)
@@ -291,10 +293,27 @@ def read_table(
     return table
 
 
+def _nameless(cells: pd.Series, codes: Sequence[Any]) -> int | None:
+    """Return the first row whose cell names nothing, None if each names something.
+
+    Without codes a cell of ASCII with a digit and no number sign names something, as every word for
+    unknown shows; nearly all files are named so, and need no closer look.
+    """
+    once = cells.unique()
+    if not codes:
+        text = pd.Series(once, dtype=cells.dtype).str
+        named = text.contains("[0-9]") & ~text.contains(r"[^ -\"$-~]")
+        once = once[~named.to_numpy(bool)]
+    nothing = [cell for cell in once if is_unknown(plain(cell), codes)]
+    return int(cells.isin(nothing).argmax()) if nothing else None
+
+
 def _numbers(cells: pd.Series) -> NDArray[np.float64]:
     """Return cells as numbers (N,), whichever digits and minus they are written in; else NaN."""
-    once = {cell: plain(cell) for cell in cells.unique()}
-    return pd.to_numeric(cells.map(once), errors="coerce").to_numpy(np.float64)
+    code, once = pd.factorize(cells)
+    names = pd.Series([plain(cell) for cell in once], dtype=object)
+    values: NDArray[np.float64] = pd.to_numeric(names, errors="coerce").to_numpy(np.float64)
+    return values[code]
 
 
 def _codes(numbers: set[int], often: Sequence[int] = _OFTEN_UNKNOWN) -> list[int]:

@@ -77,6 +77,21 @@ def test_a_file_that_changed_is_read_again(
     assert opened == ["1.jpg"]
 
 
+def test_only_what_is_new_in_a_folder_is_read_and_nothing_is_forgotten(
+    tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    data = faces(tmp_path / "faces", [b"one", b"two", b"six", b"two"])
+    people(of(tmp_path / "faces", 3))
+    opened.clear()
+    assert people(data).identical == [[1, 3]]
+    assert opened == ["3.jpg"]
+    people(of(tmp_path / "faces", 2))
+    opened.clear()
+    assert people(data).identical == [[1, 3]]
+    assert opened == []
+
+
 def test_what_was_written_a_moment_ago_is_not_kept(tmp_path: Path, opened: list[str]) -> None:
     people(faces(tmp_path / "faces", [b"one", b"two"]))
     opened.clear()

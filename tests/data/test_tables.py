@@ -11,8 +11,8 @@ import pytest
 
 from faceaffect.data.base import FaceDataset, Samples, create_data
 from faceaffect.data.csv import CsvFaces
-from faceaffect.data.dataset import find_files
 from faceaffect.data.names import EXPRESSION_SYNONYMS, expression_name
+from faceaffect.data.places import find_files
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.vocabulary import EXPRESSION_WORDS
@@ -260,12 +260,11 @@ def test_ids_do_not_depend_on_the_way_to_a_file(folder: Path) -> None:
     write_image(folder / "sub" / "a.jpg", face())
     names = ["sub/a.jpg", "./sub/a.jpg", str(folder / "sub" / "a.jpg"), "sub/../sub/a.jpg"]
     places = find_files(folder, names)
-    assert {place.name for place in places if place} == {"sub/a.jpg"}
-    linked, absent = find_files(folder, ["other/a.jpg", "other/b.jpg"])
-    assert absent is None
-    assert linked is not None
-    assert linked.name == "other/a.jpg"
-    assert linked.file == places[0].file
+    assert {*places.name} == {"sub/a.jpg"}
+    places = find_files(folder, ["sub/a.jpg", "other/a.jpg", "other/b.jpg"])
+    assert places.there.tolist() == [True, True, False]
+    assert places.name[1:] == ["other/a.jpg", "other/b.jpg"]
+    assert places.file.tolist() == [0, 0, 1]
 
 
 # Cells that swallow lines, columns, encodings
