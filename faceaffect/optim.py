@@ -14,7 +14,6 @@ from timm.optim import muon as timm_muon
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
 
 from faceaffect.errors import RecipeError, unknown
 from faceaffect.hardware import best_dtype
@@ -87,6 +86,8 @@ class Optim:
 
     def scheduler(self, optimizer: Optimizer, steps: int, steps_per_epoch: float) -> LRScheduler:
         """Return the schedule over ``steps`` optimiser steps."""
+        from transformers import get_scheduler  # which brings the trainer of transformers along
+
         warmup = min(round(self.warmup_epochs * steps_per_epoch), steps)
         schedule: LRScheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, warmup, steps)
         return schedule

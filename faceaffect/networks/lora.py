@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from faceaffect.errors import RecipeError, suggest
 from faceaffect.networks.backbones import Backbone
+
+if TYPE_CHECKING:
+    from peft import LoraConfig  # a second that models without adapters need not wait
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class LoRA:
     dropout: float = 0.0
     targets: list[str] | None = None
 
-    def config(self, layers: str | list[str], **more: Any) -> LoraConfig:
+    def config(self, layers: str | list[str], **more: Any) -> "LoraConfig":
         """Return peft's form of the settings.
 
         Args:
             layers: which get an adapter: a pattern, last parts of their names, or ``all-linear``.
             more: of peft's settings.
         """
+        from peft import LoraConfig
+
         return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it, a float is fine
@@ -53,6 +57,8 @@ class LoRA:
         Raises:
             RecipeError: a target names no layer that can be adapted.
         """
+        from peft import inject_adapter_in_model
+
         layers = adaptable_layers(backbone)
         ends = {name.rpartition(".")[2] for name in layers}
         for target in self.targets or []:
