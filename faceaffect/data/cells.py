@@ -93,10 +93,11 @@ def _at_once(path: Path) -> pd.DataFrame | None:
             block = (block + file.readline(_AT_ONCE)).replace(b"\r\n", b"\n")
             if not block.endswith(b"\n") and not file.read(1):
                 block += b"\n"
-            cells = _block(block, separator, header, line)
-            if cells is None:
-                return None
-            blocks.append(cells)
+            if block.strip(b"\n"):
+                cells = _block(block, separator, header, line)
+                if cells is None:
+                    return None
+                blocks.append(cells)
             line += block.count(b"\n")
     table = pd.concat(blocks) if blocks else pd.DataFrame()
     return table if len(table) else None

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from faceaffect.data import cells
 from faceaffect.data.base import FaceDataset, Samples, create_data
 from faceaffect.data.csv import CsvFaces
 from faceaffect.data.names import EXPRESSION_SYNONYMS, expression_name
@@ -429,3 +431,54 @@ def test_a_missing_table_says_where_it_was_looked_for(
     with pytest.raises(DataError, match=r"x\.csv is missing; a relative path counts") as caught:
         CsvFaces("labels/x.csv")
     assert str(folder) in str(caught.value)
+
+
+# Reading at once
+
+
+PLAIN = [
+    b"image,AU1\na.jpg,1\nb.jpg,0\n",
+    b"\xef\xbb\xbfimage;AU1\r\na.jpg;1\r\nb.jpg;0",
+    b"image\tAU1\t\n a.jpg \t1\t\n b b.jpg\t\t\n\n\n",
+    "image,name\n\u3000\u00e9.jpg\u00a0,\u2028\u4e00\n".encode(),
+    b"image,AU1\na.jpg,1\n,\n , \nb.jpg,0\nNA,nan\n",
+    b"image\na.jpg\n\nb.jpg\n",
+    b",image\n0,a.jpg\n1,b.jpg\n,\n",
+]
+
+
+@pytest.mark.parametrize("content", PLAIN)
+@pytest.mark.parametrize("together", [12, 1_000_000])
+def test_a_table_read_at_once_is_as_one_read_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, together: int
+) -> None:
+    monkeypatch.setattr(cells, "_AT_ONCE", together)
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    at_once = cells._at_once(path)
+    assert at_once is not None
+    pd.testing.assert_frame_equal(at_once, cells._one_by_one(path), check_index_type=False)
+
+
+@pytest.mark.parametrize(
+    "special",
+    [b'"b.jpg",1\n', b"b.jpg,1\r", b"b.jpg\n", b"b.jpg,1,2\n", b"\x0cb.jpg,1\n", b"\xffb.jpg,1\n",
+     b"\xef\xbf\xbd,1\n", b"image,AU1\n", b"\n", b"b.jpg," + b"1" * 1_000_001 + b"\n"],
+)  # fmt: skip
+def test_what_is_special_about_a_table_is_looked_at_row_by_row(
+    tmp_path: Path, special: bytes
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"image,AU1\na.jpg,1\n" + special + b"c.jpg,0\n")
+    assert cells._at_once(path) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"image,AU1\n", b"sep=;\nimage;AU1\na.jpg;1\n", b"%PDF,AU1\na.jpg,1\n"]
+)
+def test_no_table_and_its_like_are_left_to_the_careful_reader(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    assert cells._at_once(path) is None
