@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from faceaffect.data.dataset import FaceDataset, Samples, on_disk
+from faceaffect.data.dataset import FaceDataset, Samples
+from faceaffect.data.places import find_files
 from faceaffect.data.question_layouts import faba_labels
 from faceaffect.errors import DataError, shown
 from faceaffect.files import read_json
@@ -57,7 +58,7 @@ class FabaBench(FaceDataset):
                     raise DataError(f"{where}: {shown(image)} is in both files")
                 left_out["records of a picture that has one"] += image in rows
                 rows.setdefault(image, (part, labels))
-        there = on_disk(folder, rows)
+        there = find_files(folder, rows).there
         left_out["pictures that are not on disk"] = int((~there).sum())
         found = [row for row, here in zip(rows.items(), there, strict=True) if here]
         if not found:
