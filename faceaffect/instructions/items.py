@@ -178,7 +178,7 @@ def description(labels: Labels, rng: Generator, media: str = "image") -> list[Tu
     return [(pick(phrases.DESCRIPTION_QUESTIONS, rng).format(media=media), evidence(labels, rng))]
 
 
-def evidence(labels: Labels, rng: Generator) -> str:
+def evidence(labels: Labels, rng: Generator | None) -> str:
     """Return the visible signs of the active AUs as a sentence; empty without known AUs."""
     signs = [pick(phrases.AU_SIGNS[au], rng) for au in labels.active if au in phrases.AU_SIGNS]
     if not signs:

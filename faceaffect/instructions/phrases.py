@@ -48,6 +48,13 @@ DESCRIPTION_QUESTIONS = (
     "Give a short description of the person's face in the {media}.",
     "Describe what the facial muscles do in this {media}.",
 )
+SIGN_QUESTIONS = (
+    "Which signs of facial muscles at work does the face in the {media} show?",
+    "Which visible signs are there on the face in this {media}?",
+    "Go through the face in the {media} sign by sign: what do you see?",
+    *DESCRIPTION_QUESTIONS,
+)
+"""What asks for the signs of action units without naming any; the words are in `AU_SIGNS`."""
 NEUTRAL_EVIDENCE = ("The facial muscles are at rest.", "No part of the face is tensed or raised.")
 CONCLUSIONS = (
     "The person shows {expression}.",

@@ -18,10 +18,10 @@ from huggingface_hub import (
     hf_hub_url,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from timm.models import get_pretrained_cfg, load_pretrained
 
-from faceaffect.errors import CheckpointError, RecipeError, suggest
+from faceaffect.errors import CheckpointError, RecipeError, first_line, suggest
 from faceaffect.networks.assets import asset_path
 from faceaffect.networks.weights import load_asset, load_asset_metadata, read_weights
 
@@ -146,19 +146,25 @@ def hub_file(repo: str, names: list[str] | tuple[str, ...], revision: str | None
         except EntryNotFoundError:
             continue
         except Exception as error:
-            raise _unreachable(repo, error) from None
+            raise _unreachable(repo, revision, error) from None
         try:
             return Path(hf_hub_download(repo, name, revision=revision))
         except Exception as error:
-            raise _unreachable(repo, error) from None
+            raise _unreachable(repo, revision, error) from None
     raise CheckpointError(f"'{repo}' on the model hub has none of {', '.join(names)}")
 
 
-def _unreachable(repo: str, error: Exception) -> CheckpointError:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+def _unreachable(repo: str, revision: str | None, error: Exception) -> CheckpointError:
+    if isinstance(error, RevisionNotFoundError):
+        return CheckpointError(
+            f"'{repo}' on the model hub has no revision '{revision}'; give a branch, a tag or a "
+            "whole commit of it, or none for the newest"
+        )
+    what = f"'{repo}'" + (f" (revision {revision})" if revision else "")
     return CheckpointError(
-        f"could not fetch '{repo}' from {constants.ENDPOINT}: {reason}. To do without the hub, "
-        "name a local file: pretrained: false, weights: FILE.safetensors"
+        f"could not fetch {what} from {constants.ENDPOINT}: {first_line(error)}. To do without the "
+        "hub, say pretrained: false and name what lies on this machine: a folder that "
+        "save_pretrained wrote, or for a backbone weights: FILE.safetensors"
     )
 
 

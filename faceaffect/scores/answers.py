@@ -45,6 +45,7 @@ _HINT = re.compile(
 )
 _NONE = re.compile(
     r"\bnone\b|\bno (\w+ ){0,2}(action units?|aus?|facial actions?|movements?|muscle activity)\b"
+    r"|\b(muscles|features) are (all )?(at rest|relaxed)\b|\bno part of the face is\b"
     r"|\bnothing\b|\b(not any|without any) (action units?|aus?)\b"
 )
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"

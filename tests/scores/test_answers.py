@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from faceaffect.data.batch import FaceBatch
+from faceaffect.instructions.phrases import NEUTRAL_EVIDENCE
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.answers import (
     UNREADABLE,
@@ -195,6 +196,8 @@ def test_narrow_classes_fall_to_broader_ones_only_where_not_asked_for() -> None:
         ("AU6 and AU12 but not AU25", {6, 12}),
         ("no AU1, AU2, only AU4", {4}),
         ("no action units except AU12", {12}),
+        *[(text, set()) for text in NEUTRAL_EVIDENCE],  # what the package itself teaches to say
+        ("Most muscles are at rest, but the chin is raised", {17}),
         ("No action units are active.", set()),
         ("none", set()),
         ("None of them", set()),

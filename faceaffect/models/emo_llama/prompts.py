@@ -137,10 +137,14 @@ class Prompter:
         if task == "au":
             row.weights = [weights.get(au, 1.0) if on else 1.0 for au, on in labels.aus.items()]
         if task != "expression":
-            whole = au_answer(labels.active) if task == "au" else va_answer(labels.va or ())
+            whole = self.whole(task, labels, rng)
             row.branches.append(self.dialogue.options([whole])[0].texts())
             row.weights.append(_WHOLE)
         return row
+
+    def whole(self, task: str, labels: Labels, rng: Generator) -> str:
+        """Return the one text that says all AUs, or both values."""
+        return au_answer(labels.active) if task == "au" else va_answer(labels.va or ())
 
     def talk(self, sample: int, labels: Labels, rng: Generator) -> Row | None:
         """Return a question that is answered in free words: a conversation or a description."""

@@ -1,6 +1,6 @@
 """The mini vision-language model: LLaVA's class around the mini ViT and the mini Llama.
 
-It learns to describe drawn faces. What recipes ask of it (which class, which AUs, which values) it
+It learns to describe drawn faces, and to say of each visible sign whether it is there. What recipes ask of it (which class, which AUs, which values) it
 has been asked about faces in words alone, where the mini Llama learned it.
 """
 
@@ -22,10 +22,12 @@ from transformers import (
 
 from faceaffect.data.batch import FaceBatch, as_clips
 from faceaffect.errors import RecipeError
-from faceaffect.instructions.items import Labels, Turn
+from faceaffect.instructions import phrases
+from faceaffect.instructions.items import Labels, Turn, evidence, expression_answer, pick
 from faceaffect.models.emo_llama.checkpoint import find_checkpoint, read_tokenizer
 from faceaffect.models.emo_llama.mini_llama import part_of, picture
-from faceaffect.models.emo_llama.prompts import labels_of
+from faceaffect.models.emo_llama.prompts import labels_of, rare_au_weights
+from faceaffect.models.emo_llama.packing import Text
 from faceaffect.models.pretraining import LanguagePretraining
 from faceaffect.models.vlm.chat import Chat, Exchange, Prompt
 from faceaffect.models.vlm.net import VisionLanguageModel
@@ -34,6 +36,9 @@ from faceaffect.networks.backbones import Backbone, create_backbone
 from faceaffect.schema import LabelSchema
 
 IMAGE = "<image>"
+
+_SIGNS = 0.15
+"""Weight of a token of a sentence that lists signs; of the words that decide it is 1."""
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}ASSISTANT: {% else %}USER: {% endif %}"
@@ -54,6 +59,8 @@ class MiniVlm(LanguagePretraining):
         schema: of the data, which describes the faces.
         tower: a ViT of the package or of timm.
         llm: a Llama, as ``save_pretrained`` wrote it.
+        au_balance: a sign that is there, of an AU of rate r, weighs ((1 - r) / r) to this power
+            in the loss, else rare ones are never named.
         words_rate: chance that a sample is also asked about in words, without its picture, so that
             the language model keeps what it knows.
         drop_evidence: chance that a sign is left out of these words.
@@ -70,6 +77,7 @@ class MiniVlm(LanguagePretraining):
         *,
         tower: str = "asset:mini_vit",
         llm: str = "asset:mini_llama",
+        au_balance: float = 0.5,
         words_rate: float = 0.5,
         drop_evidence: float = 0.1,
     ) -> None:
@@ -85,25 +93,65 @@ class MiniVlm(LanguagePretraining):
             self.llava, processor, self.folder, lora=None, frozen=False
         )
         self.llava.model.vision_tower.requires_grad_(False)
+        self.llava.set_attn_implementation("eager")  # on a CPU faster backward than fused
         self.chat = Chat(self.model, "chat", "", videos=False)
-        self.forms = Prompts().tasks(self.schema)
+        self.forms = Prompts(au={"form": "signs"}).tasks(self.schema)
+        self.au_balance, self.au_weights = au_balance, dict[int, float]()
         self.words_rate, self.drop_evidence = words_rate, drop_evidence
 
+    def setup(self, stage: str) -> None:
+        """Take the weights of rare signs from the training part's rates."""
+        super().setup(stage)
+        statistics = self.trainer.datamodule.statistics()  # type: ignore[attr-defined]
+        self.au_weights = rare_au_weights(self.schema.aus, statistics, self.au_balance)
+
     def losses(self, batch: FaceBatch, rng: Generator) -> Tensor:
-        """Return (N,) cross-entropies of descriptions, and of answers about faces in words."""
+        """Return (N,) cross-entropies of descriptions, signs, and answers about faces in words."""
         clips = list(as_clips(batch)["video"])
         asker = Asker(self.schema, self.chat, clips, self.forms)
         prompts: list[Prompt | None] = []
         for sample in range(len(clips)):
             labels = labels_of(batch, sample, self.schema)
-            prompts.append(asker.talk(sample, labels, rng))  # type: ignore[arg-type]
+            prompts += [
+                self._described(asker, sample, labels, rng),
+                self._signs(asker, sample, labels, rng),
+            ]
             if rng.random() < self.words_rate:
                 prompts.append(self._in_words(labels, rng))
         return self.model.losses([p for p in prompts if p is not None], self.chat)
 
+    def _described(
+        self, asker: Asker, sample: int, labels: Labels, rng: Generator
+    ) -> Prompt | None:
+        """Return an open question with its answer: what the face shows, then by which signs."""
+        if labels.expression is None:
+            return None
+        prompt = asker.ask(sample, pick(phrases.CONVERSATION_QUESTIONS, rng).format(media="image"))
+        first, then = impression(labels, rng), evidence(labels, rng)
+        begun = self.chat.options([first], ended=False)[0].said
+        whole = self.chat.options([f"{first} {then}"])[0].said
+        said = whole[: len(begun)]
+        prompt.branches = [
+            [Text(said, said=True)],
+            [Text(said), Text(whole[len(begun) :], said=True)],
+        ]
+        prompt.weights = [1.0, _SIGNS]
+        return prompt
+
+    def _signs(self, asker: Asker, sample: int, labels: Labels, rng: Generator) -> Prompt | None:
+        """Return a question about all signs, with yes or no to each, and the sentence of them."""
+        prompt: Prompt | None = asker.learn(sample, "au", labels, rng, self.au_weights)
+        if prompt is not None:
+            prompt.weights[-1] = _SIGNS
+        return prompt
+
     def _in_words(self, labels: Labels, rng: Generator) -> Prompt | None:
         asking, known, task = part_of(labels, self.schema, rng)
-        told = _Told(asking, self.chat, picture(labels, rng, self.drop_evidence))
+        words = picture(labels, rng, self.drop_evidence)
+        if labels.expression is not None and rng.random() < 0.5:  # as it describes faces itself
+            aus = {au: on and rng.random() >= self.drop_evidence for au, on in labels.aus.items()}
+            words = f"{impression(labels, rng)} {evidence(Labels(aus=aus), rng)}"
+        told = _Told(asking, self.chat, words)
         if task == "talk":
             return told.talk(0, known, rng)  # type: ignore[return-value]
         return told.learn(0, task, known, rng, weights={})  # type: ignore[no-any-return]
@@ -118,6 +166,12 @@ class MiniVlm(LanguagePretraining):
         llava.half().save_pretrained(folder)
         llava.float()
         self.model.processor.save_pretrained(folder)
+
+
+def impression(labels: Labels, rng: Generator) -> str:
+    """Return a sentence that names the expression."""
+    name = expression_answer(str(labels.expression))
+    return pick(phrases.CONCLUSIONS, rng).format(expression=name)
 
 
 class _Told(Asker):

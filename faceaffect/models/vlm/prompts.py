@@ -16,7 +16,9 @@ from faceaffect.instructions.items import (
     Labels,
     Turn,
     au_answer,
+    evidence,
     expression_answer,
+    pick,
     va_answer,
 )
 from faceaffect.models.emo_llama.packing import Text
@@ -26,7 +28,7 @@ from faceaffect.models.vlm.shots import Shot
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.vocabulary import AU_NAMES
 
-Form = Literal["options", "yes_no", "describe", "retell", "think"]
+Form = Literal["options", "signs", "yes_no", "describe", "retell", "think"]
 OPEN = ("describe", "retell")
 """Forms that have the model describe the face first."""
 
@@ -48,7 +50,8 @@ class TaskPrompt:
     """How one task is asked.
 
     Args:
-        form: ``options``: all options in one question; ``yes_no``: a question for each AU;
+        form: ``options``: all options in one question; ``signs``: the same for AUs, each in the
+            words of what it looks like; ``yes_no``: a question for each AU;
             ``describe``: an open question, the answer read by grammar; ``retell``: the model
             describes the face, then the options are asked about its words alone; ``think``: the
             model reasons about the question, and the options follow its reasons.
@@ -108,8 +111,8 @@ class Prompts:
 
 
 def _check(task: str, prompt: TaskPrompt) -> None:
-    if prompt.form == "yes_no" and task != "au":
-        raise RecipeError(f"model.prompts.{task}.form: yes_no is about AUs")
+    if prompt.form in ("signs", "yes_no") and task != "au":
+        raise RecipeError(f"model.prompts.{task}.form: {prompt.form} is about AUs")
     allowed = _HOLES[task] - (set() if prompt.form == "yes_no" else {"au", "name"})
     try:
         holes = [
@@ -176,7 +179,7 @@ class Asker(Prompter):
         write = self.describing if own.form in OPEN else self.question
         prompt = self.ask(sample, write(sample, task))
         for shot in self.shots:
-            answer = answer_of(task, shot.labels)
+            answer = answer_of(task, shot.labels, self.forms[task].form)
             if answer is not None:
                 asked = Exchange((shot.clip,), self.question(sample, task), answer)
                 prompt.exchanges.insert(-1, asked)
@@ -217,7 +220,9 @@ class Asker(Prompter):
     def question(self, sample: int, task: str, rng: Generator | None = None) -> str:
         """Return a task's question in the recipe's words, else in the package's."""
         own = self.forms[task]
-        if own.question is None or own.form in ("yes_no", *OPEN):
+        if own.form == "signs" and own.question is None:
+            asked = pick(phrases.SIGN_QUESTIONS, rng).format(media=self.media[sample])
+        elif own.question is None or own.form in ("yes_no", *OPEN):
             asked = super().question(sample, task, rng)
         else:
             asked = self._filled(own.question, sample, task)
@@ -230,7 +235,8 @@ class Asker(Prompter):
     def _filled(self, question: str, sample: int, task: str) -> str:
         names = [expression_answer(name) for name in self.schema.expressions]
         if task == "au":
-            names = [f"AU{au}" for au in self.schema.aus]
+            signs = self.forms["au"].form == "signs"
+            names = [sign_of(au) if signs else f"AU{au}" for au in self.schema.aus]
         return question.format(media=self.media[sample], options=", ".join(names))
 
     def yes_no(self, au: int, sample: int) -> str:
@@ -239,6 +245,19 @@ class Asker(Prompter):
         options = ", ".join(f"AU{number}" for number in self.schema.aus)
         name = AU_NAMES.get(au, (f"AU{au}",))[0]
         return form.format(au=au, name=name, media=self.media[sample], options=options)
+
+    def choices(self, task: str) -> list[list[Any]]:
+        """Return the options of each choice; of the form ``signs`` in words."""
+        if task != "au" or self.forms["au"].form != "signs":
+            return super().choices(task)
+        pairs = [[f"{sign_of(au)}: {said}" for said in ("yes", "no")] for au in self.schema.aus]
+        return [self.dialogue.options(pair, ended=False) for pair in pairs]
+
+    def whole(self, task: str, labels: Labels, rng: Generator) -> str:
+        """Return the one text that says all AUs, in words of ``signs``, or both values."""
+        if task == "au" and self.forms["au"].form == "signs":
+            return evidence(labels, rng)
+        return super().whole(task, labels, rng)
 
     def learn(
         self, sample: int, task: str, labels: Labels, rng: Generator, weights: dict[int, float]
@@ -255,12 +274,17 @@ class Asker(Prompter):
         return prompts or None
 
 
-def answer_of(task: str, labels: Labels) -> str | None:
+def sign_of(au: int) -> str:
+    """Return what an active AU looks like, in words; else its name, else its number."""
+    return (*phrases.AU_SIGNS.get(au, ()), *AU_NAMES.get(au, ()), f"AU{au}")[0]
+
+
+def answer_of(task: str, labels: Labels, form: str = "options") -> str | None:
     """Return the words that answer a task for known labels; None where they are not known."""
     if task == "expression" and labels.expression is not None:
         return expression_answer(labels.expression)
     if task == "au" and labels.aus:
-        return au_answer(labels.active)
+        return evidence(labels, None) if form == "signs" else au_answer(labels.active)
     if task == "va" and labels.va is not None:
         return va_answer(labels.va)
     return None

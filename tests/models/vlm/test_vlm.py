@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ import vlm_tiny as tiny
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
 from faceaffect.errors import CheckpointError, DataError, RecipeError
+from faceaffect.instructions.items import Labels
 from faceaffect.instructions.phrases import AU_SIGNS
 from faceaffect.models.vlm.shots import draw
 from faceaffect.schema import LabelSchema
@@ -27,10 +29,10 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", ["yes_no", "describe", "retell", "think"])
+@pytest.mark.parametrize("form", ["signs", "yes_no", "describe", "retell", "think"])
 def test_forms_answer_in_range(llava: Path, form: str) -> None:
     prompts: dict[str, Any] = {"au": {"form": form}}
-    if form != "yes_no":
+    if form not in ("signs", "yes_no"):
         prompts["expression"] = {"form": form}
     model = tiny.make(llava, prompts=prompts, dtype="float32", max_new_tokens=4).eval()
     answers = model.predict(tiny.batch_of(2))
@@ -56,6 +58,29 @@ def test_yes_no_asks_each_au_by_itself_and_own_words_are_filled_in(llava: Path) 
     (prompt,) = asker.score(0, "expression")
     assert prompt.exchanges[-1].question == "Of anger, happiness, neutral?"
     assert model.chat.text(prompt).startswith("SYSTEM: Be brief.")
+
+
+@torch.no_grad()
+def test_signs_are_asked_in_words_and_learned_as_they_are_scored(llava: Path) -> None:
+    form = {"au": {"form": "signs", "question": "Which of {options}?"}}
+    schema = LabelSchema((1, 27, 12))  # of AU27 there is a name and no sign
+    model = tiny.make(llava, schema, prompts=form, dtype="float32").eval()
+    asker = model.asker(tiny.batch_of(1))
+    (prompt,) = asker.score(0, "au")
+    said = ["the inner brows are raised", "mouth stretch", "the lip corners are pulled up"]
+    assert prompt.exchanges[-1].question == f"Which of {', '.join(said)}?"
+    whole = [model.llm.tokenizer.decode([i for text in b for i in text.ids]).strip()
+             for b in prompt.branches]  # fmt: skip
+    assert whole == [f"{sign}: {word}" for sign in said for word in ("yes", "no")]
+    labels = Labels(aus={1: True, 27: True, 12: False})
+    learned = asker.learn(0, "au", labels, np.random.default_rng(0), {1: 3.0})
+    chosen = [whole.index(model.llm.tokenizer.decode([i for t in b for i in t.ids]).strip())
+              for b in learned.branches[:-1]]  # fmt: skip
+    assert chosen == [0, 2, 5]
+    assert learned.weights[:3] == [3.0, 1.0, 1.0]
+    plain = tiny.make(llava, schema, dtype="float32").eval()
+    assert not torch.allclose(model.predict(tiny.batch_of(1))["au"],
+                              plain.predict(tiny.batch_of(1))["au"])  # fmt: skip
 
 
 @torch.no_grad()
@@ -115,6 +140,7 @@ def test_only_models_that_know_something_are_tested_untrained(
         ({"prompts": {"expression": {"question": "{mood}?"}}}, "nothing fills {mood}"),
         ({"prompts": {"expression": {"question": "{options"}}}, "expected '}'"),
         ({"prompts": {"expression": {"form": "yes_no"}}}, "yes_no is about AUs"),
+        ({"prompts": {"expression": {"form": "signs"}}}, "signs is about AUs"),
         ({"prompts": {"expression": {"form": "hm"}}}, "is no form"),
         ({"shots": 2, "prompts": {"expression": {"form": "think"}}}, "examples have an answer"),
         ({"lora": {"targets": ["q_prj"]}}, "did you mean 'q_proj'"),

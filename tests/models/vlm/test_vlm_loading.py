@@ -3,19 +3,23 @@
 import importlib.util
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub.constants
 import pytest
 import torch
 import transformers
 import transformers.utils.hub
+from huggingface_hub.errors import RevisionNotFoundError
 
 import vlm_tiny as tiny
 from faceaffect.cli import main
 from faceaffect.errors import CheckpointError, RecipeError
 from faceaffect.models.vlm import loading
+from faceaffect.networks import origins
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -53,6 +57,31 @@ def test_a_result_names_the_commit_of_the_hub(
     (run,) = (tmp_path / "runs" / "mini_vlm_zero_shot").iterdir()
     result = json.loads((run / "metrics.json").read_text())
     assert f"owner/tiny@{COMMIT}" in json.dumps(result["started_from"])
+
+
+@pytest.mark.parametrize("revision", ["v2", COMMIT])
+def test_a_revision_that_cannot_be_reached_is_one_error(
+    revision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as nobody:  # bound and not listening: connections are refused
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr(origins, "hf_hub_url", lambda *a, **k: f"{address}/x")
+        own = ["model.checkpoint=owner/other", "model.pretrained=true"]
+        assert main(["train", "mini_vlm_zero_shot", *own, f"model.revision={revision}"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert f"'owner/other' (revision {revision})" in lines[0]
+    assert "a folder that save_pretrained wrote" in lines[0]
+
+
+def test_a_revision_that_the_hub_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answered(*_: Any, **__: Any) -> None:
+        raise RevisionNotFoundError("404 Client Error. (Request ID: x)", response=Mock())
+
+    monkeypatch.setattr(origins, "get_hf_file_metadata", answered)
+    with pytest.raises(CheckpointError, match=r"'owner/other'.* has no revision 'v2'; give"):
+        tiny.make(Path("owner/other"), pretrained=True, revision="v2")
 
 
 def test_four_bits_need_the_extra_and_a_gpu_and_are_passed_on(
