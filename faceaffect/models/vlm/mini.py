@@ -1,7 +1,8 @@
 """The mini vision-language model: LLaVA's class around the mini ViT and the mini Llama.
 
-It learns to describe drawn faces, and to say of each visible sign whether it is there. What recipes ask of it (which class, which AUs, which values) it
-has been asked about faces in words alone, where the mini Llama learned it.
+It learns to describe drawn faces, and to say of each visible sign whether it is there. What recipes
+ask of it (which class, which AUs, which values) it has been asked about faces in words alone, where
+the mini Llama learned it.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ from faceaffect.instructions import phrases
 from faceaffect.instructions.items import Labels, Turn, evidence, expression_answer, pick
 from faceaffect.models.emo_llama.checkpoint import find_checkpoint, read_tokenizer
 from faceaffect.models.emo_llama.mini_llama import part_of, picture
-from faceaffect.models.emo_llama.prompts import labels_of, rare_au_weights
 from faceaffect.models.emo_llama.packing import Text
+from faceaffect.models.emo_llama.prompts import labels_of, rare_au_weights
 from faceaffect.models.pretraining import LanguagePretraining
 from faceaffect.models.vlm.chat import Chat, Exchange, Prompt
 from faceaffect.models.vlm.net import VisionLanguageModel
@@ -126,7 +127,9 @@ class MiniVlm(LanguagePretraining):
         """Return an open question with its answer: what the face shows, then by which signs."""
         if labels.expression is None:
             return None
-        prompt = asker.ask(sample, pick(phrases.CONVERSATION_QUESTIONS, rng).format(media="image"))
+        prompt = asker.ask(
+            sample, pick(phrases.CONVERSATION_QUESTIONS, rng).format(media=asker.media[sample])
+        )
         first, then = impression(labels, rng), evidence(labels, rng)
         begun = self.chat.options([first], ended=False)[0].said
         whole = self.chat.options([f"{first} {then}"])[0].said
