@@ -202,10 +202,12 @@ def build(
     llama.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     about = vit.describe()
     patch, size = about["args"]["patch_size"], about["image_size"]
+    language = llama.config.to_dict()
+    language.pop("_name_or_path", None)  # a path of this machine
     config_of: Any = LlavaConfig
     config = config_of(
         vision_config=_vision(vit, patch, size),
-        text_config=llama.config.to_dict(),
+        text_config=language,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
