@@ -1,6 +1,7 @@
 """What sizes cost: processor seconds, peak memory and slope for 10^4, 10^5, 10^6 rows.
 
     python benchmarks/scale.py [--rows 10000 100000] [--folder DIR] [--workers 0]
+    python benchmarks/scale.py --rows      # the loader alone
 
 For each number of rows a table of small JPEGs of 5,000 people is made (and kept, if ``--folder``
 says where; a million take 4 GB), and each command runs in a process of its own: ``check`` as it is
@@ -17,6 +18,7 @@ import struct
 import sys
 import tempfile
 import time
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +141,24 @@ def loaders(folder: Path, workers: int) -> None:
             start = time.process_time()
             work()
             best[name] = min(best[name], time.process_time() - start)
-            memory = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-            print(f"  pass {run + 1} {name}: {memory:,.0f} MB")
+            print(f"  pass {run + 1} {name}: {memory():,.0f} MB")
     for name, seconds in best.items():
         ratio = seconds / best["bare decoding"]
         print(f"| {name} | {seconds / len(paths) * 1e3:.3f} ms an image | {ratio:.2f} |")
 
 
+def memory() -> float:
+    """Return MB of this process and of those that read for it, what they share counted once."""
+    found = 0
+    for process in (os.getpid(), *(child.pid for child in active_children())):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        found += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return found / 1000
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, help="where files are made and kept")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--imports", action="store_true", help=argparse.SUPPRESS)

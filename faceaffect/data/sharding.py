@@ -20,6 +20,7 @@ from faceaffect.data.shards import (
     checksum,
     describe,
     manifest_hash,
+    pictures_hash,
     require_datasets,
 )
 from faceaffect.data.workers import cores, one_thread
@@ -56,21 +57,23 @@ def write_shards(
     rows = _rows(dataset, number, max_pixels)
     features = datasets.Features(_features(datasets, dataset))
     files: list[dict[str, Any]] = []
-    unreadable = 0
+    said: list[list[Any]] = [[], [], [], []]
     row = next(rows, None)
     while row is not None:
-        name, count, size = f"{len(files):05d}.arrow", 0, 0
-        with replacing(folder / name) as part:
+        file, count, size = f"{len(files):05d}.arrow", 0, 0
+        with replacing(folder / file) as part:
             writer = ArrowWriter(path=str(part), features=features, writer_batch_size=_BATCH)
             while row is not None and size < megabytes * 10**6:
                 writer.write(row)
                 count, size = count + 1, size + sum(map(len, row["image"]))
-                unreadable += bool(row["error"])
+                for column, name in zip(said, ("clip", "error", "content", "check"), strict=True):
+                    column.append(row[name])
                 row = next(rows, None)
             writer.finalize()
             writer.close()
-        files.append({"name": name, "rows": count, "bytes": (folder / name).stat().st_size})
-    about: dict[str, Any] = {**describe(dataset), "files": files, "unreadable": unreadable}
+        files.append({"name": file, "rows": count, "bytes": (folder / file).stat().st_size})
+    about: dict[str, Any] = {**describe(dataset), "files": files, "pictures": pictures_hash(*said)}
+    about["unreadable"] = sum(map(bool, said[1]))
     about = dict(json.loads(json.dumps(about)))
     about["sha256"] = manifest_hash(about)
     write_atomically(folder / MANIFEST, json.dumps(about, indent=1))

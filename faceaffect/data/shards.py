@@ -21,9 +21,9 @@ from faceaffect.errors import DataError, FaceAffectError, RecipeError, first_lin
 from faceaffect.schema import LabelSchema
 
 MANIFEST = "shards.json"
-VERSION = 1
+VERSION = 2
 PICTURES = ("image", "clip", "landmarks", "pose", "error", "content", "check")
-"""Columns that are read sample by sample; all others are labels."""
+"""Columns that say what a sample looks like; all others are labels."""
 
 
 class Shards(FaceDataset):
@@ -66,21 +66,24 @@ class Shards(FaceDataset):
         if "origin" in table.column_names:
             self.origin = _column(table, "origin").astype(str)
         self.usual_protocol = about["usual_protocol"]
-        self.content = _column(table, "content").astype("S32")
-        self.table = table.select_columns(PICTURES)
+        about_pictures = [_column(table, name) for name in ("clip", "error", "content", "check")]
+        if pictures_hash(*about_pictures) != about["pictures"]:
+            raise DataError(f"{self.folder}: a shard is damaged; write or fetch it anew")
+        self.clip, error = about_pictures[:2]
+        self.errors = {int(index): str(error[index]) for index in np.flatnonzero(error != "")}
+        self.content, self.check = (column.astype("S32") for column in about_pictures[2:])
+        self.mapped = Mapped(table.select_columns(["image", "landmarks", "pose"]))
 
     def load(self, index: int) -> Loaded:
         """Decode one sample; see :meth:`FaceDataset.load`."""
         name = str(self.samples.id[index])
-        row = self.table.data.fast_slice(index, 1)  # formatting a row costs more than reading it
-        clip, error = row["clip"][0].as_py(), row["error"][0].as_py()
-        if error:
-            raise DataError(error)
-        images = [item.as_buffer() for item in row["image"][0].values]
-        landmarks, pose = (row[key][0].values.to_numpy() for key in ("landmarks", "pose"))
-        if checksum(name, images, landmarks, pose) != row["check"][0].as_py():
+        if index in self.errors:
+            raise DataError(self.errors[index])
+        images, landmarks, pose = self.mapped.row(index)
+        if checksum(name, images, landmarks, pose).encode() != self.check[index]:
             raise DataError(f"{name}: damaged in its shard in {self.folder}")
         pixels = [decode_image(bytes(image), Path(name)) for image in images]
+        clip = bool(self.clip[index])
         shape = (-1, 68, 2) if clip else (68, 2)
         return Loaded(
             np.stack(pixels) if clip else pixels[0],
@@ -100,6 +103,51 @@ class Shards(FaceDataset):
         return groups.values()
 
 
+class Mapped:
+    """Pictures, landmarks and poses as they lie in the files, which are mapped into memory.
+
+    A row is a slice of them; nothing is copied, and no object of Arrow is made for it.
+
+    Args:
+        table: of Hugging Face ``datasets``; what goes to another process is the name of its files.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+        columns = [table.data.column(name).chunks for name in table.column_names]
+        self.starts = np.cumsum([0, *(len(chunk) for chunk in columns[0])])
+        self.chunks = [tuple(map(_lists, parts)) for parts in zip(*columns, strict=True)]
+
+    def __reduce__(self) -> Any:
+        return Mapped, (self.table,)
+
+    def row(self, index: int) -> tuple[list[memoryview], NDArray[Any], NDArray[Any]]:
+        """Return the bytes of each picture, landmarks and pose; empty for none."""
+        chunk = int(np.searchsorted(self.starts, index, "right")) - 1
+        at = index - int(self.starts[chunk])
+        (places, ends, data), *geometry = self.chunks[chunk]
+        images = [
+            data[ends[i] : ends[i + 1]].data for i in range(int(places[at]), int(places[at + 1]))
+        ]
+        landmarks, pose = (values[p[at] : p[at + 1]] for p, _, values in geometry)
+        return images, landmarks, pose
+
+
+def _lists(chunk: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return where the list of each row begins, where each of its items does, and the items.
+
+    Items of a width of their own (bytes) begin where the second array says; others need none.
+    """
+    places, values = chunk.offsets.to_numpy(), chunk.values
+    if values.type.num_buffers != 3:
+        return places, places, values.to_numpy()
+    _, ends, data = values.buffers()
+    if data is None:
+        return places, np.zeros(len(values) + 1, np.int64), np.empty(0, np.uint8)
+    ends = np.frombuffer(ends, np.int64)[values.offset : values.offset + len(values) + 1]
+    return places, ends, np.frombuffer(data, np.uint8)
+
+
 def checksum(name: str, images: Iterable[Any], landmarks: NDArray[Any], pose: NDArray[Any]) -> str:
     """Return a hash of all that is read of one sample."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16)
@@ -117,6 +165,16 @@ def labels_hash(samples: Samples) -> str:
             text = column.dtype.kind == "U"
             digest.update(f"{name} {column.shape}".encode())
             digest.update(json.dumps(column.tolist()).encode() if text else column.tobytes())
+    return digest.hexdigest()
+
+
+def pictures_hash(
+    clip: Iterable[bool], error: Iterable[str], content: Iterable[str], check: Iterable[str]
+) -> str:
+    """Return a hash of what is said of all samples beside their pictures."""
+    digest = hashlib.sha256()
+    for row in zip(clip, error, content, check, strict=True):
+        digest.update("\0".join((str(int(row[0])), *row[1:])).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """How Lightning is called: which of its remarks are heard, its errors, and Ctrl-C."""
 
+import re
 import signal
 import threading
 import warnings
@@ -9,7 +10,10 @@ from contextlib import contextmanager
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from faceaffect.errors import RecipeError
+from faceaffect.errors import FaceAffectError, RecipeError, first_line
+
+_LOST = re.compile(r"gloo|nccl|connection (reset|closed|refused)|broken pipe", re.I)
+"""What torch says where another process does not answer; of gloo there is no class of error."""
 
 
 @contextmanager
@@ -21,6 +25,7 @@ def calling(trainer: L.Trainer) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: it was pressed.
         RecipeError: Lightning refuses the settings.
+        FaceAffectError: another process of this training is gone.
     """
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
@@ -29,6 +34,13 @@ def calling(trainer: L.Trainer) -> Iterator[None]:
             yield
         except MisconfigurationException as error:
             raise RecipeError(f"trainer: {error}") from None
+        except RuntimeError as error:
+            if trainer.world_size == 1 or not _LOST.search(str(error)):
+                raise
+            raise FaceAffectError(
+                "another process has died or cannot be reached, so this one ends too; the same "
+                f"command with --resume goes on from the last checkpoint ({first_line(error)})"
+            ) from None
         except SystemExit:
             if not trainer.interrupted:
                 raise

@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +7,13 @@ import pandas as pd
 import pytest
 
 from faceaffect.cli import main
+from faceaffect.data import sharding
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.dataset import FaceDataset
 from faceaffect.errors import DataError
 from faces import face, write_image
 
-pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets")
 N = 24
 
 
@@ -45,7 +47,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "out"
     words = [f"data.table={table}", "data.num_workers=0"]
-    assert main(["shard", "csv_faces", str(folder), *words]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "_BATCH", 5)  # several pieces to a file
+        assert main(["shard", "csv_faces", str(folder), *words]) == 0
     return folder
 
 
@@ -80,8 +84,10 @@ def test_shards_hold_what_the_files_held(table: Path, shards: Path) -> None:
     equal(plain.dataset, sharded.dataset)
     assert plain.split.info == sharded.split.info
     assert sharded.split.info["identical_images"] == 2
-    row = sharded.dataset.table[0]["image"][0]
-    assert row == (table.parent / "0.jpg").read_bytes()
+    (picture,), *_ = sharded.dataset.mapped.row(0)
+    assert bytes(picture) == (table.parent / "0.jpg").read_bytes()
+    equal(plain.dataset, pickle.loads(pickle.dumps(sharded.dataset)))  # as to spawned processes
+    assert len(pickle.dumps(sharded.dataset.mapped)) < 2**16
 
 
 def test_clips_without_files_keep_pixels_and_geometry(tmp_path: Path) -> None:
@@ -134,6 +140,22 @@ def test_a_flipped_bit_is_found(shards: Path, tmp_path: Path) -> None:
             found.append(str(error))
     assert len(found) > 20
     assert all("damaged" in message for message in found)
+
+
+def test_a_flipped_bit_beside_the_pictures_is_found(shards: Path, tmp_path: Path) -> None:
+    """Whether a sample is a clip, and what tells equal pictures, are in no picture's hash."""
+    whole = (shards / "00000.arrow").read_bytes()
+    (tmp_path / "shards.json").write_bytes((shards / "shards.json").read_bytes())
+    data = datasets.Dataset.from_file(str(shards / "00000.arrow")).data
+    texts = data.column("content").chunk(0).buffers()[2]
+    clip = data.column("clip").chunk(0).buffers()[1]
+    place = whole.index(bytes(texts))
+    for at in (place + 3, place + clip.address - texts.address):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        (tmp_path / "00000.arrow").write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            opened(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
+import csv
 import json
+import logging
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -208,16 +211,48 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(
     assert "no cluster can be reached" in said[0]
 
 
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    """A cluster of Ray on this machine, which the commands of a test share."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.slow
-def test_a_local_cluster_gives_the_result_of_one_machine(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_comparison_and_a_search_on_a_local_cluster(
+    recipe: Path, tmp_path: Path, cluster: None
 ) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    one, other = f"output={tmp_path / 'one'}", f"output={tmp_path / 'other'}"
-    assert main(["crossval", str(recipe), one]) == 0
-    assert main(["crossval", str(recipe), "--launcher", "ray", other]) == 0
-    assert summary(tmp_path / "one") == summary(tmp_path / "other")
+    """The comparison is that of one machine; the search makes as many trials, none twice."""
+    one, other, second = tmp_path / "one", tmp_path / "other", tmp_path / "second.yaml"
+    second.write_text(RECIPE + "optim: {lr: 1e-2}\n")
+    words = ["compare", str(recipe), str(second)]
+    assert main([*words, f"output={one}"]) == 0
+    assert main([*words, "--launcher", "ray", f"output={other}"]) == 0
+    assert report(one) == report(other)
+    answers = [sorted(file.read_text() for file in output.glob("[ts]*/2*/predictions.csv"))
+               for output in (one, other)]  # fmt: skip
+    assert len(answers[0]) == 2
+    assert answers[0] == answers[1]
+    space = tmp_path / "space.yaml"
+    space.write_text("optim.lr: {low: 1e-4, high: 1e-2, log: true}\n")
+    words = ["tune", str(recipe), str(space), "--trials", "3", f"output={other}"]
+    assert main([*words, "--launcher", "ray", "--workers", "2"]) == 0
+    (history,) = other.glob("tune/*/history.csv")
+    with history.open() as file:
+        trials = list(csv.DictReader(file))
+    assert {row["state"] for row in trials} == {"complete"}
+    for key in ("trial", "optim.lr"):  # of the numbers some may stand for what two began at once
+        assert len(trials) == len({row[key] for row in trials}) == 3
+
+
+def report(output: Path) -> dict[str, object]:
+    """Return what a comparison found, without times and places."""
+    (file,) = output.glob("compare/*/report.json")
+    found = json.loads(file.read_text())
+    metrics = {name: model["metrics"] for name, model in found["models"].items()}
+    return {"models": metrics, "pairs": found["pairs"], "n": found["n"]}
 
 
 @pytest.mark.slow

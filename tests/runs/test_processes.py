@@ -227,6 +227,19 @@ def test_a_signal_ends_all_after_one_step_and_they_go_on(
     one_run(tmp_path)
 
 
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_other_with_a_word(recipe: Path, tmp_path: Path) -> None:
+    own = started("train", str(recipe), f"output={tmp_path}", "data.batch_size=1", "--import", SLOW)
+    wait_for_a_checkpoint(tmp_path, own)
+    own[1].kill()
+    (code, _, said), (killed, *_) = ends_of(own)
+    assert (code, killed) == (2, -signal.SIGKILL)
+    assert "Traceback" not in said
+    assert said.count("error: another process has died or cannot be reached") == 1
+    (run,) = (tmp_path / "tiny").iterdir()
+    torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)  # whole, to go on from
+
+
 @pytest.fixture
 def as_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NTASKS", "NTASKS_PER_NODE"):

@@ -130,8 +130,8 @@ def check_strategy(strategy: Strategy) -> None:
     """Refuse strategies that share out all weights, or need one float type for all.
 
     FSDP puts adapters and frozen weights, of two float types, into one flat parameter. The
-    ModelParallelStrategy could hold both, but gathers in every forward: our tests share samples out
-    without padding, so that processes differ in their batches and one would wait for ever.
+    ModelParallelStrategy holds both, but gathers in every forward: our tests share samples out
+    without padding, so that processes differ in their batches and their collectives do not meet.
 
     Raises:
         RecipeError: it is Lightning's FSDP or its ModelParallelStrategy.
