@@ -37,8 +37,8 @@ OWN = {
         "the words",
     ),
     "mini_vlm": Lessons(
-        "4,512 synthetic faces of other people, and faces described in words",
-        "descriptions: visible signs and the name of the expression",
+        "7,220 synthetic faces of 1,805 other people, and faces described in words",
+        "expressions, and whether the visible sign of each AU is there, in words made of labels",
     ),
     "real_vit": Lessons(
         "ImageNet (its first layers), then 4,657 photographs of 3,486 people, facial_expressions",
