@@ -54,7 +54,7 @@ SIGN_QUESTIONS = (
     "Go through the face in the {media} sign by sign: what do you see?",
     *DESCRIPTION_QUESTIONS,
 )
-"""What asks for the signs of action units without naming any; the words are in `AU_SIGNS`."""
+"""What asks for the signs of action units without naming any; the words are in ``AU_SIGNS``."""
 NEUTRAL_EVIDENCE = ("The facial muscles are at rest.", "No part of the face is tensed or raised.")
 CONCLUSIONS = (
     "The person shows {expression}.",
