@@ -69,7 +69,7 @@ def read_cells(path: Path) -> pd.DataFrame:
 def _at_once(path: Path) -> pd.DataFrame | None:
     """Return the cells of a table that has nothing special in it, None of any other.
 
-    Most have not, and pandas reads them in a third of the time: nothing is quoted, no letter is lost,
+    Most have not, and pandas reads them in a third of the time: nothing is quoted, no letter lost,
     all rows have the cells of the header. Whatever is not so is left to :func:`_one_by_one`.
     """
     try:
