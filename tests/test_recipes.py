@@ -50,6 +50,9 @@ STAGES = [name for name in list_recipes() if name.startswith("mini_face_mllm_")]
 """Each but the first starts from the run before."""
 
 
+SLOW = {"mini_emola", "mini_vlm_reward"}
+
+
 def trained_here(recipe: str) -> bool:
     """Return whether it is not one of those of ready models, of which the other file holds all."""
     if recipe in STAGES:
@@ -60,7 +63,7 @@ def trained_here(recipe: str) -> bool:
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "mini_emola" else ())
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
         for name in filter(trained_here, list_recipes())
     ],
 )

@@ -1,6 +1,6 @@
 """Prompts as a model's own chat template writes them, and answers as token ids behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -121,20 +121,39 @@ class Chat(Dialogue):
     def _render(self, exchanges: Sequence[Exchange], ask: bool = True) -> str:
         if self.template == "plain":
             return self._plain(exchanges)
+        text = self.llm.processor.apply_chat_template(
+            self.messages(exchanges), tokenize=False, add_generation_prompt=ask
+        )
+        return str(text).rstrip(" ") if ask else str(text)
+
+    def messages(
+        self, exchanges: Sequence[Exchange], picture: Callable[[Tensor], Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return a conversation as chat templates take it.
+
+        Args:
+            exchanges: earlier ones and, last, the one to be answered.
+            picture: what is put in for a frame (3, H, W), by the key ``image``; absent, nothing,
+                and clips are videos where the model's are.
+        """
         messages: list[dict[str, Any]] = []
         if self.system:
             messages.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
         for exchange in exchanges:
-            content = [{"type": kind} for clip in exchange.media for kind in self._kinds(clip)]
+            content: list[dict[str, Any]] = [
+                part for clip in exchange.media for part in self._parts(clip, picture)
+            ]
             content.append({"type": "text", "text": exchange.question})
             messages.append({"role": "user", "content": content})
             if exchange.answer:
                 said = [{"type": "text", "text": exchange.answer}]
                 messages.append({"role": "assistant", "content": said})
-        text = self.llm.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=ask
-        )
-        return str(text).rstrip(" ") if ask else str(text)
+        return messages
+
+    def _parts(self, clip: Tensor, picture: Callable[[Tensor], Any] | None) -> list[dict[str, Any]]:
+        if picture is None:
+            return [{"type": kind} for kind in self._kinds(clip)]
+        return [{"type": "image", "image": picture(frame)} for frame in clip]
 
     def _kinds(self, clip: Tensor) -> list[str]:
         return ["video"] if self.videos and len(clip) > 1 else ["image"] * len(clip)

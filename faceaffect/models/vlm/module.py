@@ -27,6 +27,7 @@ from faceaffect.models.vlm.chat import Chat, Exchange, Prompt, TemplateName
 from faceaffect.models.vlm.loading import Attention, Dtype, load
 from faceaffect.models.vlm.net import VisionLanguageModel
 from faceaffect.models.vlm.prompts import CONCLUDE, OPEN, Asker, Prompts, centred
+from faceaffect.models.vlm.reward import Grpo, Reward, questions, rewarded
 from faceaffect.models.vlm.shots import Shot, draw
 from faceaffect.module import AffectModule
 from faceaffect.optim import scaled_groups
@@ -90,6 +91,8 @@ class Vlm(AffectModule):
         question_rate: likewise for a question of yes or no, or one with options, about its labels.
         au_balance: positives of an AU of rate r weigh ((1 - r) / r) to this power in the loss.
         max_new_tokens: of a generated answer.
+        reward: train by reward in place of by right answers, see
+            :class:`~faceaffect.models.vlm.reward.Reward`.
 
     Raises:
         RecipeError: settings that contradict each other or the schema.
@@ -129,6 +132,7 @@ class Vlm(AffectModule):
         question_rate: float = 0.0,
         au_balance: float = 0.0,
         max_new_tokens: int = 64,
+        reward: Annotated[dict[str, Any] | None, Options(Reward)] = None,
     ) -> None:
         super().__init__(schema)
         own = Prompts(**prompts)
@@ -158,6 +162,8 @@ class Vlm(AffectModule):
         self.au_balance, self.max_new_tokens = au_balance, max_new_tokens
         self.gate_lr, self.projector_lr = gate_lr, projector_lr
         self.task_rate, self.question_rate = task_rate, question_rate
+        self.reward = None if reward is None else Reward(**reward)
+        self._grpo: Grpo | None = None
         self.dialogues: dict[str, list[list[Turn]]] = {}
         self.au_weights: dict[int, float] = {}
         self._blank: dict[str, Tensor] = {}
@@ -201,11 +207,15 @@ class Vlm(AffectModule):
                 "model.lora={r: 16}, or model.projector=true, or test it "
                 "as it is: trainer.max_epochs=0"
             )
+        if self.reward is not None:
+            rewarded(self.forms, self.reward, self.llm, self.chat)
+            return
         for task, prompt in self.forms.items():
             if prompt.form in (*OPEN, "think"):
                 raise RecipeError(
                     f"model.prompts.{task}.form: {prompt.form} has no answer to learn from labels; "
-                    "train with options, or test untrained: trainer.max_epochs=0"
+                    "train with options, or by reward (model.reward={}), or test untrained: "
+                    "trainer.max_epochs=0"
                 )
 
     def prepare(self, statistics: dict[str, Any]) -> None:
@@ -220,14 +230,52 @@ class Vlm(AffectModule):
         factor |= {id(weight): self.projector_lr for weight in self.llm.projector_weights()}
         return scaled_groups(super().parameter_groups(), self.optim.lr, factor)
 
+    def on_fit_start(self) -> None:
+        """Have TRL make the loss of a training by reward.
+
+        Raises:
+            RecipeError: several processes; TRL would need equally many questions in each.
+        """
+        if self.reward is not None:
+            if self.trainer.world_size > 1:
+                raise RecipeError("model.reward: is for one process; say trainer.devices=1")
+            self._grpo = Grpo(
+                self.llm, self.chat, self.schema, self.reward, seed=self.seed or 0,
+                max_new_tokens=self.max_new_tokens, folder=Path(self.trainer.default_root_dir),
+            )  # fmt: skip
+
+    def on_fit_end(self) -> None:
+        """Let go of TRL."""
+        if self._grpo is not None:
+            self._grpo.close()
+            self._grpo = None
+
     def loss(self, batch: FaceBatch) -> Tensor:
-        """Return the mean cross-entropy of the answers; every prompt counts alike."""
+        """Return the mean cross-entropy of the answers, prompts counting alike, or GRPO's loss."""
+        if self.reward is not None:
+            return self._loss_by_reward(batch, self.reward)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
         asker = self.asker(batch)
         prompts = self.training_prompts(batch, asker, rng)
         if prompts:
             return self.llm.losses(prompts, self.chat).mean()
-        # Without any label nothing is learned, but the graph stays whole.
+        return self._nothing_to_learn(asker)
+
+    def _loss_by_reward(self, batch: FaceBatch, reward: Reward) -> Tensor:
+        assert self._grpo is not None, "a training by reward begins with on_fit_start"
+        asker = self.asker(batch)
+        known = [labels_of(batch, sample, self.schema) for sample in range(len(batch["id"]))]
+        tasks = rewarded(self.forms, reward, self.llm, self.chat)
+        asked = questions(asker, known, tasks)
+        if not asked:
+            return self._nothing_to_learn(asker)
+        loss = self._grpo.loss(asked)
+        for name, value in self._grpo.rewards.items():
+            self.log(f"train/reward{name}", value, batch_size=len(asked), prog_bar=not name)
+        return loss
+
+    def _nothing_to_learn(self, asker: Asker) -> Tensor:
+        """Without any label nothing is learned, but the graph stays whole."""
         asked = asker.ask(0, DESCRIBE.format(media=asker.media[0]))
         asked.branches = [self.chat.options(["yes"])[0].texts()]
         return self.llm.losses([asked], self.chat).mean() * 0

@@ -50,6 +50,7 @@ class VisionLanguageModel(Adapted, Freezable):
 
     Attributes:
         net: the model with its adapters, a ``PeftModel`` if it has any.
+        whole: switches for the processor that leave pictures whole.
         shares: whether answers share one pass over their prompt; else each has a pass of its own.
 
     Raises:
@@ -78,7 +79,7 @@ class VisionLanguageModel(Adapted, Freezable):
         self.net, self.processor, self.title = net, processor, title
         self.tokenizer = processor.tokenizer
         cuts = [name for name in _TILES if hasattr(processor.image_processor, name)]
-        self._whole: dict[str, Any] = {} if tiles else dict.fromkeys(cuts, False)
+        self.whole: dict[str, Any] = {} if tiles else dict.fromkeys(cuts, False)
         self.model_type: str = net.config.model_type
         self.special = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
         self.grad_checkpointing = grad_checkpointing
@@ -288,7 +289,7 @@ class VisionLanguageModel(Adapted, Freezable):
             pictures = [f for clip in prompt.media if not _is_video(clip, chat) for f in clip]
             media["images"].append(pictures)
             media["videos"] += [clip for clip in prompt.media if _is_video(clip, chat)]
-        given = {"images": media["images"]} | self._whole if any(media["images"]) else {}
+        given = {"images": media["images"]} | self.whole if any(media["images"]) else {}
         if media["videos"]:
             given |= {"videos": media["videos"], "do_sample_frames": False,
                       "video_metadata": [_metadata(clip) for clip in media["videos"]]}  # fmt: skip
