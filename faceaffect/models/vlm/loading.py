@@ -46,12 +46,7 @@ def load(
         RecipeError: the hub may not be asked, or settings do not fit.
         CheckpointError: it is no image-text model, needs code of its own, or is damaged.
     """
-    if revision is not None and not pretrained:
-        raise RecipeError("model.revision: is about the hub and needs pretrained: true")
-    found = find_checkpoint(
-        name, pretrained=pretrained, revision=revision, where="model.checkpoint"
-    )
-    found = _pinned(found)
+    found = find(name, pretrained=pretrained, revision=revision)
     config = _image_text_config(found)
     processor = read_processor(found)
     more: dict[str, Any] = {"dtype": "auto"}
@@ -63,6 +58,15 @@ def load(
         net = net.to(choose_dtype(dtype, "model.dtype"))
     pinned = f"{found.name}@{found.revision}" if found.kind == "hub" else found.name
     return net, processor, {"kind": found.kind, "name": pinned, "fingerprint": known}
+
+
+def find(name: str, *, pretrained: bool, revision: str | None) -> Checkpoint:
+    """Return where an image-text model lies, on the hub its commit; see :func:`load`."""
+    if revision is not None and not pretrained:
+        raise RecipeError("model.revision: is about the hub and needs pretrained: true")
+    return _pinned(
+        find_checkpoint(name, pretrained=pretrained, revision=revision, where="model.checkpoint")
+    )
 
 
 def _pinned(found: Checkpoint) -> Checkpoint:

@@ -8,35 +8,33 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TextStreamer
 
 from faceaffect.components import Component, Options, create
 from faceaffect.data.batch import FaceBatch, as_clips
-from faceaffect.errors import RecipeError, harmless
-from faceaffect.instructions.face_questions import face_question
-from faceaffect.instructions.items import Turn
+from faceaffect.errors import RecipeError
 from faceaffect.models.emo_llama.adapters import LanguageLoRA
 from faceaffect.models.emo_llama.prompts import (
     labels_of,
-    probabilities,
     rare_au_weights,
     training_dialogues,
 )
 from faceaffect.models.emo_llama.sharding import ShardFrozen
-from faceaffect.models.vlm.chat import Chat, Exchange, Prompt, TemplateName
-from faceaffect.models.vlm.loading import Attention, Dtype, load
+from faceaffect.models.vlm.chat import Chat, Prompt, TemplateName
+from faceaffect.models.vlm.exit import VisualExit
+from faceaffect.models.vlm.gating import ExitReport, gate_losses
+from faceaffect.models.vlm.loading import Attention, Dtype, find, load
 from faceaffect.models.vlm.net import VisionLanguageModel
-from faceaffect.models.vlm.prompts import CONCLUDE, OPEN, Asker, Prompts, centred
+from faceaffect.models.vlm.prompts import OPEN, Asker, Prompts
 from faceaffect.models.vlm.reward import Grpo, Reward, questions, rewarded
 from faceaffect.models.vlm.shots import Shot, draw
+from faceaffect.models.vlm.speaking import DESCRIBE, Speaking
+from faceaffect.models.vlm.training import Lessons
+from faceaffect.models.vlm.vllm_engine import VllmEngine, VllmOptions, check_vllm, need_vllm
 from faceaffect.module import AffectModule
 from faceaffect.optim import scaled_groups
 from faceaffect.progress import console
 from faceaffect.schema import LabelSchema
 from faceaffect.scores.answers import join_answers, read_answers
-
-DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
-"""What :meth:`Vlm.describe` asks if nothing else is asked."""
 
 _VIDEO_FAMILIES = {"llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
                    "smolvlm", "internvl", "llava_next_video", "video_llava"}  # fmt: skip
@@ -44,14 +42,7 @@ _READ = "0 and 1, read from text"
 _ONE_PICTURE = {"instructblip"}
 
 
-class _Printed(TextStreamer):
-    """Prints an answer as it comes; nothing in it moves the terminal."""
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        super().on_finalized_text(harmless(text), stream_end)
-
-
-class Vlm(AffectModule):
+class Vlm(Speaking, AffectModule):
     """Any image-text model of transformers: as it is, with examples, or tuned by LoRA.
 
     Args:
@@ -93,6 +84,11 @@ class Vlm(AffectModule):
         max_new_tokens: of a generated answer.
         reward: train by reward in place of by right answers, see
             :class:`~faceaffect.models.vlm.reward.Reward`.
+        engine: what generates: ``transformers``, or ``vllm`` where it is installed
+            (``pip install 'faceaffect[vllm]'``); options are scored by transformers in any case.
+        vllm: how vLLM runs.
+        visual_exit: have pictures leave the language model early (DyVTE); then only the gates that
+            say when are trained, and a test says what that saves and changes.
 
     Raises:
         RecipeError: settings that contradict each other or the schema.
@@ -133,11 +129,19 @@ class Vlm(AffectModule):
         au_balance: float = 0.0,
         max_new_tokens: int = 64,
         reward: Annotated[dict[str, Any] | None, Options(Reward)] = None,
+        engine: Literal["transformers", "vllm"] = "transformers",
+        vllm: Annotated[dict[str, Any], Options(VllmOptions)] = {},  # noqa: B006
+        visual_exit: Annotated[dict[str, Any] | None, Options(VisualExit)] = None,
     ) -> None:
         super().__init__(schema)
         own = Prompts(**prompts)
         self.forms = own.tasks(self.schema)
         self._check(shots, answer_mode)
+        if engine == "vllm":
+            check_vllm(
+                mining=mining is not None, gates=visual_exit is not None, projector=projector,
+                bits=four_bit,
+            )  # fmt: skip
         net, processor, source = load(
             checkpoint, pretrained=pretrained, revision=revision, dtype=dtype,
             attention=attention, four_bit=four_bit,
@@ -152,20 +156,26 @@ class Vlm(AffectModule):
         self.llm = VisionLanguageModel(
             net, processor, checkpoint, lora=adapters, grad_checkpointing=grad_checkpointing,
             priors=priors, tiles=tiles, projector=projector,
+            visual_exit=None if visual_exit is None else VisualExit(**visual_exit),
         )  # fmt: skip
         self.llm.source = source
+        if engine == "vllm":
+            found = find(checkpoint, pretrained=pretrained, revision=revision)
+            self.llm.engine = VllmEngine(found, VllmOptions(**vllm))
         knows = self.llm.model_type in _VIDEO_FAMILIES
         self.chat = Chat(self.llm, template, own.system, videos and knows)
         self.count, self.shots = shots, list[Shot]()
         self.answer_mode, self.calibration = answer_mode, calibration
-        self.instructions, self.talk_rate = instructions, talk_rate
+        self.instructions, self.gate_lr = instructions, gate_lr
         self.au_balance, self.max_new_tokens = au_balance, max_new_tokens
-        self.gate_lr, self.projector_lr = gate_lr, projector_lr
-        self.task_rate, self.question_rate = task_rate, question_rate
+        self.projector_lr = projector_lr
         self.reward = None if reward is None else Reward(**reward)
         self._grpo: Grpo | None = None
-        self.dialogues: dict[str, list[list[Turn]]] = {}
-        self.au_weights: dict[int, float] = {}
+        self.lessons = Lessons(
+            self.schema, self.forms, talk_rate, task_rate, question_rate,
+            gates=self.llm.exit is not None,
+        )  # fmt: skip
+        self.exits: ExitReport | None = None
         self._blank: dict[str, Tensor] = {}
         self._only_scores = False
 
@@ -190,38 +200,31 @@ class Vlm(AffectModule):
         super().setup(stage)
         if isinstance(self.trainer.strategy, ShardFrozen):
             raise RecipeError("trainer.strategy: shard_frozen is for emo_llama; use ddp")
+        if self.llm.engine is not None:
+            need_vllm(self.trainer.world_size)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             self._check_trainable()
         if self.count and not self.shots and data is not None:
             self.shots = draw(data, self.count, self.schema, self.seed or 0)
         if stage == "fit" and self.instructions is not None and data is not None:
-            self.dialogues, told = training_dialogues(self.instructions, data)
+            self.lessons.dialogues, told = training_dialogues(self.instructions, data)
             if self.trainer.is_global_zero:
                 console.print(told)
 
     def _check_trainable(self) -> None:
-        if not any(p.requires_grad for p in self.parameters()):
-            raise RecipeError(
-                "model.lora: null, so there is nothing to train; give adapters, such as "
-                "model.lora={r: 16}, or model.projector=true, or test it "
-                "as it is: trainer.max_epochs=0"
-            )
-        if self.reward is not None:
-            rewarded(self.forms, self.reward, self.llm, self.chat)
+        self.lessons.check([p for p in self.parameters() if p.requires_grad], self.reward is None)
+        if self.reward is None:
             return
-        for task, prompt in self.forms.items():
-            if prompt.form in (*OPEN, "think"):
-                raise RecipeError(
-                    f"model.prompts.{task}.form: {prompt.form} has no answer to learn from labels; "
-                    "train with options, or by reward (model.reward={}), or test untrained: "
-                    "trainer.max_epochs=0"
-                )
+        if self.llm.exit is not None:
+            raise RecipeError("model.visual_exit: gates do not learn by reward; leave one of both")
+        rewarded(self.forms, self.reward, self.llm, self.chat)
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take the weights of rare AUs from the training part's rates."""
         super().prepare(statistics)
-        self.au_weights = rare_au_weights(self.schema.aus, statistics, self.au_balance)
+        weights = rare_au_weights(self.schema.aus, statistics, self.au_balance)
+        self.lessons.au_weights = weights
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what is trained; gates and projector have learning rates of their own."""
@@ -256,10 +259,8 @@ class Vlm(AffectModule):
             return self._loss_by_reward(batch, self.reward)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
         asker = self.asker(batch)
-        prompts = self.training_prompts(batch, asker, rng)
-        if prompts:
-            return self.llm.losses(prompts, self.chat).mean()
-        return self._nothing_to_learn(asker)
+        prompts = self.lessons.of(batch, asker, rng)
+        return self._losses(prompts).mean() if prompts else self._nothing_to_learn(asker)
 
     def _loss_by_reward(self, batch: FaceBatch, reward: Reward) -> Tensor:
         assert self._grpo is not None, "a training by reward begins with on_fit_start"
@@ -278,30 +279,12 @@ class Vlm(AffectModule):
         """Without any label nothing is learned, but the graph stays whole."""
         asked = asker.ask(0, DESCRIBE.format(media=asker.media[0]))
         asked.branches = [self.chat.options(["yes"])[0].texts()]
-        return self.llm.losses([asked], self.chat).mean() * 0
+        return self._losses([asked]).mean() * 0
 
-    def training_prompts(
-        self, batch: FaceBatch, asker: Asker, rng: np.random.Generator
-    ) -> list[Prompt]:
-        """Write the questions and answers of a step: each known task, dialogues, free words."""
-        prompts: list[Any] = []
-        for sample, name in enumerate(batch["id"]):
-            labels = labels_of(batch, sample, self.schema)
-            for task in self.schema.tasks:
-                if self.task_rate < 1 and rng.random() >= self.task_rate:
-                    continue
-                learned = asker.learn(sample, task, labels, rng, self.au_weights)
-                prompts += learned if isinstance(learned, list) else [learned]
-            if rng.random() < self.talk_rate:
-                prompts.append(asker.talk(sample, labels, rng))
-            if self.question_rate and rng.random() < self.question_rate:
-                asked = face_question(labels, self.schema, rng, asker.media[sample])
-                prompts += [asker.tell(sample, asked)] if asked else []
-            written = [turns for turns in self.dialogues.get(name, []) if turns]
-            if written:
-                turns = written[int(rng.integers(len(written)))]
-                prompts.append(asker.tell(sample, turns[: 1 + int(rng.integers(len(turns)))]))
-        return [prompt for prompt in prompts if prompt is not None]
+    def _losses(self, prompts: Sequence[Prompt]) -> Tensor:
+        if self.llm.exit is None:
+            return self.llm.losses(prompts, self.chat)
+        return gate_losses(self.llm, self.llm.exit, prompts, self.chat)
 
     def asker(self, batch: FaceBatch) -> Asker:
         """Return the writer of a batch's prompts.
@@ -349,102 +332,6 @@ class Vlm(AffectModule):
         """Return whether a task's answer is read from text, not scored."""
         return self.answer_mode == "generate" or self.forms[task].form == "describe"
 
-    def scores(self, asker: Asker, task: str) -> Tensor:
-        """Return the predictions of a task by the likelihood of each option."""
-        scores = self._likelihoods(asker, task)
-        if self.calibration == "blank":
-            scores = centred(scores, self._of_blank(asker, task))
-        return probabilities(scores, task, self.schema)
-
-    def _likelihoods(self, asker: Asker, task: str) -> Tensor:
-        """Return (B, options) log-likelihoods, in the order of the schema."""
-        count, form = len(asker.clips), self.forms[task].form
-        if form == "retell":
-            words = self.say(asker, task)
-            prompts = [asker.about(sample, task, words[sample]) for sample in range(count)]
-        else:
-            prompts = [p for sample in range(count) for p in asker.score(sample, task)]
-        if form == "think":
-            self._reason(asker, prompts, task)
-        return self.llm.scores(prompts, self.chat).reshape(count, -1)
-
-    def _reason(self, asker: Asker, prompts: Sequence[Prompt], task: str) -> None:
-        """Let the model think, and have the options follow what it thought."""
-        thoughts = self.llm.generate(prompts, self.chat, self.max_new_tokens)
-        concluding = self.chat.behind(CONCLUDE)
-        branches = asker.branches(task, concluding)
-        for prompt, thought in zip(prompts, thoughts, strict=True):
-            prompt.begun = thought + CONCLUDE
-            prompt.branches = branches
-
-    def _of_blank(self, asker: Asker, task: str) -> Tensor:
-        """Return (1, options) scores of a grey picture of the same shape."""
-        clip = asker.clips[0]
-        key = f"{task} {tuple(clip.shape[-2:])} {self.training}"
-        if key not in self._blank or self.llm.training or torch.is_grad_enabled():
-            grey = torch.full_like(clip[:1], 127)
-            other = Asker(self.schema, self.chat, [grey], self.forms, asker.shots)
-            self._blank[key] = self._likelihoods(other, task)
-        return self._blank[key]
-
-    def say(
-        self, asker: Asker, task: str = "", *, question: str = "", streamer: Any = None
-    ) -> list[str]:
-        """Return greedy answers to a task's question, or to any other."""
-        prompts = []
-        for sample, media in enumerate(asker.media):
-            if task:
-                prompts.append(asker.unanswered(sample, task))
-            else:
-                prompts.append(asker.ask(sample, question.format(media=media)))
-        key = tuple(prompt.exchanges[-1].question for prompt in prompts)
-        if key not in asker.said:
-            asker.said[key] = self.llm.generate(prompts, self.chat, self.max_new_tokens, streamer)
-        return asker.said[key]
-
-    @torch.no_grad()
-    def describe(
-        self, batch: FaceBatch, question: str | None = None, *, stream: bool = False
-    ) -> list[str]:
-        """Answer a question about each face in free words.
-
-        Args:
-            batch: images or clips; no labels are needed.
-            question: by default :data:`DESCRIBE`.
-            stream: print the answer as it comes; for one face.
-        """
-        streamer = None
-        if stream:
-            streamer = _Printed(self.llm.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
-        return self.say(self.asker(batch), question=asked, streamer=streamer)
-
-    # Questions of a set
-
-    @torch.no_grad()
-    def say_about(self, media: Sequence[Tensor], question: str) -> str:
-        """Answer a question about several pictures and clips, or about none, in free words.
-
-        Args:
-            media: each (T, 3, H, W) uint8; of a picture T is 1.
-            question: in words.
-        """
-        prompt = self._about(media, question)
-        (text,) = self.llm.generate([prompt], self.chat, self.max_new_tokens)
-        return text
-
-    @torch.no_grad()
-    def weigh(self, media: Sequence[Tensor], question: str, options: Sequence[str]) -> list[float]:
-        """Return the log-likelihood of each option as the answer; see :meth:`say_about`."""
-        prompt = self._about(media, question)
-        prompt.branches = [option.texts() for option in self.chat.options(options)]
-        scores: list[float] = self.llm.scores([prompt], self.chat)[0].tolist()
-        return scores
-
-    def _about(self, media: Sequence[Tensor], question: str) -> Prompt:
-        clips = tuple(clip.to(self.llm.device) for clip in media)
-        return Prompt([], exchanges=[Exchange(clips, question)])
-
     def answering(self) -> dict[str, Any]:
         """Return how answers come about, for the result."""
         scored = "likelihood of each option's words, normalised over the options"
@@ -457,6 +344,8 @@ class Vlm(AffectModule):
             "forms": {task: prompt.form for task, prompt in self.forms.items()},
             "shared_prompt": self.llm.shares,
             "examples": [shot.id for shot in self.shots],
+            "engine": "transformers" if self.llm.engine is None else "vllm",
+            "visual_exit": None if self.exits is None else self.exits.to_dict(),
         }
 
     def on_validation_start(self) -> None:
@@ -470,6 +359,23 @@ class Vlm(AffectModule):
     def on_test_start(self) -> None:
         """Forget the scores of grey pictures; weights may have changed."""
         self._blank = {}
+        gates = self.llm.exit
+        self.exits = None if gates is None else ExitReport(gates, self._scored)
+
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Answer; where pictures leave early, also as if they did not."""
+        if self.exits is None or not batch["id"]:
+            super().test_step(batch, batch_idx)
+            return
+        with self.exits.counted():
+            super().test_step(batch, batch_idx)
+        self.exits.add(self, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics; say what the leaving of pictures saved and changed."""
+        super().on_test_epoch_end()
+        if self.exits is not None:
+            self.exits.close(self)
 
     # Checkpoints
 

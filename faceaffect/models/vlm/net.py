@@ -1,11 +1,10 @@
 """A vision-language model: prompts with pictures in, losses, scores of options or new text out."""
 
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +12,32 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from faceaffect.errors import CheckpointError, RecipeError, first_line, suggest
+from faceaffect.errors import CheckpointError, RecipeError, first_line
 from faceaffect.models.emo_llama.adapters import Adapted, LanguageLoRA, put_adapters
 from faceaffect.models.emo_llama.llm import enable_checkpointing, let_checkpoint, window_of
 from faceaffect.models.emo_llama.packing import Packed, Row, by_length, pack
 from faceaffect.models.emo_llama.scoring import distinct
 from faceaffect.models.vlm.behind import Behind
 from faceaffect.models.vlm.chat import Chat, Prompt
+from faceaffect.models.vlm.exit import VisualExit, VisualTokenExit
+from faceaffect.models.vlm.language import language_layers, thaw, unshared
+from faceaffect.models.vlm.media import media_ids, metadata, pad, pictures, videos
 from faceaffect.models.vlm.priors import FacialPriors, Mining, find_projector
 from faceaffect.models.vlm.tower import Once
 from faceaffect.networks.weights import Freezable
 from faceaffect.progress import console
 
-_FPS = 8.0
-"""Frames per second that clips are said to have; their frames are spread over them already."""
-
 _TILES = ("do_image_splitting", "crop_to_patches")
 """Switches of processors that cut pictures into tiles."""
 
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+class Engine(Protocol):
+    """What generates answers in a model's place."""
+
+    def generate(
+        self, model: Any, prompts: Sequence[Prompt], chat: Chat, max_new_tokens: int, streamer: Any
+    ) -> list[str]:
+        """Return greedily generated answers."""
 
 
 class VisionLanguageModel(Adapted, Freezable):
@@ -47,10 +53,13 @@ class VisionLanguageModel(Adapted, Freezable):
         priors: a frozen face-analysis network, and how what it knows is brought in.
         tiles: let the processor cut large pictures into tiles.
         projector: train the projector, too.
+        visual_exit: when pictures leave the language model; None keeps them.
 
     Attributes:
         net: the model with its adapters, a ``PeftModel`` if it has any.
-        whole: switches for the processor that leave pictures whole.
+        whole: what tells the processor not to cut pictures.
+        exit: gates by which pictures leave; None without. With gates nothing else is trained.
+        engine: generates in place of the model itself; None without.
         shares: whether answers share one pass over their prompt; else each has a pass of its own.
 
     Raises:
@@ -74,6 +83,7 @@ class VisionLanguageModel(Adapted, Freezable):
         priors: tuple[Any, Mining] | None = None,
         tiles: bool = True,
         projector: bool = False,
+        visual_exit: VisualExit | None = None,
     ) -> None:
         super().__init__()
         self.net, self.processor, self.title = net, processor, title
@@ -91,7 +101,7 @@ class VisionLanguageModel(Adapted, Freezable):
         text = net.config.get_text_config()
         self.window = window_of(text)
         self.context: int | None = getattr(text, "max_position_embeddings", None)
-        reason = _unshared(net, text)
+        reason = unshared(net, text)
         self.shares = reason is None
         if reason is not None:
             console.print(
@@ -99,34 +109,24 @@ class VisionLanguageModel(Adapted, Freezable):
                 "full forward pass, which takes several times as long",
                 markup=False,
             )
+        self.priors: FacialPriors | None = None
+        self.exit: VisualTokenExit | None = None
+        self.engine: Engine | None = None
         if frozen:
             self.freeze()
-        self._thawed: list[nn.Parameter] = []
-        if projector:
-            self._thaw(find_projector(net))
-        self.priors: FacialPriors | None = None
+        self._thawed = thaw(self, find_projector(net)) if projector else []
         if priors is not None:
             self.priors = FacialPriors(net, *priors)
         if lora is not None:
-            self.net = put_adapters(net, lora, _language_layers(self, lora), "model.lora")
+            self.net = put_adapters(net, lora, language_layers(self, lora), "model.lora")
             for weight in self._thawed:  # which adapters froze again
                 weight.requires_grad_(True)
+        if visual_exit is not None:
+            if reason is not None:
+                raise RecipeError(f"model.visual_exit: {reason}; pictures cannot leave there")
+            self.requires_grad_(False)
+            self.exit = VisualTokenExit(net, decoder, media_ids(net.config), visual_exit)
         self.train(self.training)
-
-    def _thaw(self, part: nn.Module) -> None:
-        """Let a part learn, in full precision whatever the type of the frozen weights."""
-        own = {id(module) for module in part.modules()}
-        self.frozen_parts = [module for module in self.frozen_parts if id(module) not in own]
-        outside = next(part.parameters()).dtype
-        if not outside.is_floating_point:
-            raise RecipeError("model.projector: weights in 4 bits cannot be trained")
-        self._thawed = list(part.parameters())
-        part.float().requires_grad_(True)
-        if outside != torch.float32:
-            part.register_forward_pre_hook(lambda _, given: tuple(
-                x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given
-            ))  # fmt: skip
-            part.register_forward_hook(lambda _, given, output: output.to(outside))
 
     def projector_weights(self) -> list[nn.Parameter]:
         """Return the weights of the projector, if it is trained."""
@@ -141,13 +141,15 @@ class VisionLanguageModel(Adapted, Freezable):
         """Write the model with its adapter merged in, as transformers reads it.
 
         Raises:
-            CheckpointError: it has facial priors, which no folder of transformers holds.
+            CheckpointError: it has facial priors or gates, which no folder of transformers holds.
         """
-        if self.priors is not None:
-            raise CheckpointError(
-                "the model has facial priors (model.mining), which transformers does not know; "
-                "export it without merging"
-            )
+        for part, name in ((self.priors, "facial priors (model.mining)"),
+                           (self.exit, "gates of visual tokens (model.visual_exit)")):  # fmt: skip
+            if part is not None:
+                raise CheckpointError(
+                    f"the model has {name}, which transformers does not know; export it without "
+                    "merging"
+                )
         super().save_merged(folder)
 
     @property
@@ -169,6 +171,10 @@ class VisionLanguageModel(Adapted, Freezable):
     def train(self, mode: bool = True) -> "VisionLanguageModel":
         """Set the mode; checkpointing layers of the language part follow it."""
         super().train(mode)
+        if self.exit is not None:  # only its gates learn
+            for part in filter(None, (self.net, self.priors)):
+                part.eval()
+            return self
         if self.grad_checkpointing:
             let_checkpoint(self.decoder, mode)
         return self
@@ -185,8 +191,8 @@ class VisionLanguageModel(Adapted, Freezable):
             return self._mean_of_branches(prompts, chat)
         losses: list[Tensor] = []
         order: list[int] = []
-        for group in _alike(prompts):
-            logits, answers = self._forward([prompts[i] for i in group], chat)
+        for group in alike(prompts):
+            logits, answers = self.logits([prompts[i] for i in group], chat)
             each = F.cross_entropy(logits, answers.said, reduction="none") * answers.weight
             losses.append(each.new_zeros(len(group)).index_add(0, answers.row, each))
             order += group
@@ -224,7 +230,7 @@ class VisionLanguageModel(Adapted, Freezable):
         most = max(len(prompt.branches) for prompt in prompts)
         found = torch.full((len(prompts), most), -torch.inf, device=self.device)
         if self.shares:
-            for group in _alike(prompts):
+            for group in alike(prompts):
                 chosen = [prompts[i] for i in group]
                 for i, row in zip(group, self._score(chosen, chat), strict=True):
                     found[i, : len(prompts[i].branches)] = row[: len(prompts[i].branches)]
@@ -237,7 +243,7 @@ class VisionLanguageModel(Adapted, Freezable):
         return found
 
     def _score(self, prompts: Sequence[Prompt], chat: Chat) -> Tensor:
-        logits, answers = self._forward(prompts, chat)
+        logits, answers = self.logits(prompts, chat)
         each = -F.cross_entropy(logits, answers.said, reduction="none")
         scores = each.new_zeros(len(prompts), max(len(p.branches) for p in prompts))
         return scores.index_put((answers.row, answers.answer - 1), each, accumulate=True)
@@ -246,8 +252,8 @@ class VisionLanguageModel(Adapted, Freezable):
         """Return a value of each prompt of one answer, run plainly, as many at once as fit."""
         found: list[Tensor] = []
         order: list[int] = []
-        for group in _alike(single):
-            logits, answers = self._forward([single[i] for i in group], chat)
+        for group in alike(single):
+            logits, answers = self.logits([single[i] for i in group], chat)
             found.append(value(logits, answers, len(group)))
             order += group
         return torch.cat(found)[torch.tensor(order, device=self.device).argsort()]
@@ -256,14 +262,16 @@ class VisionLanguageModel(Adapted, Freezable):
         self, prompts: Sequence[Prompt], chat: Chat, max_new_tokens: int, streamer: Any = None
     ) -> list[str]:
         """Return greedily generated answers; those of a prompt's answers are passed over."""
+        if self.engine is not None:
+            return self.engine.generate(self, prompts, chat, max_new_tokens, streamer)
         found: dict[int, str] = {}
-        ends = sorted({chat.end, self.tokenizer.eos_token_id})
+        ends = self.ends(chat)
         pad = self.tokenizer.pad_token_id
         config = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=max_new_tokens,
             eos_token_id=ends, pad_token_id=ends[0] if pad is None else pad,
         )  # fmt: skip
-        for group in _alike(prompts):
+        for group in alike(prompts):
             inputs = self.inputs([prompts[i] for i in group], chat)
             length = inputs["input_ids"].shape[1]
             self._check_length(length + max_new_tokens)
@@ -272,8 +280,17 @@ class VisionLanguageModel(Adapted, Freezable):
             if ids.shape[1] >= length and torch.equal(ids[:, :length], inputs["input_ids"]):
                 ids = ids[:, length:]
             for i, row in zip(group, ids.tolist(), strict=True):
-                found[i] = _decoded(self.tokenizer, row, ends)
+                found[i] = self.decode(row, ends)
         return [found[i] for i in range(len(prompts))]
+
+    def ends(self, chat: Chat) -> list[int]:
+        """Return the tokens that end an answer."""
+        return sorted({chat.end, self.tokenizer.eos_token_id})
+
+    def decode(self, ids: Sequence[int], ends: Sequence[int]) -> str:
+        """Return generated ids as text, up to the first token that ends it."""
+        stop = next((n for n, i in enumerate(ids) if i in ends), len(ids))
+        return str(self.tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)).strip()
 
     # How it goes in
 
@@ -284,17 +301,13 @@ class VisionLanguageModel(Adapted, Freezable):
             RecipeError: the processor or the model's context does not take them.
         """
         texts = [chat.text(prompt) for prompt in prompts]
-        media: dict[str, Any] = {"images": [], "videos": []}
-        for prompt in prompts:
-            pictures = [f for clip in prompt.media if not _is_video(clip, chat) for f in clip]
-            media["images"].append(pictures)
-            media["videos"] += [clip for clip in prompt.media if _is_video(clip, chat)]
-        given = {"images": media["images"]} | self.whole if any(media["images"]) else {}
-        if media["videos"]:
-            given |= {"videos": media["videos"], "do_sample_frames": False,
-                      "video_metadata": [_metadata(clip) for clip in media["videos"]]}  # fmt: skip
-        begin = self.tokenizer.bos_token
-        if begin and texts[0].startswith(begin):
+        shown = [pictures(prompt, chat) for prompt in prompts]
+        films = [film for prompt in prompts for film in videos(prompt, chat)]
+        given: dict[str, Any] = {"images": shown} | self.whole if any(shown) else {}
+        if films:
+            given |= {"videos": films, "do_sample_frames": False,
+                      "video_metadata": [metadata(film) for film in films]}  # fmt: skip
+        if self.begins(texts[0]):
             given["add_special_tokens"] = False
         try:
             made = self.processor(
@@ -309,18 +322,25 @@ class VisionLanguageModel(Adapted, Freezable):
         made.pop("labels", None)
         inputs = {key: self._placed(value) for key, value in made.items()
                   if isinstance(value, Tensor)}  # fmt: skip
-        _pad(inputs, "", ahead=True)
-        _pad(inputs, "qformer_", ahead=False)
+        pad(inputs, "", ahead=True)
+        pad(inputs, "qformer_", ahead=False)
         self._once.expect(prompts)
         if self.priors is not None:
             inputs = self.priors.expect(prompts, inputs, chat.videos)
+        if self.exit is not None:
+            self.exit.expect(inputs["input_ids"], inputs["attention_mask"].bool())
         return inputs
+
+    def begins(self, text: str) -> bool:
+        """Return whether a text has the token that begins every text."""
+        begin = self.tokenizer.bos_token
+        return bool(begin) and text.startswith(begin)
 
     def _placed(self, value: Tensor) -> Tensor:
         dtype = self.base.dtype if value.is_floating_point() else value.dtype
         return value.to(self.device, dtype)
 
-    def _forward(self, prompts: Sequence[Prompt], chat: Chat) -> tuple[Tensor, Packed]:
+    def logits(self, prompts: Sequence[Prompt], chat: Chat) -> tuple[Tensor, Packed]:
         """Return logits (T, V) float32 of the T tokens to be said, and what is said where."""
         inputs = self.inputs(prompts, chat)
         ids, known = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -376,7 +396,7 @@ def _sums(logits: Tensor, answers: Packed, count: int) -> Tensor:
     return each.new_zeros(count).index_add(0, answers.row, each)
 
 
-def _alike(prompts: Sequence[Prompt]) -> Iterable[list[int]]:
+def alike(prompts: Sequence[Prompt]) -> Iterable[list[int]]:
     """Yield the places of prompts that go through the model as one: like pictures, like lengths."""
     kinds: dict[tuple[Any, ...], list[int]] = {}
     for place, prompt in enumerate(prompts):
@@ -384,61 +404,3 @@ def _alike(prompts: Sequence[Prompt]) -> Iterable[list[int]]:
     for places in kinds.values():
         for group in by_length([prompts[i] for i in places]):
             yield [places[i] for i in group]
-
-
-def _pad(inputs: dict[str, Tensor], kind: str, *, ahead: bool) -> None:
-    """Move all padding ahead of the text, or behind it, where a Q-Former's has to be.
-
-    InstructBLIP's processor leaves it between pictures and text, where it would count as distance.
-    """
-    mask = inputs.get(f"{kind}attention_mask")
-    if mask is not None:
-        order = mask.sort(dim=1, descending=not ahead, stable=True).indices
-        for name in ("input_ids", "attention_mask"):
-            inputs[kind + name] = inputs[kind + name].gather(1, order)
-
-
-def _is_video(clip: Tensor, chat: Chat) -> bool:
-    return chat.videos and len(clip) > 1
-
-
-def _metadata(clip: Tensor) -> dict[str, Any]:
-    count = len(clip)
-    return {"fps": _FPS, "total_num_frames": count, "frames_indices": list(range(count)),
-            "duration": count / _FPS}  # fmt: skip
-
-
-def _decoded(tokenizer: Any, ids: list[int], ends: Sequence[int]) -> str:
-    stop = next((n for n, i in enumerate(ids) if i in ends), len(ids))
-    return str(tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
-
-
-def _unshared(net: Any, text: Any) -> str | None:
-    """Return why a model's answers cannot stand side by side behind a prompt; None if they can."""
-    kinds = set(getattr(text, "layer_types", None) or ()) - _ATTENTION
-    if kinds or getattr(net, "_is_stateful", False):
-        return f"{type(net).__name__} keeps a state ({', '.join(sorted(kinds)) or 'recurrent'})"
-    if "flash" in str(getattr(net.config, "_attn_implementation", "")):
-        return "flash attention takes no mask of its own"
-    return None
-
-
-def _language_layers(model: VisionLanguageModel, lora: LanguageLoRA) -> str:
-    """Return a pattern of the linear layers of the language part that get an adapter.
-
-    Raises:
-        RecipeError: a target names no such layer.
-    """
-    base: Any = model.base
-    head = base.get_output_embeddings()
-    found = [name for name, part in model.decoder.named_modules()
-             if isinstance(part, nn.Linear) and part is not head]  # fmt: skip
-    ends = {name.rpartition(".")[2] for name in found}
-    for target in lora.targets or ():
-        if target not in ends:
-            raise RecipeError(
-                f"model.lora.targets: '{target}': the language part has no such layer"
-                f"{suggest(target, ends) or '.'} It has: {', '.join(sorted(ends))}"
-            )
-    wanted = "|".join(sorted(re.escape(end) for end in lora.targets or ends))
-    return rf"{re.escape(model.decoder_name)}\.(.*\.)?({wanted})"

@@ -19,6 +19,7 @@ from faceaffect.errors import RecipeError
 from faceaffect.models.emo_llama.mining import FaceInfoMining, MiningOptions, PriorTokens
 from faceaffect.models.emo_llama.priors import FacePrior, FacePriorNet, points_of
 from faceaffect.models.vlm.chat import Exchange, Prompt
+from faceaffect.models.vlm.media import media_ids
 from faceaffect.models.vlm.mining import (
     EmolaOptions,
     FaceLlavaOptions,
@@ -74,8 +75,7 @@ class FacialPriors(nn.Module):
         self._calls: list[list[_Piece]] = []
         self._slices: list[int] | None = None
         self._pending: tuple[Tensor, Tensor] | None = None
-        ids = (_id(net.config, "image"), _id(net.config, "video"))
-        self._media = [number for number in ids if number is not None]
+        self._media = media_ids(net.config)
         self._hook(net)
 
     def _hook(self, net: Any) -> None:
@@ -326,14 +326,6 @@ def _need_regions(points: int, name: str) -> None:
             f"model.mining: {name} knows the regions of 68 landmarks, and the prior finds {points}"
             "; take emola, or another prior"
         )
-
-
-def _id(config: Any, kind: str) -> int | None:
-    """Return the id of the token that stands for what is seen."""
-    for name in (f"{kind}_token_id", f"{kind}_token_index"):
-        if isinstance(getattr(config, name, None), int):
-            return int(getattr(config, name))
-    return None
 
 
 def _pieces(clip: Tensor, videos: bool) -> list[_Piece]:

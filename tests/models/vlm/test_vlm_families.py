@@ -113,7 +113,7 @@ def test_the_loss_is_that_of_plain_forwards_and_trains_the_language_part(
     model: Vlm, family: str
 ) -> None:
     batch = tiny.batch_of(2)
-    prompts = model.training_prompts(batch, model.asker(batch), np.random.default_rng(0))
+    prompts = model.lessons.of(batch, model.asker(batch), np.random.default_rng(0))
     assert {len(p.branches) for p in prompts} > {1}
     losses = model.llm.losses(prompts, model.chat)
     model.llm.shares = False
