@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.instructions.items import KINDS, Labels, template_turns
 from faceaffect.models.emo_llama.tokenizer import build_tokenizer
+from faceaffect.models.vlm.chat import Prompt
 from faceaffect.models.vlm.module import Vlm
 from faceaffect.schema import LabelSchema
 
@@ -273,10 +275,11 @@ def gemma3(folder: Path) -> Path:
         eoi_token="<end_of_image>", image_token="<image_soft_token>",
     )  # fmt: skip
     ids = words.convert_tokens_to_ids
+    kinds = ["sliding_attention", "full_attention"] * (TEXT["num_hidden_layers"] // 2)
     config = transformers.Gemma3Config(
         vision_config=VISION,
         text_config={**TEXT, "vocab_size": len(words), "head_dim": 8, "sliding_window": 512,
-                     "layer_types": ["sliding_attention", "full_attention"],
+                     "layer_types": kinds,
                      "query_pre_attn_scalar": 8},
         image_token_id=ids("<image_soft_token>"), boi_token_id=ids("<start_of_image>"),
         eoi_token_id=ids("<end_of_image>"), mm_tokens_per_image=4,
@@ -354,3 +357,42 @@ def batch_of(n: int, *, frames: int = 0, seed: int = 0, schema: LabelSchema = SC
 def make(folder: Path, schema: LabelSchema = SCHEMA, **changes: Any) -> Vlm:
     torch.manual_seed(0)
     return Vlm(schema, **{"checkpoint": str(folder), "lora": LORA} | changes)
+
+
+def prompts_of(model: Vlm, batch: Any, task: str) -> list[Prompt]:
+    asker = model.asker(batch)
+    return [p for sample in range(len(batch["id"])) for p in asker.score(sample, task)]
+
+
+def plainly(model: Vlm, prompt: Prompt) -> list[float]:
+    """Return the log-likelihood of each option by a plain forward of its own, without padding."""
+    llm = model.llm
+    text = model.chat.text(prompt)
+    given: dict[str, Any] = {}
+    if any(len(clip) > 1 for clip in prompt.media) and model.chat.videos:
+        count = len(prompt.media[0])
+        about = {"fps": 8.0, "total_num_frames": count, "frames_indices": list(range(count))}
+        given = {"videos": [*prompt.media], "video_metadata": [about], "do_sample_frames": False}
+    else:
+        given = {"images": [[frame for clip in prompt.media for frame in clip]]}
+    special = not text.startswith(llm.tokenizer.bos_token)
+    inputs = llm.processor(text=[text], return_tensors="pt", add_special_tokens=special, **given)
+    inputs.pop("labels", None)
+    ids, found = inputs["input_ids"], []
+    for branch in prompt.branches:
+        more = torch.tensor([[i for part in branch for i in part.ids]])
+        own = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
+        for key in ("mm_token_type_ids", "token_type_ids"):
+            if key in own:
+                kind = 1 if llm.model_type == "paligemma" else 0
+                own[key] = torch.cat([own[key], torch.full_like(more, kind)], 1)
+        own["input_ids"] = torch.cat([ids, more], 1)
+        own["attention_mask"] = torch.ones_like(own["input_ids"])
+        logits = llm.net(**own).logits[0].log_softmax(-1)
+        at, total = ids.shape[1], 0.0
+        for part in branch:
+            for i in part.ids:
+                total += float(logits[at - 1, i]) if part.said else 0.0
+                at += 1
+        found.append(total)
+    return found

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from torch import Tensor
 
 import vlm_tiny as tiny
 from faceaffect.errors import RecipeError
-from faceaffect.models.vlm.chat import Prompt
 from faceaffect.models.vlm.module import Vlm
 
 
@@ -25,52 +23,13 @@ def model(folder: Path) -> Vlm:
     return model.eval()
 
 
-def prompts_of(model: Vlm, batch: Any, task: str) -> list[Prompt]:
-    asker = model.asker(batch)
-    return [p for sample in range(len(batch["id"])) for p in asker.score(sample, task)]
-
-
-def plainly(model: Vlm, prompt: Prompt) -> list[float]:
-    """Return the log-likelihood of each option by a plain forward of its own, without padding."""
-    llm = model.llm
-    text = model.chat.text(prompt)
-    given: dict[str, Any] = {}
-    if any(len(clip) > 1 for clip in prompt.media) and model.chat.videos:
-        count = len(prompt.media[0])
-        about = {"fps": 8.0, "total_num_frames": count, "frames_indices": list(range(count))}
-        given = {"videos": [*prompt.media], "video_metadata": [about], "do_sample_frames": False}
-    else:
-        given = {"images": [[frame for clip in prompt.media for frame in clip]]}
-    special = not text.startswith(llm.tokenizer.bos_token)
-    inputs = llm.processor(text=[text], return_tensors="pt", add_special_tokens=special, **given)
-    inputs.pop("labels", None)
-    ids, found = inputs["input_ids"], []
-    for branch in prompt.branches:
-        more = torch.tensor([[i for part in branch for i in part.ids]])
-        own = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
-        for key in ("mm_token_type_ids", "token_type_ids"):
-            if key in own:
-                kind = 1 if llm.model_type == "paligemma" else 0
-                own[key] = torch.cat([own[key], torch.full_like(more, kind)], 1)
-        own["input_ids"] = torch.cat([ids, more], 1)
-        own["attention_mask"] = torch.ones_like(own["input_ids"])
-        logits = llm.net(**own).logits[0].log_softmax(-1)
-        at, total = ids.shape[1], 0.0
-        for part in branch:
-            for i in part.ids:
-                total += float(logits[at - 1, i]) if part.said else 0.0
-                at += 1
-        found.append(total)
-    return found
-
-
 @torch.no_grad()
 def test_scores_are_those_of_plain_full_forwards(model: Vlm) -> None:
     batch = tiny.batch_of(2)
     for task in tiny.SCHEMA.tasks:
-        prompts = prompts_of(model, batch, task)
+        prompts = tiny.prompts_of(model, batch, task)
         scores = model.llm.scores(prompts, model.chat)
-        plain = torch.tensor([plainly(model, prompt) for prompt in prompts])
+        plain = torch.tensor([tiny.plainly(model, prompt) for prompt in prompts])
         torch.testing.assert_close(scores, plain, rtol=0, atol=1e-4)
         assert not torch.allclose(scores[0], scores[1], atol=1e-5)  # the picture counts
         model.llm.shares = False
@@ -88,9 +47,9 @@ def test_clips_are_videos_or_several_pictures(model: Vlm, family: str) -> None:
             model.predict(clips)
         return
     assert model.chat.videos == (family in tiny.VIDEO)
-    prompts = prompts_of(model, clips, "expression")
+    prompts = tiny.prompts_of(model, clips, "expression")
     scores = model.llm.scores(prompts, model.chat)
-    plain = torch.tensor([plainly(model, prompt) for prompt in prompts])
+    plain = torch.tensor([tiny.plainly(model, prompt) for prompt in prompts])
     torch.testing.assert_close(scores, plain, rtol=0, atol=1e-4)
     mixed = tiny.batch_of(3, frames=4)  # of one, two and three frames
     for task, value in model.predict(mixed).items():
@@ -153,3 +112,25 @@ def test_generation_is_that_of_transformers(model: Vlm) -> None:
         answer = ids[inputs["input_ids"].shape[1] :].tolist()
         plain = [i for i in answer if i not in ends]
         assert text == model.llm.tokenizer.decode(plain, skip_special_tokens=True).strip()
+
+
+@torch.no_grad()
+def test_a_padded_batch_says_what_each_says_alone(
+    model: Vlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker = model.asker(tiny.batch_of(3))
+    questions = ("What is on this face, say it in short words?",
+                 "What can be seen on this face, in few words?",
+                 "Which emotion does it show, and where is it seen?")  # fmt: skip
+    prompts = [asker.ask(row, question) for row, question in enumerate(questions)]
+    alone = [model.llm.generate([prompt], model.chat, 6)[0] for prompt in prompts]
+    sizes, plain = [], model.llm.net.generate
+
+    def counted(**inputs: Any) -> Any:
+        sizes.append(inputs["attention_mask"].sum(1).tolist())
+        return plain(**inputs)
+
+    monkeypatch.setattr(model.llm.net, "generate", counted)
+    assert model.llm.generate(prompts, model.chat, 6) == alone
+    (lengths,) = sizes  # all in one call
+    assert len(set(lengths)) > 1  # some of them padded
