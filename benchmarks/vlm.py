@@ -1,7 +1,8 @@
-"""What a vision-language model costs: a LoRA step, option scores, batches.
+"""What a vision-language model costs: a LoRA step, option scores, batches, early exit.
 
 A step is compared with plain transformers and peft on the same inputs, scores with one forward for
-each option, a batch with its faces one by one; with the package's small model, or another.
+each option, a batch with its faces one by one, also where text is generated, and pictures that
+leave early with pictures in all layers; with the package's small model, or another.
 
     python benchmarks/vlm.py
     python benchmarks/vlm.py --device cuda --checkpoint FOLDER --batch 8
@@ -13,6 +14,8 @@ import torch
 from bench import Bench, parser
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.models.vlm.chat import Prompt
@@ -112,6 +115,46 @@ def batches(model: Vlm, bench: Bench, batch: FaceBatch) -> None:
     print(f"batch of {size} against single: {single / whole:.1f}x")
 
 
+@torch.no_grad()
+def generation(model: Vlm, bench: Bench, batch: FaceBatch) -> None:
+    """Compare descriptions of a batch with those of its faces one by one."""
+    llm, asker = model.eval().llm, model.asker(batch)
+    asked = [asker.ask(row, "Describe this face.") for row in range(len(asker.clips))]
+    whole, single = bench.run({
+        f"{len(asked)} descriptions at once": lambda: llm.generate(asked, model.chat, 32),
+        f"{len(asked)} one by one": lambda: [
+            llm.generate([one], model.chat, 32) for one in asked],
+    }).values()  # fmt: skip
+    print(f"descriptions, batch of {len(asked)} against single: {single / whole:.1f}x\n")
+
+
+@torch.no_grad()
+def exits(checkpoint: str, bench: Bench, batch: FaceBatch, device: str) -> None:
+    """Compare scores of 12 AUs where one layer, two, ... see the pictures, with all layers."""
+    model = Vlm(SCHEMA, checkpoint=checkpoint, dtype="float32", visual_exit={"width": 8})
+    model = model.to(device).eval()
+    gates: Any = model.llm.exit
+    asked = prompts(model, batch, "au")
+
+    def scores(layers: int) -> Tensor:
+        gates.forced = layers
+        return model.llm.scores(asked, model.chat)
+
+    flops = {}
+    for layers in range(gates.floor, gates.depth + 1):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            scores(layers)
+        flops[layers] = counter.get_total_flops()
+    timed = bench.run({
+        f"pictures in {layers} of {gates.depth} layers": lambda layers=layers: scores(layers)
+        for layers in flops
+    })  # fmt: skip
+    all_flops, all_seconds = flops[gates.depth], list(timed.values())[-1]
+    for (layers, count), seconds in zip(flops.items(), timed.values(), strict=True):
+        print(f"pictures in {layers} layers: {count / all_flops:.2f} of the arithmetic of the "
+              f"whole model, {seconds / all_seconds:.2f} of its time")  # fmt: skip
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--checkpoint", default="asset:mini_vlm")
@@ -122,6 +165,8 @@ def main() -> None:
     step(model, args.checkpoint, bench, batch)
     scoring(model, bench, batch)
     batches(model, bench, batch)
+    generation(model, bench, batch)
+    exits(args.checkpoint, bench, batch, args.device)
 
 
 if __name__ == "__main__":

@@ -85,12 +85,13 @@ class _Pass:
         """Return (B, total) bool: columns that stay, answers behind the prompts included."""
         return F.pad(~self.seen, (0, self.total - self.seen.shape[1]), value=True)
 
-    def drop(self, number: int, total: int) -> None:
-        """Choose the columns that are left, those of a row with fewer further to the right."""
+    def drop(self, number: int, total: int) -> Tensor:
+        """Choose the columns that are left, as many for each row, the last of them kept."""
         self.dropped, self.total = number, total
         kept = self.kept()
         most = int(kept.sum(1).max())
         self.order = kept.sort(dim=1, stable=True).indices[:, total - most :]
+        return self.order
 
 
 class VisualTokenExit(nn.Module):
@@ -247,8 +248,7 @@ class VisualTokenExit(nn.Module):
                 columns = F.pad(now.hidden(number), (0, states.shape[1] - now.seen.shape[1]))
                 mask = self._hiding(given.get("attention_mask"), columns)
                 return args, given | {"attention_mask": mask}
-            now.drop(number, states.shape[1])
-            states = _taken(states, now.order, -2)
+            states = _taken(states, now.drop(number, states.shape[1]), -2)
         own = given | self._shortened(given, now)
         if args:
             return (states, *args[1:]), own

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +29,6 @@ from faceaffect.progress import console
 
 _TILES = ("do_image_splitting", "crop_to_patches")
 """Switches of processors that cut pictures into tiles."""
-
-
-class Engine(Protocol):
-    """What generates answers in a model's place."""
-
-    def generate(
-        self, model: Any, prompts: Sequence[Prompt], chat: Chat, max_new_tokens: int, streamer: Any
-    ) -> list[str]:
-        """Return greedily generated answers."""
 
 
 class VisionLanguageModel(Adapted, Freezable):
@@ -111,7 +102,7 @@ class VisionLanguageModel(Adapted, Freezable):
             )
         self.priors: FacialPriors | None = None
         self.exit: VisualTokenExit | None = None
-        self.engine: Engine | None = None
+        self.engine: Any = None
         if frozen:
             self.freeze()
         self._thawed = thaw(self, find_projector(net)) if projector else []
@@ -263,7 +254,8 @@ class VisionLanguageModel(Adapted, Freezable):
     ) -> list[str]:
         """Return greedily generated answers; those of a prompt's answers are passed over."""
         if self.engine is not None:
-            return self.engine.generate(self, prompts, chat, max_new_tokens, streamer)
+            said: list[str] = self.engine.generate(self, prompts, chat, max_new_tokens, streamer)
+            return said
         found: dict[int, str] = {}
         ends = self.ends(chat)
         pad = self.tokenizer.pad_token_id

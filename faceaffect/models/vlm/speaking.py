@@ -1,6 +1,6 @@
 """What a vision-language model says: scores of options, and answers in free words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class Speaking:
     llm: VisionLanguageModel
     chat: Chat
     schema: LabelSchema
-    forms: Mapping[str, TaskPrompt]
+    forms: dict[str, TaskPrompt]
     calibration: str
     max_new_tokens: int
     training: bool

@@ -30,10 +30,10 @@ def test_a_step_reaches_the_projector_and_leaves_the_tower(base: Path) -> None:
 def test_questions_alone_are_learned_where_a_recipe_says_so(base: Path) -> None:
     model = vlm_tiny.make(base, task_rate=0.0, talk_rate=0.0, question_rate=1.0)
     batch = vlm_tiny.batch_of(6)
-    prompts = model.training_prompts(batch, model.asker(batch), np.random.default_rng(0))
+    prompts = model.lessons.of(batch, model.asker(batch), np.random.default_rng(0))
     asked = [prompt.exchanges[-1].question for prompt in prompts]
     assert len(asked) == 6
     assert all(q.endswith((WISHES["yes_no"], WISHES["options"])) for q in asked)
     silent = vlm_tiny.make(base, task_rate=0.0, talk_rate=0.0)
-    assert not silent.training_prompts(batch, silent.asker(batch), np.random.default_rng(0))
+    assert not silent.lessons.of(batch, silent.asker(batch), np.random.default_rng(0))
     assert float(silent.loss(batch)) == 0.0
