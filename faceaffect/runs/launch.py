@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +49,9 @@ def spread(
     """
     if at_once is not None and launcher != "local":
         raise RecipeError(f"--at-once: for --launcher local; {launcher} has its own queue")
-    if launcher == "slurm" and recipes:
+    if not recipes:
+        return True
+    if launcher == "slurm":
         for_slurm(words, len(recipes), Path(recipes[0]["output"]))
         return False
     if launcher == "ray":
@@ -129,7 +132,8 @@ class _Part:
                 env=environment,
             )
         if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(self.process.pid, cores)
+            with suppress(ProcessLookupError):  # it has ended already
+                os.sched_setaffinity(self.process.pid, cores)
         self._said = (folder / str(number)).open("rb")
 
     def pass_on(self) -> None:
