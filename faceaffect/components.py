@@ -4,6 +4,7 @@ Which names there are, :mod:`faceaffect.registry` says.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -164,6 +165,7 @@ def _is_list(hint: Any) -> bool:
     return get_origin(hint) is list or [get_origin(kind) or kind for kind in kinds] == [list]
 
 
+@functools.cache  # trying takes milliseconds, and a training checks hundreds of arguments
 def _holdable(hint: Any) -> Any:
     """Return the hint if OmegaConf can hold values of it, else Any."""
     if get_origin(hint) is Annotated:  # checked by its mark
