@@ -15,7 +15,7 @@ from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.image import MAX_PIXELS, pixel_limit, resize, scale_landmarks
 from faceaffect.data.sampler import EpochBatches
 from faceaffect.data.transforms import Augment
-from faceaffect.data.workers import one_thread
+from faceaffect.data.workers import reading
 from faceaffect.errors import DataError
 
 MAX_UNREADABLE = 10
@@ -224,7 +224,7 @@ class FaceLoader:
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=one_thread,
+            worker_init_fn=reading,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -23,7 +23,7 @@ from faceaffect.data.shards import (
     pictures_hash,
     require_datasets,
 )
-from faceaffect.data.workers import cores, one_thread
+from faceaffect.data.workers import cores, reading
 from faceaffect.errors import DataError, RecipeError, needs_extra
 from faceaffect.files import replacing, write_atomically
 
@@ -141,7 +141,7 @@ def _rows(dataset: FaceDataset, workers: int, max_pixels: int) -> Iterator[Row]:
         batch_size=16,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=one_thread,
+        worker_init_fn=reading,
     )
     for batch in track(loader, "writing shards", transient=True):
         yield from batch

@@ -19,17 +19,26 @@ def cores() -> int:
     return len(processors())
 
 
-def one_thread(worker: int = 0) -> None:
+def one_thread() -> None:
     """Keep a process to one thread; there is a process for each core already.
 
     Threads of small matrix products would only wait.
-
-    Args:
-        worker: number of the process, which data loaders give.
     """
     cv2.setNumThreads(0)
     threadpool_limits(1)
     _outlive_the_step()
+
+
+def reading(worker: int) -> None:
+    """Begin a process of a data loader.
+
+    It leaves Ctrl-C, which a terminal sends to all, to the process that trains: that ends it.
+
+    Args:
+        worker: its number, which data loaders give.
+    """
+    one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _outlive_the_step() -> None:

@@ -16,7 +16,7 @@ from faceaffect.data.base import FaceDataModule, FaceDataset, Loaded, Samples, c
 from faceaffect.data.image import read_image, resize, scale_landmarks
 from faceaffect.data.loader import collate
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights, systematic
-from faceaffect.data.workers import one_thread
+from faceaffect.data.workers import reading
 from faceaffect.errors import DataError, RecipeError
 from faceaffect.schema import LabelSchema
 from faces import face, write_csv, write_image
@@ -450,12 +450,12 @@ def test_an_empty_table_is_refused() -> None:
 
 
 def threads_of_a_loading_process() -> list[int]:
-    one_thread(0)
+    reading(0)
     return [cv2.getNumThreads(), *(pool["num_threads"] for pool in threadpool_info())]
 
 
 def test_a_loading_process_computes_on_one_thread() -> None:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         threads = pool.submit(threads_of_a_loading_process).result()
     assert len(threads) > 1
     assert max(threads) == 1
