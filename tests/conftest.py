@@ -2,8 +2,11 @@
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +34,31 @@ def as_found() -> Iterator[None]:
     for name, table in before.items():
         TABLES[name].clear()
         TABLES[name].update(table)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def timed_once() -> Iterator[None]:
+    """Take the time of one prediction, where a result says how fast a model is, not of seconds."""
+    cost = sys.modules.get("faceaffect.runs.cost")
+    if cost is None:  # no file of tests has imported it, and doing so here takes seconds
+        yield
+        return
+
+    def once(model: Any, size: int, image_size: int, budget: float = 0.0) -> float:
+        batch = cost.random_batch(size, image_size, model.device)
+        start = time.perf_counter()
+        model.answer(batch)
+        return time.perf_counter() - start
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "seconds_per_batch", once)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the plots out of reports; drawing them takes longer than the rest."""
+    monkeypatch.setattr("faceaffect.evaluation.report.plots", lambda _: [])
 
 
 @pytest.fixture

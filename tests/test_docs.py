@@ -34,6 +34,7 @@ def test_the_model_of_the_docs_is_short_and_compared(
         assert f"{{literalinclude}} examples/{name}" in (DOCS / "adding_a_model.md").read_text()
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("faceaffect.runs.cost.BATCHES", (1,))
     (command,) = blocks("adding_a_model.md", "bash")
     argv = command.split()[1:]
     short = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "data.num_workers=0", "data.n=60",

@@ -8,6 +8,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
@@ -185,7 +186,8 @@ def measure_alone(checkpoint: Path, image_size: int, device: str) -> dict[str, A
     """
     models = dict(registry.TABLES["models"])
     with ProcessPoolExecutor(1, mp_context=_context()) as pool:
-        return pool.submit(_measure_here, checkpoint, image_size, device, models, sys.path).result()
+        words = (checkpoint, image_size, device, BATCHES, models, sys.path)
+        return pool.submit(_measure_here, *words).result()
 
 
 def _context() -> BaseContext:
@@ -197,15 +199,18 @@ def _context() -> BaseContext:
     return context
 
 
-def throughput(model: AffectModule, image_size: int) -> dict[int, float]:
+def throughput(
+    model: AffectModule, image_size: int, batches: Sequence[int] = BATCHES
+) -> dict[int, float]:
     """Return images a second for growing batches, until that stops growing.
 
     Args:
         model: on its device, in eval mode.
         image_size: height and width of the images, in pixels.
+        batches: the sizes to try, the smallest first.
     """
     found: dict[int, float] = {}
-    for size in BATCHES:
+    for size in batches:
         try:
             seconds = seconds_per_batch(model, size, image_size, _BUDGET)
         except torch.OutOfMemoryError:
@@ -218,14 +223,19 @@ def throughput(model: AffectModule, image_size: int) -> dict[int, float]:
 
 @torch.no_grad()
 def _measure_here(
-    checkpoint: Path, image_size: int, device: str, models: dict[str, str], path: list[str]
+    checkpoint: Path,
+    image_size: int,
+    device: str,
+    batches: Sequence[int],
+    models: dict[str, str],
+    path: list[str],
 ) -> dict[str, Any]:
     sys.path[:] = path
     registry.TABLES["models"].update(models)
     model = answering(load_model(checkpoint)).to(device).eval()
     model.answer(random_batch(1, image_size, model.device))
     peak = peak_memory(model.device)  # before larger batches: how large depends on the speed
-    found = throughput(model, image_size)
+    found = throughput(model, image_size, batches)
     best = max(found, key=lambda size: found[size])
     timed = {
         "milliseconds_per_image_at_batch_1": round(1e3 / found[1], 3),

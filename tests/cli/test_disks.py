@@ -75,7 +75,7 @@ def relenting() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     monkeypatch.setattr(cost, "measure", lambda *_: {"device": "cpu"})
     monkeypatch.setattr(cost, "measure_alone", fake_cost)
     monkeypatch.setitem(TABLES["finders"], "bright", "finders:Bright")

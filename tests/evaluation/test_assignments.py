@@ -126,6 +126,7 @@ def assigned(spread: float | None) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_lead_within_the_spread_is_doubtful(tmp_path: Path) -> None:
     (line,) = doubtful_leads(with_lead(0.03, assignments=assigned(0.031)), "au_f1")
     assert "mini_auformer is ahead of mini_emo_llama by 3.0 points of mean AU F1" in line

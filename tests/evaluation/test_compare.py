@@ -78,7 +78,8 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
+    """Leave out what takes seconds and no test here looks at."""
     monkeypatch.setattr(cost, "measure_alone", fake_cost)
 
 
@@ -89,6 +90,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipes = write_recipes(folder, write_csv(folder / "faces", people=9, each=4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "measure_alone", fake_cost)
+        patch.setattr("faceaffect.evaluation.report.plots", lambda _: [])
         assert main(["compare", *recipes, "--seeds", "2"]) == 0
     return folder
 
@@ -478,6 +480,7 @@ def test_cost_is_measured_in_a_process_of_its_own(
     stored = json.loads((runs(place)[0] / "metrics.json").read_text())["cost"]
     for key in ("parameters", "trainable_parameters", "flops_per_image"):
         assert found[key] == stored[key]
+    assert set(found["throughput"]) <= {"1", "2"}
     assert found["images_per_second"] == max(found["throughput"].values())
     assert 50e6 < found["peak_memory_bytes"] < 4e9
     with pytest.raises(Exception, match="no checkpoint at"):
@@ -510,11 +513,10 @@ def test_peak_memory_is_that_of_one_face(place: Path, monkeypatch: pytest.Monkey
         sizes.append(size)
         return batch(size, *args)
 
-    monkeypatch.setattr(cost, "BATCHES", (1, 2))
     monkeypatch.setattr(cost, "random_batch", noted)
     monkeypatch.setattr(cost, "peak_memory", lambda device: max(sizes))
     checkpoint = runs(place)[0] / "checkpoints" / "best.ckpt"
-    assert cost._measure_here(checkpoint, 48, "cpu", {}, sys.path)["peak_memory_bytes"] == 1
+    assert cost._measure_here(checkpoint, 48, "cpu", (1, 2), {}, sys.path)["peak_memory_bytes"] == 1
     assert max(sizes) == 2
 
 

@@ -14,6 +14,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from compared import BASELINES, SCHEMA, report_of
+from faceaffect.evaluation import report as report_files
 from faceaffect.evaluation.report import complete, words, write_report
 from faceaffect.evaluation.report_tables import is_sure, tables
 from faceaffect.evaluation.tables import Cell, Table, Value, latex, lookup, markdown, show
@@ -201,6 +202,7 @@ def test_a_number_of_a_seed_stands_under_that_seed() -> None:
     assert shown["mini_emo_llama"][1][0].at[-1] == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_epoch_that_was_tested_is_said(folder: Path, page: Page, tmp_path: Path) -> None:
     places = {value["data-at"] for value in page.values}
     assert "/models/mini_auformer/checkpoint/1/epoch" in places
@@ -215,6 +217,7 @@ def test_the_epoch_that_was_tested_is_said(folder: Path, page: Page, tmp_path: P
     assert "checkpoint of mini_emo_llama" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_face_that_is_not_shown_has_no_name(tmp_path: Path) -> None:
     report = report_of(seeds=1)
     for face in report["disagreements"]:
@@ -399,6 +402,7 @@ def test_a_report_with_the_least(tmp_path: Path) -> None:
         write_report(tmp_path, least | {"models": {}})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_choice_on_the_test_part_and_unknown_people_are_said(tmp_path: Path) -> None:
     report = report_of(seeds=1)
     report["protocol"] |= {"selection": "test", "subjects_known": False}
@@ -408,6 +412,7 @@ def test_a_choice_on_the_test_part_and_unknown_people_are_said(tmp_path: Path) -
     assert "The people are not known" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failing_write_leaves_the_old_report(tmp_path: Path) -> None:
     for path in (tmp_path / "report.html", tmp_path / "report.json"):
         path.write_text("old")
@@ -431,9 +436,11 @@ def _write_until(move: int, folder: Path, report: dict[str, Any]) -> None:
 
 
 def test_a_report_killed_amid_its_files_is_written_anew_the_same(
-    tmp_path: Path, folder: Path, report: dict[str, Any]
+    tmp_path: Path, folder: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["report.html", "report.md", "report.tex", "report.json"]
+    drawn = report_files.plots(report)
+    monkeypatch.setattr(report_files, "plots", lambda _: drawn)  # which takes longer than the rest
     for move in range(4):
         child = multiprocessing.get_context("fork").Process(
             target=_write_until, args=(move, tmp_path, report)
