@@ -1,6 +1,5 @@
 """``faceaffect ask``: questions to a trained model from the command line."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from faceaffect.evaluation import ask as asking
 from faceaffect.models.emo_llama import EmoLlama
 from faceaffect.prediction.predictor import Predictor
 from faces import face, write_clip, write_image
+from forked import Command
 
 SMALL = {
     "tower": {"name": "test_vit", "image_size": 64},
@@ -127,9 +127,9 @@ def test_frames_of_a_mixture_are_those_of_its_clips(
 
 def test_the_terminal_shows_the_answer_alone(run: Path, tmp_path: Path) -> None:
     picture = write_image(tmp_path / "face.png", face())
-    command = [sys.executable, "-m", "faceaffect.cli", "ask", str(run), str(picture), "Well?"]
-    command += ["--crop", "none"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip()
-    assert "Warning" not in done.stderr
-    assert "Loading" not in done.stderr
+    asked = Command("ask", str(run), str(picture), "Well?", "--crop", "none")
+    out, err = asked.communicate()
+    assert asked.returncode == 0, err
+    assert out.strip()
+    assert "Warning" not in err
+    assert "Loading" not in err

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from faceaffect.cli import main
 from faces import write_csv
+from forked import Command
 
 RECIPE = """
 model: {name: timm_classifier, backbone: test_vit}
@@ -45,10 +44,7 @@ class Process:
     """A command in a process group of its own, as a shell starts it."""
 
     def __init__(self, *argv: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "faceaffect.cli", *argv],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+        self.process = Command(*argv, session=True)
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + 300
@@ -67,8 +63,8 @@ class Process:
         """Send SIGTERM to all processes of the job at once, as a scheduler does."""
         os.killpg(self.process.pid, signal.SIGTERM)
 
-    def end(self) -> tuple[int, str]:
-        _, err = self.process.communicate(timeout=300)
+    def end(self) -> tuple[int | None, str]:
+        _, err = self.process.communicate()
         return self.process.returncode, err
 
 

@@ -25,6 +25,7 @@ from faceaffect.runs.folder import changed, made_of, write_made_of
 from faceaffect.runs.result import environment
 from faceaffect.runs.train import reopen
 from faces import write_csv
+from forked import Command
 
 RECIPE = """
 seed: 1
@@ -121,30 +122,20 @@ def test_data_without_a_shared_name_is_refused(
     assert "share no label name" in capsys.readouterr().err
 
 
-def cli(*argv: str, **environment: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "faceaffect.cli", *argv],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(
     place: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "tiny.yaml").write_text((place / "tiny.yaml").read_text())
     argv = ("train", str(tmp_path / "tiny.yaml"), f"output={tmp_path}/runs")
-    process = cli(*argv, "--import", str(Path(__file__).parents[1] / "slow_steps.py"))
+    process = Command(*argv, "--import", str(Path(__file__).parents[1] / "slow_steps.py"))
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/tiny/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(0.15)  # into the next epoch, whose steps are slowed down
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     run = only_run(tmp_path)
     assert not (run / "metrics.json").exists()
     assert main([*argv, "--resume"]) == 0
@@ -161,8 +152,8 @@ def test_a_run_killed_within_an_epoch_goes_on_from_its_step(place: Path, tmp_pat
         f"output={tmp_path}/runs",
         "checkpoint.every_n_steps=2",
     )
-    process = cli(*argv, "--import", str(Path(__file__).parents[1] / "dies_in_epoch.py"))
-    output, _ = process.communicate(timeout=120)
+    process = Command(*argv, "--import", str(Path(__file__).parents[1] / "dies_in_epoch.py"))
+    output = process.communicate()
     assert process.returncode == -signal.SIGKILL, output
     last = torch.load(only_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["global_step"]) == (1, 4)
@@ -174,8 +165,8 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
     place: Path, tmp_path: Path
 ) -> None:
     argv = ("train", str(place / "tiny.yaml"), f"output={tmp_path}/runs")
-    process = cli(*argv, "--import", str(Path(__file__).parents[1] / "dies_in_saving.py"))
-    output, _ = process.communicate(timeout=120)
+    process = Command(*argv, "--import", str(Path(__file__).parents[1] / "dies_in_saving.py"))
+    output = process.communicate()
     assert process.returncode == -signal.SIGKILL, output
     folder = only_run(tmp_path) / "checkpoints"
     assert (folder / "last.ckpt.part").exists()
@@ -369,10 +360,13 @@ def test_two_processes_test_as_one_also_with_an_odd_number(place: Path) -> None:
     common = [f"data.table={place}/faces/odd.csv", "data.protocol=all"]
     assert main(["test", str(run), *common]) == 0
     one = max((run / "tests").iterdir())
-    process = cli("test", str(run), *common, "trainer.devices=2", "trainer.strategy=ddp",
-                  OMP_NUM_THREADS="1")  # fmt: skip
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    command = [sys.executable, "-m", "faceaffect.cli", "test", str(run), *common,
+               "trainer.devices=2", "trainer.strategy=ddp"]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
     two = max((run / "tests").iterdir())
     assert two != one
     assert result(two)["n"] == len(frame)

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from faceaffect.recipe import load_recipe
 from faceaffect.runs import study
 from faceaffect.runs.train import reopen
 from faces import write_csv
+from forked import Command
 
 RECIPE = """
 seed: 3
@@ -148,9 +147,9 @@ def test_the_same_command_has_nothing_left_to_do_and_more_trials_go_on(
 def test_a_killed_search_goes_on_and_ends_at_the_same_trials(place: Path, tmp_path: Path) -> None:
     argv = [*write(tmp_path), "--trials", "4"]
     killer = Path(__file__).with_name("dies_in_trial.py")
-    command = [sys.executable, "-m", "faceaffect.cli", *argv, "--import", str(killer)]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    killed = Command(*argv, "--import", str(killer))
+    said = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, said
     states = [trial.state for trial in study_of(tmp_path).trials]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING]
     assert len(history(tmp_path)) == 2  # what ended is there to read
