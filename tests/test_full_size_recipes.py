@@ -16,11 +16,7 @@ import vlm_tiny
 from faceaffect.cli import main
 from faceaffect.recipe import list_recipes, load_recipe
 from faceaffect.runs import cost
-from trees.of_recipes import data_of
-
-FULL_SIZE = [name for name in list_recipes()
-             if not name.startswith(("mini_", "pretrain_", "endpoint_", "face_mllm_"))
-             and not name.endswith("as_it_is")]  # fmt: skip
+from trees.of_recipes import FULL_SIZE, data_of, takes_long
 
 STAGES = [name for name in list_recipes() if name.startswith("face_mllm_")]
 """Each but the first starts from the run before."""
@@ -85,8 +81,8 @@ FAMILIES = {"qwen3_vl": vlm_tiny.qwen3_vl, "smolvlm2": vlm_tiny.smolvlm,
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(r, marks=pytest.mark.slow if any(k in r for k in ("7b", *FAMILIES)) else ())
-        for r in FULL_SIZE
+        pytest.param(recipe, marks=pytest.mark.slow if takes_long(recipe) else ())
+        for recipe in FULL_SIZE
     ],
 )
 def test_a_recipe_as_it_stands_trains_a_step_and_tests(

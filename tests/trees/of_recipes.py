@@ -5,11 +5,21 @@ from typing import Any
 
 import pytest
 
-from faceaffect.recipe import load_recipe
+from faceaffect.recipe import list_recipes, load_recipe
 from faces import write_csv, write_facial_expressions
 from trees import bp4d as bp4d_tree
 from trees import dfew, faba, rafdb, sets
 from trees import disfa as disfa_tree
+
+FULL_SIZE = [name for name in list_recipes()
+             if not name.startswith(("mini_", "pretrain_", "endpoint_", "face_mllm_"))
+             and not name.endswith("as_it_is")]  # fmt: skip
+"""The recipes for real data, which test_full_size_recipes trains as they stand."""
+
+
+def takes_long(recipe: str) -> bool:
+    """Return whether a recipe of full size is trained among the slow tests alone."""
+    return any(family in recipe for family in ("7b", "qwen3_vl", "smolvlm2"))
 
 
 def disfa(root: Path) -> list[str]:

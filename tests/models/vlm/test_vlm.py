@@ -20,7 +20,7 @@ from faceaffect.scores.answers import parse_aus
 
 DATA = ["data.name=synthetic", "data.n=60", "data.subjects=20", "data.num_workers=0",
         "data.batch_size=6", "data.image_size=32", "data.cache=null",
-        "trainer.accelerator=cpu"]  # fmt: skip
+        "trainer.accelerator=cpu", "trainer.limit_test_batches=1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
