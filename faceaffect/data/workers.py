@@ -1,5 +1,8 @@
 """Processes that read or draw faces beside the one that computes."""
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # what it does at the end of a process is registered before ours
 import os
 import signal
 
@@ -44,9 +47,18 @@ def reading(worker: int) -> None:
 def _outlive_the_step() -> None:
     """Leave signals to the process that trains, which ends its step first; it ends this one then.
 
-    Schedulers signal all processes of a job at once.
+    Schedulers signal all processes of a job at once. Where it does not end them, they end by
+    themselves half a minute later.
     """
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
+
+
+@atexit.register
+def _end_at_once() -> None:
+    """End what reads for a process that ends; multiprocessing would ask politely, and wait."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -15,6 +15,8 @@ from faceaffect.errors import FaceAffectError, RecipeError, first_line
 _LOST = re.compile(r"gloo|nccl|connection (reset|closed|refused)|broken pipe", re.I)
 """What torch says where another process does not answer; of gloo there is no class of error."""
 
+_READER = re.compile(r"DataLoader worker.*(killed|exited)")
+
 
 @contextmanager
 def calling(trainer: L.Trainer) -> Iterator[None]:
@@ -25,7 +27,7 @@ def calling(trainer: L.Trainer) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: it was pressed.
         RecipeError: Lightning refuses the settings.
-        FaceAffectError: another process of this training is gone.
+        FaceAffectError: another process of this training, or one that reads its faces, is gone.
     """
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
@@ -35,6 +37,12 @@ def calling(trainer: L.Trainer) -> Iterator[None]:
         except MisconfigurationException as error:
             raise RecipeError(f"trainer: {error}") from None
         except RuntimeError as error:
+            if _READER.search(str(error)):
+                raise FaceAffectError(
+                    "a process that reads faces was killed, as happens where memory runs out; "
+                    "data.num_workers=0 does without them, and the same command with --resume goes "
+                    f"on from the last checkpoint ({first_line(error)})"
+                ) from None
             if trainer.world_size == 1 or not _LOST.search(str(error)):
                 raise
             raise FaceAffectError(

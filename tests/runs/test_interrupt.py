@@ -122,6 +122,19 @@ def test_a_scheduler_ends_a_training_and_the_processes_that_read_for_it(tmp_path
     assert (run / "metrics.json").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_reader_ends_the_training_with_a_line_and_soon(tmp_path: Path) -> None:
+    process = Process("train", write_recipe(tmp_path, workers=2), "--import", SLOW)
+    process.wait_for(lambda: list(tmp_path.glob("runs/tiny/*/checkpoints/last.ckpt")))
+    os.kill(max(members(process.process.pid)), signal.SIGKILL)
+    killed = time.monotonic()
+    code, err = process.end()
+    assert code == 2, err
+    assert err.strip().splitlines()[-1].startswith("error: a process that reads faces was killed")
+    assert "Traceback" not in err
+    assert time.monotonic() - killed < 15  # the others would take half a minute for themselves
+
+
 @pytest.mark.parametrize("command", ["crossval", "compare"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_crossval_and_compare_end_at_once(
