@@ -36,6 +36,7 @@ from faceaffect.cli import (
     train,
     tune,
 )
+from faceaffect.cli.arguments import with_numbers_joined
 from faceaffect.errors import (
     ENDING,
     FULL,
@@ -145,8 +146,9 @@ def _told(error: OSError, goes_on: str) -> str:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse, taking overrides from anywhere on the line, also behind an option."""
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    args.words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(with_numbers_joined(given))
+    args.words = given
     if "sources" in args:
         words = [*args.sources, *(word for word in rest if not word.startswith("-"))]
         args.sources = [word for word in words if "=" not in word or Path(word).exists()]

@@ -1,7 +1,7 @@
 """What several commands share: how one is declared, and the arguments that they take alike."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -144,6 +144,50 @@ def without_launcher(words: list[str]) -> list[str]:
         elif not word.startswith(("--launcher=", "--at-once=")):
             rest.append(word)
     return rest
+
+
+_NUMBERS = ("--fractions", "--shot")
+"""Options that take several numbers, behind which other words may follow."""
+
+
+def with_numbers_joined(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with the numbers behind such an option in one word.
+
+    So a recipe may stand behind them too.
+
+    >>> with_numbers_joined(["compare", "--fractions", "0.1", "1", "a", "b"])
+    ['compare', '--fractions=0.1,1', 'a', 'b']
+    """
+    joined: list[str] = []
+    taking = False
+    for word in words:
+        if taking and _is_number(word):
+            joined[-1] += ("" if joined[-1].endswith("=") else ",") + word
+            continue
+        taking = word in _NUMBERS
+        joined.append(f"{word}=" if taking else word)
+    return joined
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    """Return a type for argparse that reads numbers between commas."""
+
+    def read(text: str) -> list[float]:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
+            raise argparse.ArgumentTypeError(f"'{text}': {what} are needed") from None
+
+    return read
 
 
 def check_source(source: str) -> Path:

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faceaffect.cli.arguments import (
     Commands,
@@ -12,9 +13,13 @@ from faceaffect.cli.arguments import (
     add_send_faces,
     add_spreadsheet_safe,
     given_options,
+    numbers,
     without_launcher,
 )
 from faceaffect.errors import RecipeError
+
+if TYPE_CHECKING:
+    from faceaffect.evaluation.entrants import Entrant
 
 
 def add(commands: Commands) -> None:
@@ -53,6 +58,13 @@ def add(commands: Commands) -> None:
         help="train under N assignments of people to folds, to see the spread of each lead",
     )
     parser.add_argument(
+        "--fractions",
+        type=numbers(float),
+        default=[],
+        metavar="SHARE ...",
+        help="train on these shares of the training people, such as 0.01 0.1 1, for a curve",
+    )
+    parser.add_argument(
         "--folder", type=Path, metavar="FOLDER", help="of the report; else OUTPUT/compare/TIME"
     )
     parser.add_argument(
@@ -75,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             args.seeds != 1
             or args.repeats != 1
             or args.tune
+            or args.fractions
             or args.space
             or args.faces
             or args.launcher
@@ -82,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         ):
             raise RecipeError(
                 "compare: questions are put to models as they are; --seeds, --repeats, --tune, "
-                "--space, --faces, --launcher and --part are not for them (see data.repeats)"
+                "--fractions, --space, --faces, --launcher and --part are not for them (see data.repeats)"
             )
         from faceaffect.evaluation.questions import ask_all, plan_all
 
@@ -100,15 +113,13 @@ def run(args: argparse.Namespace) -> int:
         only_plan(args.sources, args.overrides)
         return 0
     from faceaffect.evaluation.compare import compare
-    from faceaffect.evaluation.entrants import find_entrants
     from faceaffect.evaluation.training import train_part
 
     if args.launcher or args.part is not None:
         if args.tune or args.repeats > 1:
             raise RecipeError("--launcher: not with --tune or --repeats; 'tune' has its own")
         if args.part is not None:
-            entrants = find_entrants(args.sources, args.overrides, args.seeds)
-            train_part(entrants, args.part, args.spreadsheet_safe)
+            train_part(_trainings(args), args.part, args.spreadsheet_safe)
             return 0
         if _launched(args):
             return 0
@@ -122,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         trials=args.tune,
         spaces=args.space or (),
         repeats=args.repeats,
+        fractions=args.fractions,
         spreadsheet_safe=args.spreadsheet_safe,
     )
     return 1 if json.loads((folder / "report.json").read_text(encoding="utf-8"))["failed"] else 0
@@ -129,9 +141,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _launched(args: argparse.Namespace) -> bool:
     """Spread the trainings; true if what comes next is for the person to start."""
-    from faceaffect.evaluation.entrants import find_entrants
     from faceaffect.runs.launch import spread
 
-    entrants = find_entrants(args.sources, args.overrides, args.seeds)
-    parts = [r for entrant in entrants if entrant.run is None for r in entrant.recipes]
+    parts = [r for entrant in _trainings(args) if entrant.run is None for r in entrant.recipes]
     return not spread(args.launcher, without_launcher(args.words), parts, args.at_once)
+
+
+def _trainings(args: argparse.Namespace) -> "list[Entrant]":
+    """Return all that the command trains, in the order of the parts."""
+    from faceaffect.evaluation.entrants import find_entrants
+    from faceaffect.evaluation.fractions import every_training
+
+    entrants = find_entrants(args.sources, args.overrides, args.seeds)
+    return every_training(entrants, args.fractions)

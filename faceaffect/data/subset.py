@@ -31,12 +31,12 @@ def fewer_people(
         seed: of the choice; independent of the run's seed.
 
     Raises:
-        RecipeError: both numbers are given, or one is out of range.
+        RecipeError: both numbers are given, one is out of range, or nobody would be left.
     """
     if people is None and fraction is None:
         return split
     names, _ = sorted_unique(dataset.samples.subject[split.train])
-    count = _count(len(names), people, fraction)
+    count = people_left(len(names), people, fraction)
     kept = np.random.default_rng(seed).permutation(names)[:count]
     train = split.train[np.isin(dataset.samples.subject[split.train], kept)]
     info = split.info | {
@@ -51,13 +51,27 @@ def fewer_people(
     return replace(split, train=train, info=info)
 
 
-def _count(people: int, asked: int | None, fraction: float | None) -> int:
+def people_left(people: int, asked: int | None = None, fraction: float | None = None) -> int:
+    """Return how many of so many people stay.
+
+    >>> people_left(40, fraction=0.1), people_left(40, asked=3)
+    (4, 3)
+
+    Raises:
+        RecipeError: both numbers are given, one is out of range, or nobody would be left.
+    """
     if asked is not None and fraction is not None:
         raise RecipeError("data.people and data.fraction say the same; give one of them")
     if fraction is not None:
         if not 0 < fraction <= 1:
             raise RecipeError(f"data.fraction: {fraction} is not in (0, 1]")
-        return max(1, round(fraction * people))
+        left = round(fraction * people)
+        if left < 1:
+            raise RecipeError(
+                f"data.fraction: {fraction:g} of the training part's {people} people is nobody; "
+                f"data.people=1 asks for one, which is {1 / max(people, 1):.2g} of them"
+            )
+        return left
     assert asked is not None
     if not 1 <= asked <= people:
         raise RecipeError(f"data.people: {asked}, and the training part has 1 to {people} to give")

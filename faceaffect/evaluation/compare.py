@@ -2,30 +2,30 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 import faceaffect
-from faceaffect import registry
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.fingerprints import one_search
 from faceaffect.data.truth import truth_table
-from faceaffect.errors import DataError, RecipeError
+from faceaffect.errors import DataError, FaceAffectError, RecipeError
 from faceaffect.evaluation import agreement, report, statistics
 from faceaffect.evaluation.assignments import assignments, over_assignments, reassigned
 from faceaffect.evaluation.conditions import conditions, unequal_terms
+from faceaffect.evaluation.costs import mean_of_each, measure_all
 from faceaffect.evaluation.entrants import Entrant, find_entrants
+from faceaffect.evaluation.fractions import at_fraction, check_people, curve, learns, ordered
 from faceaffect.evaluation.gallery import disagreements, is_drawn
 from faceaffect.evaluation.headlines import headlines
 from faceaffect.evaluation.training import done, train_missing
 from faceaffect.evaluation.tuning import tune_entrants
 from faceaffect.progress import console
-from faceaffect.runs import cost, processes
+from faceaffect.runs import processes
 from faceaffect.runs.folder import new_folder, read_made_of
 from faceaffect.runs.limits import limits_of, partial_test
 from faceaffect.runs.people import without_people
@@ -45,6 +45,7 @@ def compare(
     trials: int = 0,
     spaces: Sequence[Path] = (),
     repeats: int = 1,
+    fractions: Sequence[float] = (),
     spreadsheet_safe: bool = False,
 ) -> Path:
     """Train what is not trained yet, test all on the same samples, and write one report.
@@ -66,8 +67,9 @@ def compare(
         spaces: files with the keys to search, each named by its model; absent, those that ship.
         repeats: train each model under so many assignments of people to folds, to see how much of
             a lead is luck of the split; intervals, tests and tables are of the first.
+        fractions: train each model on these shares of the training part's people too; intervals,
+            tests and tables are of the largest.
         spreadsheet_safe: as in :func:`~faceaffect.runs.train.train`.
-
 
     Returns:
         The folder of the report.
@@ -81,8 +83,13 @@ def compare(
         raise RecipeError(f"--seeds: {seeds} is not positive")
     if not sources:
         raise RecipeError("compare: name at least one recipe or run folder")
+    if fractions and repeats > 1:
+        raise RecipeError("--fractions: not with --repeats; one of the two at a time")
     entrants = find_entrants(sources, overrides, seeds)
+    shares = ordered(fractions, entrants)
+    entrants = [at_fraction(entrant, shares[-1]) for entrant in entrants] if shares else entrants
     data, warnings = _agree(entrants)
+    check_people(shares, data)
     assignments(entrants[0].placed, data.protocol, repeats)  # refused before anything is trained
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -93,13 +100,17 @@ def compare(
     failed = untuned | failed
     tables = _check_answers(finished, data)
     others, lost = _other_assignments(entrants, finished, data, repeats, spreadsheet_safe)
+    fewer, short = _fewer_people(entrants, finished, data, shares, spreadsheet_safe)
     described = _describe(entrants, finished, tables, data, pictures=faces or is_drawn(data))
     described |= {
         "assignments": others,
-        "command": _command(sources, overrides, seeds, trials, spaces, repeats, faces, options),
+        "fractions": fewer,
+        "command": _command(
+            sources, overrides, seeds, trials, spaces, repeats, shares, faces, options
+        ),
         "failed": failed,
     }
-    described["warnings"] = warnings + lost + described["warnings"] + report.doubtful(described)
+    described["warnings"] = warnings + lost + short + described["warnings"] + report.doubtful(described)
     described["words"] = report.words(described)
     folder = output or new_folder(Path(entrants[0].placed["output"]) / "compare")
     report.write_report(folder, plain(described))
@@ -137,6 +148,38 @@ def _other_assignments(
     ), lost
 
 
+def _fewer_people(
+    entrants: Sequence[Entrant],
+    finished: Mapping[str, Sequence[Path]],
+    data: FaceDataModule,
+    shares: Sequence[float],
+    spreadsheet_safe: bool,
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Train on the smaller shares of people too.
+
+    Returns:
+        The section of the report, None without shares; and who failed at which.
+    """
+    if not shares:
+        return None, []
+    left = [entrant for entrant in entrants if entrant.name in finished]
+    same = {e.name: finished[e.name] for e in left if not learns(e)}
+    runs, lost = {shares[-1]: dict(finished)}, []
+    for share in reversed(shares[:-1]):
+        again = [at_fraction(entrant, share) for entrant in left if learns(entrant)]
+        console.print(f"{share:g} of the training people")
+        ready = {entrant.name: done(entrant) for entrant in again}
+        try:
+            trained, failed = train_missing(again, ready, spreadsheet_safe) if again else ({}, {})
+        except FaceAffectError as error:  # of all; what the larger shares gave is not lost
+            trained, failed = {}, dict.fromkeys(ready, str(error))
+        _check_answers(trained, data)
+        lost += [f"{n} has no value at {share:g} of the people: {w}" for n, w in failed.items()]
+        runs[share] = same | trained
+    metrics = [name for task in data.schema.tasks for name in headlines(task)]
+    return curve(dict(sorted(runs.items())), metrics), lost
+
+
 def _describe(
     entrants: Sequence[Entrant],
     runs: Mapping[str, Sequence[Path]],
@@ -153,7 +196,7 @@ def _describe(
     analysis = statistics.analyse(
         tables, data.schema, baselines=baselines, attribute_names=data.dataset.attribute_names
     )
-    costs, warnings = _measure(entrants, runs)
+    costs, warnings = measure_all(entrants, runs)
     for name, model in analysis["models"].items():
         model |= about[name] | {"cost": costs[name]}
         _add_spoken(model, runs[name])
@@ -291,69 +334,17 @@ def _about(entrant: Entrant, runs: Sequence[Path]) -> dict[str, Any]:
         "checkpoint": [result.get("checkpoint") for result in results],
         "terms": conditions(entrant.recipes[0], results),
         "skipped": max(len(result["skipped"]) for result in results),
-        "baselines": _mean(result["baselines"] for result in results),
+        "baselines": mean_of_each(result["baselines"] for result in results),
     }
 
 
 def _add_spoken(model: dict[str, Any], runs: Sequence[Path]) -> None:
     """Add the metrics of generated text, which are not in the table of predictions."""
     stored = [read_result(run)["metrics"] for run in runs]
-    for name, value in _mean(stored).items():
+    for name, value in mean_of_each(stored).items():
         if name.startswith("generated") and name not in model["metrics"]:
             model["metrics"][name] = value
             model["per_seed"][name] = [metrics.get(name) for metrics in stored]
-
-
-_NO_TRAINING = dict.fromkeys(("training_seconds", "training_device", "checkpoint_bytes"))
-
-
-def _measure(
-    entrants: Sequence[Entrant], runs: Mapping[str, Sequence[Path]]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the cost of each model, all measured on one device, and warnings."""
-    wanted = [entrant for entrant in entrants if entrant.name in runs]
-    device = _device(wanted)
-    costs: dict[str, dict[str, Any]] = {}
-    warnings = []
-    for number, entrant in enumerate(wanted, 1):
-        where = f"model {number} of {len(wanted)}, {entrant.name}"
-        console.print(f"{where}: measuring its cost on {device}", markup=False)
-        own = runs[entrant.name]
-        checkpoint = own[0] / "checkpoints" / "best.ckpt"
-        size = agreement.full_section(entrant.recipes[0]["data"])["image_size"]
-        kind = registry.get("models", entrant.recipes[0]["model"]["name"])
-        if not kind.has_cost:
-            warnings.append(f"{entrant.name}: {kind.unknown_cost}")
-            costs[entrant.name] = {**cost.EMPTY, **_NO_TRAINING}
-            continue
-        try:
-            found = cost.measure_alone(checkpoint, size, device)
-        except Exception as error:
-            found = dict(cost.EMPTY)
-            warnings.append(f"{entrant.name}: its cost could not be measured: {error!r}")
-        trained = [read_result(run)["cost"] for run in own]
-        costs[entrant.name] = found | {
-            "training_seconds": _mean({"": c.get("training_seconds")} for c in trained)[""],
-            "training_device": trained[0].get("device"),
-            "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
-        }
-    devices = sorted({of["training_device"] for of in costs.values()} - {None})
-    if len(devices) > 1:
-        warnings.append(f"training times were taken on different devices: {'; '.join(devices)}")
-    return costs, warnings
-
-
-def _device(entrants: Sequence[Entrant]) -> str:
-    """Return the device on which all are measured: a GPU unless a recipe keeps to the CPU."""
-    on_cpu = any(recipe["trainer"].get("accelerator") == "cpu" for e in entrants
-                 for recipe in e.recipes)  # fmt: skip
-    return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"
-
-
-def _mean(values: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the mean of each key over some mappings, None where it is nowhere defined."""
-    frame = pd.DataFrame(list(values), dtype=float)
-    return {str(k): None if pd.isna(v) else float(v) for k, v in frame.mean().items()}
 
 
 def _command(
@@ -363,6 +354,7 @@ def _command(
     trials: int,
     spaces: Sequence[Path],
     repeats: int,
+    shares: Sequence[float],
     faces: bool,
     options: Sequence[str],
 ) -> str:
@@ -371,6 +363,7 @@ def _command(
     words += ["--tune", str(trials)] if trials else []
     words += [word for space in spaces for word in ("--space", str(space))]
     words += ["--repeats", str(repeats)] if repeats > 1 else []
+    words += ["--fractions", *(f"{share:g}" for share in shares)] if shares else []
     words += ["--faces"] if faces else []
     return shlex.join([*words, *options])
 

@@ -70,6 +70,7 @@ def plots(report: Mapping[str, Any]) -> list[Plot]:
             drawn += _parts(report, headline)
         for metric in headlines_in(report):
             drawn += [_cost(report, metric, key) for key in COSTS if _costs(report, key, metric)]
+        drawn += [_curve(report, metric) for metric in headlines_in(report) if _followed(report)]
         drawn += [
             _reliability(report, task) for task in ("au", "expression") if _bins(report, task)
         ]
@@ -226,6 +227,40 @@ def _cost(report: Mapping[str, Any], metric: str, key: str) -> Plot:
     _legend(figure)
     alt = f"{HEADLINES[metric].title} of each model against its {COSTS[key]}."
     return _plot(figure, f"cost-{key}-{metric}", "cost", alt)
+
+
+def _followed(report: Mapping[str, Any]) -> bool:
+    return len((report.get("fractions") or {}).get("fractions", ())) > 1
+
+
+def _curve(report: Mapping[str, Any], metric: str) -> Plot:
+    """What each model reaches from how many people, with every seed."""
+    found, scale = report["fractions"], _scale(metric)
+    people = found["people"]
+    figure, ax = _figure(2.9)
+    for i, (name, of) in enumerate(found["models"].items()):
+        look, mean = _look(i), of[metric]["mean"]
+        known = [place for place, value in enumerate(mean) if value is not None]
+        x, y = [people[place] for place in known], [mean[place] * scale for place in known]
+        ax.plot(x, y, label=_legend_name(name), linewidth=1.2, markersize=5, **look)
+        seeds = [[v * scale for v in of[metric]["per_seed"][place]] for place in known]
+        if max(map(len, seeds), default=0) > 1:
+            low, high = [min(own) for own in seeds], [max(own) for own in seeds]
+            ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    trivial = [(n, v) for n, v in zip(people, found["baselines"][metric], strict=True)
+               if v is not None]  # fmt: skip
+    if trivial:
+        x, y = [n for n, _ in trivial], [value * scale for _, value in trivial]
+        ax.plot(x, y, color=GREY, linestyle="--", linewidth=1, label="trivial")
+    ax.set_xscale("log")
+    ax.set_xticks(people, [f"{n}" for n in people])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("people learned from (logarithmic)")
+    ax.set_ylabel(_short(metric))
+    ax.set_title("band: lowest to highest seed", color=GREY, fontsize=8, loc="left")
+    _legend(figure)
+    alt = f"{HEADLINES[metric].title} of each model against how many people it learned from."
+    return _plot(figure, f"fractions-{metric}", "fractions", alt)
 
 
 def _bins(report: Mapping[str, Any], task: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from faceaffect.evaluation import fractions
 from faceaffect.evaluation.assignments import doubtful_leads
 from faceaffect.evaluation.conditions import unequal_terms
 from faceaffect.evaluation.headlines import HEADLINES
@@ -103,7 +104,7 @@ def words(report: Mapping[str, Any]) -> list[str]:
     """
     full = plain(dict(report))
     found = [_lead(full, metric) for metric in headlines_in(full)]
-    found += [_unequal(full), _above_trivial(full), _price(full)]
+    found += [*fractions.sentences(full), _unequal(full), _above_trivial(full), _price(full)]
     found += [f"{name} failed and is left out: {why}" for name, why in full["failed"].items()]
     return [sentence for sentence in found if sentence]
 

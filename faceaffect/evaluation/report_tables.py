@@ -6,6 +6,7 @@ from typing import Any
 
 from faceaffect.evaluation.assignments import assignments_table
 from faceaffect.evaluation.conditions import terms_table
+from faceaffect.evaluation.fractions import fractions_table
 from faceaffect.evaluation.headlines import HEADLINES, Headline, headline_of, headlines
 from faceaffect.evaluation.tables import (
     MINUS,
@@ -59,6 +60,7 @@ def tables(report: Mapping[str, Any]) -> dict[str, Table]:
         _seeds(report),
         terms_table(report),
         assignments_table(report),
+        fractions_table(report),
         _cost(report),
         *_groups(report),
     ]

@@ -41,7 +41,9 @@ def test_a_share_of_the_people(table: str) -> None:
     half = create_data("csv", table=table, fraction=0.5).split
     assert half.info["subset"]["of"] == whole.info["subjects"]["train"] == 10
     assert half.info["subjects"]["train"] == 5
-    assert create_data("csv", table=table, fraction=1e-6).split.info["subjects"]["train"] == 1
+    tenth = create_data("csv", table=table, fraction=0.1).split
+    assert tenth.info["subset"] == {"people": 1, "of": 10, "seed": 0}
+    assert {*tenth.info["subject_names"]["train"]} < {*half.info["subject_names"]["train"]}
     all_of_them = create_data("csv", table=table, fraction=1.0).split
     assert all_of_them.info["sha256"] == whole.info["sha256"]
 
@@ -53,6 +55,7 @@ def test_a_share_of_the_people(table: str) -> None:
         ({"people": 11}, "data.people: 11"),
         ({"fraction": 0.0}, r"data.fraction: 0.0 is not in \(0, 1\]"),
         ({"fraction": 1.5}, "data.fraction: 1.5"),
+        ({"fraction": 0.04}, "0.04 of the training part's 10 people is nobody; data.people=1"),
         ({"people": 2, "fraction": 0.5}, "say the same"),
     ],
 )
