@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         ):
             raise RecipeError(
                 "compare: questions are put to models as they are; --seeds, --repeats, --tune, "
-                "--fractions, --space, --faces, --launcher and --part are not for them (see data.repeats)"
+                "--fractions, --space, --faces, --launcher and --part are not for them (see "
+                "data.repeats)"
             )
         from faceaffect.evaluation.questions import ask_all, plan_all
 

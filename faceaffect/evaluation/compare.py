@@ -110,7 +110,9 @@ def compare(
         ),
         "failed": failed,
     }
-    described["warnings"] = warnings + lost + short + described["warnings"] + report.doubtful(described)
+    described["warnings"] = (
+        warnings + lost + short + described["warnings"] + report.doubtful(described)
+    )
     described["words"] = report.words(described)
     folder = output or new_folder(Path(entrants[0].placed["output"]) / "compare")
     report.write_report(folder, plain(described))
@@ -177,7 +179,11 @@ def _fewer_people(
         lost += [f"{n} has no value at {share:g} of the people: {w}" for n, w in failed.items()]
         runs[share] = same | trained
     metrics = [name for task in data.schema.tasks for name in headlines(task)]
-    return curve(dict(sorted(runs.items())), metrics), lost
+    results = {
+        share: {name: [read_result(run) for run in own] for name, own in of.items()}
+        for share, of in sorted(runs.items())
+    }
+    return curve(results, metrics), lost
 
 
 def _describe(

@@ -6,7 +6,6 @@ tested on the same samples throughout. The report's intervals and tests are of t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from faceaffect.evaluation.headlines import HEADLINES
 from faceaffect.evaluation.tables import Cell, Part, Table, Value, show
 from faceaffect.recipe import Recipe
 from faceaffect.runs.limits import trains
-from faceaffect.runs.result import read_result
 
 
 def ordered(fractions: Sequence[float], entrants: Sequence[Entrant]) -> list[float]:
@@ -101,12 +99,12 @@ def check_people(fractions: Sequence[float], data: FaceDataModule) -> None:
 
 
 def curve(
-    runs: Mapping[float, Mapping[str, Sequence[Path]]], metrics: Sequence[str]
+    results: Mapping[float, Mapping[str, Sequence[Mapping[str, Any]]]], metrics: Sequence[str]
 ) -> dict[str, Any]:
     """Return how each model's metrics change with the number of people that it learned from.
 
     Args:
-        runs: by share, ascending, of each model its runs, one for each seed.
+        results: by share, ascending, of each model what its runs wrote, one for each seed.
         metrics: names of the metrics to follow.
 
     Returns:
@@ -118,13 +116,9 @@ def curve(
     Raises:
         DataError: at a share, models did not learn from the same samples.
     """
-    results = {
-        fraction: {name: [read_result(run) for run in own] for name, own in of.items()}
-        for fraction, of in runs.items()
-    }
     for fraction, of in results.items():
         _refuse_other_people(fraction, of)
-    names = list(next(reversed(results.values())))
+    names = list(results[max(results)])
     first = [_trained_first(of) for of in results.values()]
     return {
         "fractions": list(results),

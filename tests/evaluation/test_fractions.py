@@ -1,4 +1,4 @@
-"""Comparisons on shares of the training people: who learns from whom, the curve, what is refused."""
+"""Comparisons on shares of the training people: who learns from whom, the curve, refusals."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,12 @@ from compared import report_of
 from dies_in_compare import fake_cost
 from faceaffect.cli import main
 from faceaffect.cli.arguments import with_numbers_joined
+from faceaffect.data.base import create_data
 from faceaffect.errors import DataError
 from faceaffect.evaluation.fractions import curve, sentences
 from faceaffect.evaluation.report import complete, write_report
+from faceaffect.evaluation.report_tables import tables
+from faceaffect.recipe import load_recipe
 from faceaffect.runs import cost
 from faces import write_csv
 
@@ -35,7 +38,7 @@ output: %s
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the recipes a and b."""
     folder = tmp_path_factory.mktemp("fractions")
-    table = write_csv(folder / "faces", people=12, each=3)
+    table = write_csv(folder / "faces", people=12, each=2)
     for name, backbone in (("a", "test_vit"), ("b", "test_resnet")):
         text = RECIPE % (backbone, table, folder / "runs")
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -61,22 +64,22 @@ def test_every_model_learns_from_the_same_people_at_each_share(
     assert "a, seed 1: done in" in capsys.readouterr().out.replace("\n", " ")
     report = json.loads((place / "report" / "report.json").read_text(encoding="utf-8"))
     found = report["fractions"]
-    people = {}
+    section = load_recipe(words[4])["data"]
+    parts = [create_data(**section, fraction=share).split.info for share in (0.5, 1.0)]
     for name in "ab":
         own = {r["protocol"]["subjects"]["train"]: r for r in results(place, name)}
         assert sorted(own) == found["people"]
         whole = max(own)
         assert min(own) == round(0.5 * whole)
-        people[name] = [{*own[n]["protocol"]["subject_names"]["train"]} for n in sorted(own)]
-        assert people[name][0] < people[name][1]
-        assert len({r["protocol"]["sha256"]["test"] for r in own.values()}) == 1
+        for n, info in zip(sorted(own), parts, strict=True):
+            for side in ("train", "val", "test"):
+                assert own[n]["protocol"]["sha256"][side] == info["sha256"][side]
         for metric in ("expression_war", "va_ccc"):
             values = [own[n]["metrics"][metric] for n in sorted(own)]
             assert found["models"][name][metric]["per_seed"] == [[v] for v in values]
         assert report["models"][name]["metrics"]["expression_war"] == pytest.approx(
             own[whole]["metrics"]["expression_war"]
         )
-    assert people["a"] == people["b"]
     assert "--fractions 0.5 1" in report["command"]
     page = (place / "report" / "report.html").read_text(encoding="utf-8")
     assert "Learning from fewer people" in page
@@ -112,27 +115,26 @@ def test_a_word_that_is_no_number_is_an_error(capsys: pytest.CaptureFixture[str]
     assert with_numbers_joined(["--fractions", "a"]) == ["--fractions=", "a"]
 
 
-def write_result(folder: Path, war: float, train: int, sha: str = "x") -> Path:
-    folder.mkdir(parents=True)
-    result = {
+def result(war: float, train: int, sha: str = "x") -> dict[str, Any]:
+    return {
         "metrics": {"expression_war": war},
         "baselines": {"expression_war": 0.3},
         "protocol": {
-            "subjects": {"train": train}, "sizes": {"train": 10 * train}, "sha256": {"train": sha},
+            "subjects": {"train": train},
+            "sizes": {"train": 10 * train},
+            "sha256": {"train": sha},
         },
         "training": {"epochs": 1},
-    }  # fmt: skip
-    (folder / "metrics.json").write_text(json.dumps(result), encoding="utf-8")
-    return folder
+    }
 
 
-def test_means_and_spread_are_over_the_seeds_and_a_failure_is_a_gap(tmp_path: Path) -> None:
+def test_means_and_spread_are_over_the_seeds_and_a_failure_is_a_gap() -> None:
     few, many = [0.4, 0.5, 0.45], [0.7, 0.72, 0.75]
     runs = {
-        0.1: {"a": [write_result(tmp_path / f"f{i}", v, 2) for i, v in enumerate(few)]},
+        0.1: {"a": [result(v, 2) for v in few]},
         1.0: {
-            "a": [write_result(tmp_path / f"m{i}", v, 20) for i, v in enumerate(many)],
-            "b": [write_result(tmp_path / "b", 0.8, 20)],
+            "a": [result(v, 20) for v in many],
+            "b": [result(0.8, 20)],
         },
     }
     found = curve(runs, ["expression_war"])
@@ -144,9 +146,8 @@ def test_means_and_spread_are_over_the_seeds_and_a_failure_is_a_gap(tmp_path: Pa
     assert found["baselines"] == {"expression_war": [0.3, 0.3]}
 
 
-def test_models_that_learned_from_others_are_refused(tmp_path: Path) -> None:
-    runs = {0.5: {"a": [write_result(tmp_path / "a", 0.5, 5)],
-                  "b": [write_result(tmp_path / "b", 0.5, 5, sha="y")]}}  # fmt: skip
+def test_models_that_learned_from_others_are_refused() -> None:
+    runs = {0.5: {"a": [result(0.5, 5)], "b": [result(0.5, 5, sha="y")]}}
     with pytest.raises(DataError, match=r"at 0.5 of the people the models learned from different"):
         curve(runs, ["expression_war"])
 
@@ -182,6 +183,5 @@ def test_the_report_draws_the_curve_and_says_where_the_order_turns(tmp_path: Pat
     assert "| people |  | 3 | 30 |" in text
 
 
-def test_a_report_without_shares_has_no_section(tmp_path: Path) -> None:
-    write_report(tmp_path, report_of())
-    assert "fractions" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+def test_a_report_without_shares_has_no_section() -> None:
+    assert "fractions" not in tables(complete(report_of()))
