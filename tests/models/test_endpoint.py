@@ -20,7 +20,7 @@ import torch
 from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import RecipeError
-from faceaffect.evaluation import compare
+from faceaffect.evaluation.costs import measure_all
 from faceaffect.evaluation.entrants import find_entrants
 from faceaffect.instructions.endpoint import EndpointError
 from faceaffect.models.endpoint import EndpointModel
@@ -270,7 +270,7 @@ def test_a_report_says_that_its_cost_is_unknown(serve: Any, tmp_path: Path) -> N
     assert main(["test", *words]) == 0
     (entrant,) = find_entrants([words[0]], [words[1]], 1)
     (run,) = (tmp_path / "runs" / "toy").iterdir()
-    costs, warnings = compare._measure([entrant], {"toy": [run]})
+    costs, warnings = measure_all([entrant], {"toy": [run]})
     assert set(costs["toy"].values()) == {None}
     assert len(warnings) == 1
     assert warnings[0].startswith("toy: runs behind an endpoint, so FLOPs, memory and speed cannot")
