@@ -7,7 +7,9 @@ from faceaffect.data.base import create_data
 from faceaffect.recipe import list_recipes, load_recipe, recipe_folder
 from faceaffect.runs.space import load_space
 
-COMPARED = [name for name in list_recipes() if name.startswith("mini_")]
+MULTIVIEW = [name for name in list_recipes() if name.startswith("mini_multiview_")]
+"""Those have a world of their own, seen from five sides."""
+COMPARED = [n for n in list_recipes() if n.startswith("mini_") and n not in MULTIVIEW]
 BP4D = [1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24]
 
 
@@ -26,6 +28,19 @@ def test_all_compared_recipes_carry_the_same_data_block(
     free = {"augment": None, "fraction": None}
     sections = [load_recipe(name)["data"] | free for name in COMPARED]
     assert all(section == sections[0] for section in sections)
+
+
+def test_recipes_of_several_views_carry_the_same_people_and_parts() -> None:
+    assert len(MULTIVIEW) == 3
+    drawn = {"views": None, "instances": None, "batch_size": None, "augment": None}
+    sections = [load_recipe(name)["data"] | drawn for name in MULTIVIEW]
+    assert all(section == sections[0] for section in sections)
+    twins = [load_recipe(f"mini_multiview_{name}") for name in ("finetuned", "scratch")]
+    models = [{k: v for k, v in twin["model"].items() if k != "from"} for twin in twins]
+    for section in ("data", "optim", "trainer", "checkpoint"):
+        assert twins[0][section] == twins[1][section]
+    assert models[0] == models[1] == twins[1]["model"]
+    assert create_data(**twins[0]["data"]).split.info["subjects"]["test"] >= 50
 
 
 RACE = ["mini_probe", "mini_auformer", "mini_sacl", "mini_emo_llama"]

@@ -26,6 +26,7 @@ from faceaffect.data.protocols import Protocol, Split, default_protocol
 from faceaffect.data.sampler import EpochBatches, au_weights, expression_weights
 from faceaffect.data.subset import fewer_people
 from faceaffect.data.transforms import build
+from faceaffect.data.views import ViewOrder
 from faceaffect.data.workers import cores
 from faceaffect.errors import DataError, FaceAffectError, RecipeError, shown, suggest
 from faceaffect.recipe.interpolation import check_places
@@ -52,6 +53,10 @@ class FaceDataModule(L.LightningDataModule):
         balance: what training draws equally often: ``expression`` classes, or more often: faces
             with a rare ``au``.
         balance_power: how far, from 0, not at all, to 1, all the way; the weights are raised to it.
+        views: so many views of one instance come side by side in the batches of training, for what
+            learns from several views; absent, each sample is drawn by itself.
+        instances: with ``views``, so many instances of one person at most follow each other, so
+            that a batch holds different expressions of one person.
         people: so many people of the training part are left, for learning from less data; absent,
             all. Validation and test stay whole.
         fraction: the same as a share of them.
@@ -68,6 +73,7 @@ class FaceDataModule(L.LightningDataModule):
         schema: names of the labels.
         skipped: samples that could not be read so far: id to reason.
         seen: what :meth:`crop` saw in pictures that are taken as they are.
+        view_order: draws the training part in views of one instance; None without ``views``.
     """
 
     def __init__(
@@ -81,6 +87,8 @@ class FaceDataModule(L.LightningDataModule):
         augment: Annotated[list[Any] | None, Component("transforms")] = None,
         balance: Literal["none", "expression", "au"] = "none",
         balance_power: float = 1.0,
+        views: int | None = None,
+        instances: int = 1,
         people: int | None = None,
         fraction: float | None = None,
         subset_seed: int = 0,
@@ -107,6 +115,12 @@ class FaceDataModule(L.LightningDataModule):
                 f"data.balance: the data has no labels for '{balance}'; "
                 f"its tasks are: {', '.join(dataset.schema.tasks)}"
             )
+        if views is not None and (balance != "none" or dataset.weights is not None):
+            raise RecipeError("data.views: goes with no balance and no weights of sources")
+        if views is not None and batch_size % views:
+            raise RecipeError(f"data.batch_size: {batch_size} is no multiple of {views} views")
+        if views is None and instances != 1:
+            raise RecipeError("data.instances: goes with data.views")
         self.schema = dataset.schema
         self.image_size = image_size
         self.batch_size = batch_size
@@ -129,6 +143,10 @@ class FaceDataModule(L.LightningDataModule):
             dataset, whole, people=people, fraction=fraction, seed=subset_seed
         )
         self.dataset = hide(dataset, self.split)
+        self.view_order: ViewOrder | None = None
+        if views is not None and len(self.split.train):
+            part = self.dataset.samples.take(self.split.train)
+            self.view_order = ViewOrder(part, views, instances)
         self._train: FaceLoader | None = None
         self._loaders: WeakSet[FaceLoader] = WeakSet()
         self._resume: dict[str, int] | None = None
@@ -269,6 +287,7 @@ class FaceDataModule(L.LightningDataModule):
             self.batch_size,
             train=train,
             weights=self._weights(indices) if train else None,
+            views=self.view_order if train else None,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             world=world,

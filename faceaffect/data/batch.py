@@ -24,6 +24,7 @@ class FaceBatch(TypedDict, total=False):
         landmarks: (B, 68, 2) or (B, T, 68, 2) float32 pixels of the image, NaN unknown. A label.
         pose: (B, 3) float32 pitch, yaw, roll in radians, NaN unknown. A label.
         attributes: name to (B,) int64 class index, -1 unknown. Labels.
+        instance: (B,) int64, equal for views of one expression of one person, -1 for a face alone.
         id: unique name of each sample: path relative to the root, or seed/index.
         subject: the person of each sample.
         features: what frozen networks see of each face, name to (B, ...), see
@@ -42,6 +43,7 @@ class FaceBatch(TypedDict, total=False):
     landmarks: Tensor
     pose: Tensor
     attributes: dict[str, Tensor]
+    instance: Tensor
     id: list[str]
     subject: list[str]
     features: dict[str, Tensor]

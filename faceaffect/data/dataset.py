@@ -34,6 +34,8 @@ class Samples:
             add up to 1, NaN unknown; what is trained on where it is there.
         va: (N, 2) float32 valence and arousal in [-1, 1], NaN unknown.
         attributes: name to (N,) int64 class index, -1 unknown.
+        instance: (N,) int64 which samples are views of one instance: one expression of one person
+            at one time, seen from several sides; -1 for a sample by itself.
         part: (N,) the published part: ``train``, ``val``, ``test`` or empty.
     """
 
@@ -46,6 +48,7 @@ class Samples:
     va: NDArray[np.float32] | None = None
     attributes: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     part: NDArray[np.str_] | None = None
+    instance: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.id)
@@ -232,7 +235,8 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
     if twice.any():
         raise DataError(f"{where}: the id '{np.sort(samples.id[twice])[0]}' occurs twice")
     shapes = {"subject": (n,), "au": (n, aus), "au_intensity": (n, aus), "expression": (n,),
-              "expression_share": (n, classes), "va": (n, 2), "part": (n,)}  # fmt: skip
+              "expression_share": (n, classes), "va": (n, 2), "part": (n,),
+              "instance": (n,)}  # fmt: skip
     for name, shape in shapes.items():
         column = getattr(samples, name)
         if column is not None and column.shape != shape:

@@ -127,7 +127,7 @@ def label_rows(samples: Samples, rows: Sequence[int]) -> FaceBatch:
     """Return names and labels of some rows of the label table."""
     index = np.asarray(rows, np.int64)
     batch = FaceBatch(id=samples.id[index].tolist(), subject=samples.subject[index].tolist())
-    for name in ("au", "au_intensity", "expression", "expression_share", "va"):
+    for name in ("au", "au_intensity", "expression", "expression_share", "va", "instance"):
         column = getattr(samples, name)
         if column is not None:
             batch[name] = torch.from_numpy(column[index])

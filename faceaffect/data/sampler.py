@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceaffect.data.dataset import Samples
+from faceaffect.data.views import ViewOrder
 
 
 class EpochBatches:
@@ -21,6 +22,8 @@ class EpochBatches:
         train: draw a new order each epoch and drop the last incomplete batch, if there is a
             complete one.
         weights: sampling weights of the indices, for training; None draws each sample once.
+        views: draws views of one instance side by side, for training and in place of weights;
+            a batch holds whole blocks of it.
         seed: of the order.
         rank: this process.
         world: number of processes.
@@ -33,6 +36,7 @@ class EpochBatches:
         *,
         train: bool = False,
         weights: NDArray[np.float64] | None = None,
+        views: ViewOrder | None = None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -41,6 +45,7 @@ class EpochBatches:
         self.batch_size = batch_size
         self.train = train
         self.weights = weights
+        self.views = views
         self.seed = seed
         self.rank = rank
         self.world = world
@@ -56,22 +61,35 @@ class EpochBatches:
         """Return the batches of a whole epoch, whatever ``start`` is."""
         n = len(range(self.rank, len(self.indices), self.world))
         if self.train:
-            n = len(self.indices) // self.world
+            n = self._units // self.world * self._together
         if self.train and n >= self.batch_size:
             return n // self.batch_size
         return -(-n // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        own = self.order(self.epoch)[self.rank :: self.world].tolist()
+        units = self.order(self.epoch).reshape(-1, self._together)
+        own = units[self.rank :: self.world].ravel().tolist()
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size
             yield [(self.epoch, index) for index in own[first : first + self.batch_size]]
+
+    @property
+    def _together(self) -> int:
+        """Samples that come to one process together."""
+        return self.views.views if self.views is not None and self.train else 1
+
+    @property
+    def _units(self) -> int:
+        return len(self.indices) if self.views is None else self.views.blocks
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the indices that all processes together draw in an epoch."""
         if not self.train:
             return self.indices
         generator = np.random.default_rng((self.seed, epoch))
+        if self.views is not None:
+            blocks = self.views.draw(generator)[: self._units // self.world * self.world]
+            return self.indices[blocks.ravel()]
         order = generator.permutation(len(self.indices))
         if self.weights is not None:
             order = order[np.argsort(self.weights[order], kind="stable")]

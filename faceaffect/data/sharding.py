@@ -204,7 +204,8 @@ def _png(frame: NDArray[np.uint8]) -> bytes:
 
 def _label_columns(dataset: FaceDataset) -> dict[str, NDArray[Any]]:
     samples = dataset.samples
-    names = ("id", "subject", "part", "au", "au_intensity", "expression", "expression_share", "va")
+    names = ("id", "subject", "part", "au", "au_intensity", "expression", "expression_share", "va",
+             "instance")  # fmt: skip
     columns = {name: getattr(samples, name) for name in names}
     columns |= {f"attribute/{name}": column for name, column in samples.attributes.items()}
     columns |= {"weight": dataset.weights, "origin": dataset.origin}

@@ -258,8 +258,9 @@ def _samples(table: Any, schema: LabelSchema, attributes: Iterable[str]) -> Samp
     for name, width in widths.items():
         if name in table.column_names:
             columns[name] = _column(table, name).reshape(-1, width)
-    if "expression" in table.column_names:
-        columns["expression"] = _column(table, "expression")
+    for name in ("expression", "instance"):
+        if name in table.column_names:
+            columns[name] = _column(table, name)
     groups = {name: _column(table, f"attribute/{name}") for name in attributes}
     return Samples(**columns, attributes=groups)
 

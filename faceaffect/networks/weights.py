@@ -59,8 +59,9 @@ class Freezable(nn.Module):
     asset or a hub revision names their weights, checkpoints leave them out.
 
     Attributes:
-        source: what names the weights: ``kind`` ("asset", "file" or "hub"), ``name`` and
-            ``fingerprint``; None for weights that nothing names.
+        source: what names the weights: ``kind`` ("asset", "file", "hub", or "run" for those of
+            another run, which a checkpoint stores nevertheless), ``name`` and ``fingerprint``; None
+            for weights that nothing names.
         frozen_parts: the module itself and every submodule at the time of freezing.
     """
 
@@ -78,8 +79,9 @@ class Freezable(nn.Module):
 
     @property
     def frozen_source(self) -> dict[str, Any] | None:
-        """What names the frozen weights; None if nothing does or the module trains."""
-        return self.source if self.frozen else None
+        """What names the frozen weights; None if nothing lasting does or the module trains."""
+        named = self.frozen and self.source is not None and self.source["kind"] != "run"
+        return self.source if named else None
 
     def freeze(self) -> None:
         """Stop training all parameters and put every present part into eval mode for good."""

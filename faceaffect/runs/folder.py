@@ -116,6 +116,8 @@ def made_of(data: FaceDataModule, model: FaceModule, recipe: Recipe) -> dict[str
 def _beside_labels(data: FaceDataModule) -> str:
     samples, digest = data.dataset.samples, hashlib.sha256()
     columns = {"intensity": samples.au_intensity, "weights": data.dataset.weights}
+    if samples.instance is not None:
+        columns["instance"] = samples.instance
     for name, column in sorted((columns | samples.attributes).items()):
         digest.update(name.encode() + (b"" if column is None else column.tobytes()))
     return digest.hexdigest()[:12]

@@ -12,8 +12,10 @@ from faceaffect import registry
 from faceaffect.data.base import FaceDataModule
 from faceaffect.errors import CheckpointError, RecipeError, SchemaError
 from faceaffect.models.loading import read_checkpoint
+from faceaffect.models.pretraining import EXPORT, PretrainingModule
 from faceaffect.module import FaceModule
-from faceaffect.networks.weights import frozen_sources
+from faceaffect.networks.backbones import Backbone
+from faceaffect.networks.weights import fingerprint, frozen_sources
 from faceaffect.progress import console
 from faceaffect.recipe import Recipe
 from faceaffect.runs.people import people_of
@@ -23,6 +25,9 @@ from faceaffect.schema import LabelSchema
 
 FROM = "from"
 """The key of the model section that names a run; no argument of the model."""
+
+_BACKBONE = "backbone."
+"""What the weights of a backbone are called in every model that has one."""
 
 
 def own_section(recipe: Recipe) -> dict[str, Any]:
@@ -61,6 +66,8 @@ def take_weights(model: FaceModule, file: Path) -> None:
 
     Every weight that was trained has to find its place, with its shape; what the model has besides,
     such as adapters that the run before did not have, stays as it is built. Adapters may be new.
+    A run that pre-trained a backbone gives it to any model with such a backbone, whatever the
+    labels; what pre-training had besides stays behind.
 
     Raises:
         CheckpointError: the weights are of another model, or do not fit.
@@ -69,6 +76,10 @@ def take_weights(model: FaceModule, file: Path) -> None:
     checkpoint = read_checkpoint(file)
     own = checkpoint["faceaffect"]
     name = registry.name_of("models", type(model))
+    backbone = getattr(model, "backbone", None)
+    if own["model"] != name and isinstance(backbone, Backbone) and _pretrains(own["model"]):
+        _take_backbone(model, backbone, file, checkpoint["state_dict"])
+        return
     if own["model"] != name:
         raise CheckpointError(f"model.from: {file} is a '{own['model']}', this is a '{name}'")
     stored = LabelSchema.from_dict(own["schema"])
@@ -79,7 +90,32 @@ def take_weights(model: FaceModule, file: Path) -> None:
             + "; ".join(lines or ["the order of names differs"])
         )
     _check_frozen(model, file, own["frozen"])
-    taken = _fitting(model, file, checkpoint["state_dict"])
+    _take(model, file, checkpoint["state_dict"])
+
+
+def _pretrains(name: str) -> bool:
+    """Return whether the model of this name trains a network for others to build on."""
+    if name not in registry.TABLES["models"]:
+        return False
+    return issubclass(registry.get("models", name), PretrainingModule)
+
+
+def _take_backbone(
+    model: FaceModule, backbone: Backbone, file: Path, state: Mapping[str, Tensor]
+) -> None:
+    """Put the backbone of a pre-training into a model, and note where it is from."""
+    _take(model, file, {key: v for key, v in state.items() if key.startswith(_BACKBONE)})
+    export = file.parent.parent / EXPORT
+    backbone.source = {
+        "kind": "run",
+        "name": str(export if export.is_file() else file),
+        "fingerprint": fingerprint(backbone.net.state_dict()),
+    }
+
+
+def _take(model: FaceModule, file: Path, state: Mapping[str, Tensor]) -> None:
+    """Put weights into a model, all of them, and say how many."""
+    taken = _fitting(model, file, state)
     with torch.no_grad():
         for target, value in taken:
             target.copy_(value)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,9 +255,11 @@ def build(recipe: Recipe, data: FaceDataModule | None = None) -> tuple[FaceDataM
 
 def build_model(recipe: Recipe, schema: LabelSchema) -> FaceModule:
     """Return the recipe's model for some labels, as it is before training."""
-    with hardware.building_for(hardware.device_for(recipe["trainer"])):
-        model = create_model(schema=schema, **own_section(recipe))
     before = checkpoint_before(recipe)
+    with hardware.building_for(hardware.device_for(recipe["trainer"])), warnings.catch_warnings():
+        if before is not None:  # what is built without weights gets them here
+            warnings.filterwarnings("ignore", ".* is frozen with random weights")
+        model = create_model(schema=schema, **own_section(recipe))
     if before is not None:
         take_weights(model, before)
     return model

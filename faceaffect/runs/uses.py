@@ -66,9 +66,15 @@ def doubts(data: FaceDataModule) -> list[str]:
     """Return a line for each thing in the labels that leaves little to learn or to test.
 
     One expression or one value of valence on a side, an expression or an action unit that is never
-    there to train on or to test, one person for all faces.
+    there to train on or to test, one person for all faces, faces with too few views of theirs.
     """
     found = []
+    order = data.view_order
+    if order is not None and order.never:
+        found.append(
+            f"{order.never:,} faces to train on have fewer than {order.views} views of their "
+            "instance and are never drawn"
+        )
     for side, words in (("train", "to train on"), ("test", "to test")):
         part = data.dataset.samples.take(getattr(data.split, side))
         if len(part):

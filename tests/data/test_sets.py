@@ -44,6 +44,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path], list[str]]] = {
                          ["data.sample=three", "data.scheme=three"]),
     "disfa_plus": ("disfa_plus", sets.disfa_plus, ["data.align=none", "data.protocol.folds=3"]),
     "bp4d_plus": ("bp4d_plus", bp4d_plus, ["data.align=none", "data.protocol.folds=3"]),
+    "multiview": ("multiview", sets.kdef, ["data.protocol.folds=3"]),
     "folder": ("folder", sets.folder, []),
     "folder, parts": ("folder", lambda r: sets.folder(r, ("train", "test")), []),
     "hf": ("hf", sets.hub, _HF),

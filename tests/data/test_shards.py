@@ -216,3 +216,17 @@ def test_webdataset_reads_the_export(table: Path, tmp_path: Path) -> None:
     assert len(samples) == N - 1  # one file is damaged
     assert samples[0]["jpg"] == (table.parent / "0.jpg").read_bytes()
     assert json.loads(samples[0]["json"])["subject"] == "p0"
+
+
+def test_views_of_an_instance_stay_together_in_shards(tmp_path: Path) -> None:
+    world = {"n": 18, "subjects": 3, "image_size": 32, "yaws": [-20, 0, 20], "protocol": "all"}
+    recipe = tmp_path / "drawn.yaml"
+    section = ", ".join(f"{key}: {value}" for key, value in world.items())
+    recipe.write_text(
+        "model: {name: timm_classifier, backbone: test_vit}\n"
+        f"data: {{name: synthetic, {section}, num_workers: 0}}\n"
+    )
+    assert main(["shard", str(recipe), str(tmp_path / "out")]) == 0
+    drawn = create_data("synthetic", **world).dataset
+    assert drawn.samples.instance is not None
+    equal(drawn, opened(tmp_path / "out", protocol="all").dataset)

@@ -77,6 +77,7 @@ DATA: dict[str, Any] = {
     "folder": lambda root: [f"data.root={sets.folder(root)}"],
     "hf": hub,
     "mafw": lambda root: [f"data.root={sets.mafw(root)}", "data.frames=2"],
+    "multiview": lambda root: [f"data.root={sets.kdef(root)}"],
     "rafdb": lambda root: [f"data.root={rafdb.write(root)}"],
     "template_labels": lambda root: ["data.n=60"],
     "synthetic": lambda root: ["data.n=60", "data.subjects=20", f"data.cache={root}"],

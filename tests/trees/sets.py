@@ -223,3 +223,15 @@ def hub(root: Path, save: Callable[[dict, Path], object] | None = None) -> Path:
         )  # fmt: skip
     datasets.DatasetDict(splits).save_to_disk(str(root / "saved"))
     return root / "saved"
+
+
+def kdef(root: Path, people: tuple[str, ...] = ("F01", "F02", "M01")) -> Path:
+    """Write people from five sides in session A, the first also in session B, and other files."""
+    sessions = [f"A{person}" for person in people] + [f"B{people[0]}"]
+    for session in sessions:
+        for label, code in enumerate(("AF", "AN", "DI", "HA", "NE", "SA", "SU")):
+            for angle in ("FL", "HL", "S", "HR", "FR"):
+                draw(root / session / f"{session}{code}{angle}.JPG", label)
+    draw(root / "AF01" / "AF01V.JPG", 0)
+    (root / "README.txt").write_text("KDEF")
+    return root

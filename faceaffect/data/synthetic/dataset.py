@@ -20,6 +20,7 @@ from faceaffect.data.synthetic.identity import ATTRIBUTES, Identity, attribute_t
 from faceaffect.data.synthetic.render import Picture, render
 from faceaffect.data.synthetic.sampling import LabelSampler
 from faceaffect.data.synthetic.scene import Scene, draw_scene
+from faceaffect.data.synthetic.turning import check_yaws, turned, yaw_column, yaw_names
 from faceaffect.data.workers import cores, one_thread
 from faceaffect.errors import DataError, shown
 from faceaffect.progress import console
@@ -43,6 +44,8 @@ class SyntheticFaces(FaceDataset):
 
     What a sample shows depends on the seed and its index alone, whatever the process; who it shows
     depends on the seed and the subject number. Sample i shows subject i modulo `subjects`.
+    With V `yaws`, samples V * k to V * k + V - 1 are the views of instance k, which shows subject k
+    modulo `subjects`.
 
     Args:
         n: number of samples.
@@ -62,6 +65,9 @@ class SyntheticFaces(FaceDataset):
             intensities and valence and arousal then stay true.
         occlusion: probability of a random object before the face.
         hide: {AU: probability that an object covers its evidence}.
+        yaws: degrees from -60 to 60; each expression of a person is drawn at each of them, and the
+            samples are its views, with the attribute ``yaw``. None draws a yaw of up to 30 degrees
+            for each sample.
         cache: folder where rendered samples are kept, None for none.
 
     Raises:
@@ -83,8 +89,11 @@ class SyntheticFaces(FaceDataset):
         label_noise: float = 0.0,
         occlusion: float = 0.08,
         hide: dict[int, float] | None = None,
+        yaws: list[float] | None = None,
         cache: str | None = None,
     ) -> None:
+        if yaws is not None:
+            check_yaws(yaws, clips)
         hidden = {int(au): float(share) for au, share in (hide or {}).items()}
         _check(n=n, subjects=subjects, seed=seed, image_size=image_size, clips=clips)
         _check_shares(
@@ -100,18 +109,22 @@ class SyntheticFaces(FaceDataset):
         shown = tuple(expressions) or facs.EXPRESSIONS[:7]
         pairs = _pairs(cooccurrence or [])
         rates = rates if isinstance(rates, str) else {int(au): r for au, r in rates.items()}
-        self._labels = LabelSampler(rates, shown, pairs)(n, seed)
-        self._subject = np.arange(n) % subjects
+        self._yaws = () if yaws is None else tuple(map(float, yaws))
+        self._instance = np.arange(n) // max(1, len(self._yaws))
+        of_instance = LabelSampler(rates, shown, pairs)(int(self._instance[-1]) + 1, seed)
+        self._labels = of_instance.take(self._instance)
+        self._subject = self._instance % subjects
         self._cache: Path | None = None
         if cache:
             world = (seed, subjects, image_size, clips, occlusion, sorted(hidden.items()), shown)
             drawn = rates if isinstance(rates, str) else sorted(rates.items())
-            self._cache = _cache_folder(cache, (*world, drawn, sorted(pairs.items())))
+            turns = (self._yaws,) if self._yaws else ()
+            self._cache = _cache_folder(cache, (*world, drawn, sorted(pairs.items()), *turns))
         schema = LabelSchema(tuple(aus), tuple(expressions), valence_arousal)
         super().__init__(
             schema,
             self._table(schema, subjects, label_noise),
-            attribute_names=ATTRIBUTES,
+            attribute_names=ATTRIBUTES | yaw_names(self._yaws),
             notes={"renderer": VERSION, "positive_from": POSITIVE_FROM, "label_noise": label_noise},
         )
 
@@ -136,7 +149,9 @@ class SyntheticFaces(FaceDataset):
             au_intensity=grade if schema.aus else None,
             expression=expression if schema.expressions else None,
             va=self._labels.va if schema.valence_arousal else None,
-            attributes={name: column[self._subject] for name, column in people.items()},
+            attributes={name: column[self._subject] for name, column in people.items()}
+            | yaw_column(self._yaws, len(au)),
+            instance=self._instance if self._yaws else None,
         )
 
     def person(self, index: int) -> Identity:
@@ -146,13 +161,17 @@ class SyntheticFaces(FaceDataset):
     def scene(self, index: int) -> Scene:
         """Under which circumstances, at the apex."""
         contempt = facs.EXPRESSIONS[self._labels.expression[index]] == "contempt"
-        return draw_scene(
-            np.random.default_rng([self.seed, 105, index]),
+        scene = draw_scene(
+            np.random.default_rng([self.seed, 105, int(self._instance[index])]),
             self._labels.grade[index],
             one_sided=contempt,
             occlusion=self.occlusion,
             hide=self.hide,
         )
+        if not self._yaws:
+            return scene
+        rng = np.random.default_rng([self.seed, 110, index])
+        return turned(scene, self._yaws[index % len(self._yaws)], rng)
 
     def render(self, index: int) -> Loaded:
         """Draw a sample anew, without the cache."""

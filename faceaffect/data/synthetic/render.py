@@ -11,6 +11,7 @@ from faceaffect.data.synthetic.canvas import Canvas, Face, Image
 from faceaffect.data.synthetic.geometry import LANDMARKS, TEMPLATE, Array, View, rotation
 from faceaffect.data.synthetic.identity import Identity
 from faceaffect.data.synthetic.scene import Scene
+from faceaffect.data.synthetic.turning import far_round, paint_back, side_outline
 
 _FOLLOW = np.concatenate([np.eye(len(TEMPLATE), dtype=np.float32), marks.MARK_WEIGHTS])
 _FIELDS: Final = np.einsum("mn,sanc->samc", _FOLLOW, geometry.ACTION_FIELDS).reshape(
@@ -72,9 +73,13 @@ def _draw(person: Identity, scene: Scene, points: Array, size: int) -> Image:
     parts = [points, person.spots, dressing.hairline(person)]
     flat, ear = seen.project(np.concatenate(parts)), seen.project(dressing.ears(person))
     flat, border = flat[: -len(parts[-1])], flat[-len(parts[-1]) :]
-    outline = dressing.face_outline(flat)
+    outline, side = dressing.face_outline(flat), far_round(scene)
+    if side:
+        outline = side_outline(outline, flat)
     light = scene.ambient + (1 - scene.ambient) * 1.25 * float(scene.light[2])
     face = Face(canvas, person, scene, flat, seen, float(np.clip(light, 0.55, 1.12)))
+    if side:
+        paint_back(face)
     dressing.paint_hair_behind(face)
     dressing.paint_body(face)
     middle = 0.5 * (outline.min(0) + outline.max(0))

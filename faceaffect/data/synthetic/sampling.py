@@ -38,6 +38,10 @@ class Labels:
     grade: npt.NDArray[np.float32]
     va: npt.NDArray[np.float32]
 
+    def take(self, index: npt.NDArray[np.int64]) -> "Labels":
+        """Labels of some samples, of a sample as often as its index stands there."""
+        return Labels(self.expression[index], self.grade[index], self.va[index])
+
 
 class LabelSampler:
     """Draws labels whose AU rates, expression shares and co-occurrence follow the given numbers.
