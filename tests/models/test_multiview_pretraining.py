@@ -172,13 +172,16 @@ def trainer(place: Path, epochs: int = 1) -> L.Trainer:
     )  # fmt: skip
 
 
-def test_views_come_together_in_training(tmp_path: Path) -> None:
-    data, net = drawn(), module()
-    net.optim.lr, net.optim.schedule = 3e-3, "constant"
-    batch = next(iter(data.train_dataloader()))
-    before = net.eval().loss(batch).item()
-    trainer(tmp_path, 6).fit(net, datamodule=data)
-    assert net.eval().loss(batch).item() < 0.8 * before
+def test_the_views_of_a_batch_come_together() -> None:
+    net = module().train()
+    batch = next(iter(drawn().train_dataloader()))
+    optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
+    before = net.loss(batch).item()
+    for _ in range(40):
+        optimiser.zero_grad()
+        net.loss(batch).backward()
+        optimiser.step()
+    assert net.loss(batch).item() < 0.8 * before
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +202,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_export_is_a_backbone_that_tells_what_it_saw(run: Path) -> None:
     about = load_asset_metadata(run / "export.safetensors")
-    assert about["trained_on"].startswith("39 samples of 3 people, synthetic")
+    assert about["trained_on"].startswith("36 samples of 3 people, synthetic")
     again = create_backbone(**NET, weights=str(run / "export.safetensors"))
     before = load_model(run / "checkpoints" / "best.ckpt").backbone.net.state_dict()
     for key, value in again.net.state_dict().items():
@@ -219,7 +222,7 @@ def test_a_model_starts_from_the_backbone_and_keeps_it(
         assert torch.equal(value, pretrained[key]), key
     (told,) = started_from(model)
     assert told["labels"].startswith("which pictures are views of one expression")
-    assert told["data"].startswith("39 samples of 3 people")
+    assert told["data"].startswith("36 samples of 3 people")
     assert told["frozen"] is (mode == "linear")
     # Nothing lasting names these weights, so the checkpoint of what is built on them holds them.
     loader = torch.utils.data.DataLoader([face_batch(EXPRESSIONS, 6, size=32)], batch_size=None)
