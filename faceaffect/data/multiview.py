@@ -212,7 +212,7 @@ def _of_expressions(
 def _instances(table: pd.DataFrame) -> NDArray[np.int64]:
     """Return which rows show one expression of one person at one time; -1 for a row by itself."""
     code = table.groupby(["person", "instance", "expression"], sort=True).ngroup()
-    return code.where(table["instance"] != "", -1).to_numpy(np.int64)
+    return np.asarray(code.where(table["instance"] != "", -1), np.int64)
 
 
 def _yaw_classes(yaw: NDArray[np.float64], root: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:

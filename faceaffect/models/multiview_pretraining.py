@@ -254,7 +254,7 @@ class ViewRetrieval(Metric):
     def compute(self) -> Tensor:
         """Return the share, NaN where no instance has two views."""
         faces, instance = dim_zero_cat(self.projected), dim_zero_cat(self.instance)
-        _, inverse, count = instance.unique(return_inverse=True, return_counts=True)
+        _, inverse, count = torch.unique(instance, return_inverse=True, return_counts=True)
         counted = (count[inverse] > 1) & (instance >= 0)
         hits = torch.zeros(len(faces), dtype=torch.bool, device=faces.device)
         for first in range(0, len(faces), _ROWS):

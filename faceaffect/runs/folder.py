@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 import faceaffect
@@ -115,7 +116,10 @@ def made_of(data: FaceDataModule, model: FaceModule, recipe: Recipe) -> dict[str
 
 def _beside_labels(data: FaceDataModule) -> str:
     samples, digest = data.dataset.samples, hashlib.sha256()
-    columns = {"intensity": samples.au_intensity, "weights": data.dataset.weights}
+    columns: dict[str, NDArray[Any] | None] = {
+        "intensity": samples.au_intensity,
+        "weights": data.dataset.weights,
+    }
     if samples.instance is not None:
         columns["instance"] = samples.instance
     for name, column in sorted((columns | samples.attributes).items()):

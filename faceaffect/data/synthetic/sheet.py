@@ -70,6 +70,16 @@ def clip_sheet(clips: int = 5, frames: int = 10, size: int = 112, seed: int = 3)
     return np.concatenate(rows)
 
 
+def view_sheet(
+    yaws: Sequence[float] = (-60, -30, 0, 30, 60), instances: int = 10, size: int = 112
+) -> Image:
+    """Two expressions of as many people a row, each seen from several sides. Returns (H, W, 3)."""
+    data = SyntheticFaces(
+        instances * len(yaws), instances, seed=5, rates="uniform", image_size=size, yaws=[*yaws]
+    )
+    return dataset_sheet([data.load(i).image for i in range(len(data))], columns=2 * len(yaws))
+
+
 def dataset_sheet(
     images: Sequence[Image], landmarks: Sequence[Array] = (), columns: int = 8
 ) -> Image:
@@ -86,8 +96,8 @@ def dataset_sheet(
 def write_sheets(folder: str | Path, size: int = 112) -> list[Path]:
     """Write the sheets of the docs as WebP files into `folder` and return their paths.
 
-    Action units on three sheets, expressions, clips, and 48 samples of the dataset as it is by
-    default; every face is `size` pixels wide.
+    Action units on three sheets, expressions, clips, views, and 48 samples of the dataset as it is
+    by default; every face is `size` pixels wide.
 
     Raises:
         OSError: a file cannot be written.
@@ -98,6 +108,7 @@ def write_sheets(folder: str | Path, size: int = 112) -> list[Path]:
     sheets = {f"aus_{part}": au_sheet(aus, size=size) for part, aus in _SHEET_AUS.items()} | {
         "expressions": expression_sheet(size=size),
         "clips": clip_sheet(size=size),
+        "views": view_sheet(size=size),
         "samples": dataset_sheet([data.load(i).image for i in range(len(data))], columns=12),
     }
     return [write_image(folder / f"synthetic_{name}.webp", image) for name, image in sheets.items()]
