@@ -55,7 +55,8 @@ SLOW = {"mini_emola", "mini_vlm_reward"}
 STARTED = [name for name in list_recipes() if "from" in load_recipe(name)["model"]]
 """Each starts from the run of another recipe, and is trained where that is."""
 TRAINED = ["emo_llama_7b_mixture", *(name for name in list_recipes()
-           if name not in FULL_SIZE and "face_mllm_" not in name and name not in STARTED)]  # fmt: skip
+           if name not in FULL_SIZE and "face_mllm_" not in name
+           and name not in STARTED)]  # fmt: skip
 LARGE = [name for name in FULL_SIZE
          if takes_long(name) and name.startswith("emo_llama") and name not in TRAINED]  # fmt: skip
 
