@@ -27,7 +27,7 @@ from faceaffect.errors import CheckpointError, FaceAffectError, SchemaError
 from faceaffect.networks import backbones
 from faceaffect.optim import Optim, decay_groups
 from faceaffect.progress import console
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import TASKS, LabelSchema
 from faceaffect.scores.metrics import TaskMetrics, score
 from faceaffect.scores.predictions import Predictions
 
@@ -109,8 +109,10 @@ class AffectModule(FaceModule):
     gets every batch as ``video``; else clips reach it frame by frame, and predictions are averaged
     over the frames of a clip. With ``needs_training = False`` it is tested as it is built, and with
     ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here; a report
-    says so in the words of ``unknown_cost``. With ``zero_shot = True`` it has something to say
-    before any training, so that ``trainer.max_epochs: 0`` tests it as it is built.
+    says so in the words of ``unknown_cost``. ``can_answer`` names the tasks that it can have. With
+    ``frozen_clips = True`` its :meth:`frozen_features` takes clips too. With
+    ``zero_shot = True`` it has something to say before any training, so that
+    ``trainer.max_epochs: 0`` tests it as it is built.
 
     What it may have besides: ``heads``, its last layers; ``cam_layer``, a layer with an output of
     (B, C, H, W) for ``explain``; ``graphs(batch)``, (B, S, N, N) weights of edges between its N
@@ -128,6 +130,8 @@ class AffectModule(FaceModule):
     """
 
     clips = False
+    can_answer: tuple[str, ...] = TASKS
+    frozen_clips = False
     has_cost = True
     unknown_cost = "its answers were made elsewhere, at an unknown cost"
     zero_shot = False
@@ -136,7 +140,13 @@ class AffectModule(FaceModule):
         super().__init__(schema)
         if not self.schema.tasks:
             raise SchemaError(
-                "schema: a model needs at least one task: aus, expressions or valence_arousal"
+                "schema: a model needs at least one task: aus, expressions, valence_arousal or felt"
+            )
+        beyond = [task for task in self.schema.tasks if task not in self.can_answer]
+        if beyond:
+            raise SchemaError(
+                f"schema: {type(self).__name__} cannot answer '{beyond[0]}', which the data "
+                f"labels; it answers {', '.join(self.can_answer)}"
             )
         self.statistics: dict[str, Any] | None = None
         self.crop: Crop | None = None
@@ -160,7 +170,8 @@ class AffectModule(FaceModule):
 
         Returns:
             ``au``: (B, A) probabilities; ``expression``: (B, K) probabilities that sum to 1;
-            ``va``: (B, 2) in [-1, 1]. A model that answers in words adds ``text``, B strings.
+            ``va``: (B, 2) in [-1, 1]; ``felt``: (B, F) probabilities that sum to 1. A model that
+            answers in words adds ``text``, B strings.
 
         Raises:
             DataError: what was handed over is no face, or a file cannot be read.
@@ -179,7 +190,8 @@ class AffectModule(FaceModule):
 
         Args:
             statistics: ``n``, ``au_rate`` (AU name to rate of positives), ``expression_count``
-                (class name to count), ``va_mean``; see ``FaceDataModule.statistics``.
+                and ``felt_count`` (class name to count), ``va_mean``; see
+                ``FaceDataModule.statistics``.
         """
         self.statistics = statistics
 
@@ -220,14 +232,15 @@ class AffectModule(FaceModule):
                 "data and model share no label name: "
                 + "; ".join(self._data_schema.difference(self.schema, ("data", "model")))
             )
-        own, theirs = self.schema.expressions, self._data_schema.expressions
-        shared = [name for name in own if name in theirs]
-        if len(shared) == 1 and {*own} != {*theirs}:
-            raise SchemaError(
-                f"data and model share one expression only, {shared[0]}, and whoever answers "
-                "nothing else is always right: "
-                + "; ".join(self._data_schema.difference(self.schema, ("data", "model")))
-            )
+        for task, what in (("expression", "expression"), ("felt", "felt emotion")):
+            own, theirs = self.schema.names(task), self._data_schema.names(task)
+            shared = [name for name in own if name in theirs]
+            if len(shared) == 1 and {*own} != {*theirs}:
+                raise SchemaError(
+                    f"data and model share one {what} only, {shared[0]}, and whoever answers "
+                    "nothing else is always right: "
+                    + "; ".join(self._data_schema.difference(self.schema, ("data", "model")))
+                )
         self.metrics = TaskMetrics(self._scored)
 
     def _take_crop(self, data: Any) -> None:

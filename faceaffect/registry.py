@@ -24,6 +24,7 @@ TABLES: dict[str, dict[str, str]] = {
     "models": {
         "auformer": "faceaffect.models.auformer:AUFormer",
         "distillation": "faceaffect.models.distillation:Distillation",
+        "emert": "faceaffect.models.emert:Emert",
         "endpoint": "faceaffect.models.endpoint:EndpointModel",
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
         "gimefive": "faceaffect.models.gimefive:GiMeFive",
@@ -59,6 +60,7 @@ TABLES: dict[str, dict[str, str]] = {
         "dfew": "faceaffect.data.dfew:Dfew",
         "disfa": "faceaffect.data.disfa:Disfa",
         "disfa_plus": "faceaffect.data.disfa_plus:DisfaPlus",
+        "emer": "faceaffect.data.emer:Emer",
         "faba_bench": "faceaffect.data.faba:FabaBench",
         "facial_expressions": "faceaffect.data.facial_expressions:FacialExpressions",
         "fer2013": "faceaffect.data.fer:Fer2013",

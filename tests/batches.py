@@ -27,8 +27,11 @@ def face_batch(
         batch["expression"] = torch.arange(n) % len(schema.expressions)
     if schema.valence_arousal:
         batch["va"] = torch.rand(n, 2, generator=g) * 2 - 1
+    if schema.felt:
+        batch["felt"] = torch.arange(n) % len(schema.felt)
     if not known:
-        for key, unknown in (("au", torch.nan), ("expression", -1), ("va", torch.nan)):
+        unknowns = {"au": torch.nan, "expression": -1, "va": torch.nan, "felt": -1}
+        for key, unknown in unknowns.items():
             if key in batch:
                 batch[key].fill_(unknown)
     return batch
@@ -41,4 +44,5 @@ def statistics(schema: LabelSchema = FULL) -> dict:
         "au_rate": {name: 0.1 + 0.1 * i for i, name in enumerate(schema.au_names)},
         "expression_count": {name: 10 * (i + 1) for i, name in enumerate(schema.expressions)},
         "va_mean": [0.1, -0.2] if schema.valence_arousal else None,
+        "felt_count": {name: 10 * (i + 1) for i, name in enumerate(schema.felt)},
     }

@@ -15,6 +15,7 @@ from faceaffect.registry import TABLES, get
 SMALL: dict[str, dict[str, Any]] = {
     "auformer": {"backbone": "test_vit", "expert_width": 4},
     "sacl": {"backbone": "test_resnet", "width": 32, "key_width": 8, "rank": 4},
+    "emert": {"backbone": "test_resnet", "width": 16, "projected": 16, "lstm_layers": 1},
     "timm_classifier": {"backbone": "test_vit"},
     "vlm": {"lora": {"r": 16, "alpha": 32.0, "dropout": 0.0}, "dtype": "float32"},
 }
@@ -74,6 +75,25 @@ def test_answers_every_task_in_range(name: str, schema: LabelSchema) -> None:
     if schema.valence_arousal:
         assert answers["va"].shape == (4, 2)
         assert (answers["va"].abs() <= 1).all()
+
+
+FELT = LabelSchema(expressions=("happiness", "anger"), felt=("calm", "happiness", "anger"))
+
+
+def test_answers_what_is_felt_or_says_that_it_cannot(name: str) -> None:
+    if "felt" not in MODELS[name].can_answer:
+        with pytest.raises(SchemaError, match="cannot answer 'felt', which the data labels"):
+            build(name, FELT)
+        return
+    model = build(name, FELT).train()
+    unknown = face_batch(FELT, 4, known=False, clips=2 * model.clips)
+    assert model.loss(unknown).item() == 0
+    unknown["felt"][1] = 2
+    assert model.loss(unknown).item() > 0
+    with torch.no_grad():
+        felt = model.eval().predict(unknown)["felt"]
+    assert felt.shape == (4, 3)
+    torch.testing.assert_close(felt.sum(1), torch.ones(4))
 
 
 def test_loss_reaches_what_is_trained_and_nothing_else(name: str) -> None:

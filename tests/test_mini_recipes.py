@@ -9,7 +9,9 @@ from faceaffect.runs.space import load_space
 
 MULTIVIEW = [name for name in list_recipes() if name.startswith("mini_multiview_")]
 """Those have a world of their own, seen from five sides."""
-COMPARED = [n for n in list_recipes() if n.startswith("mini_") and n not in MULTIVIEW]
+EMERT = ["mini_emert", "mini_emert_face_only"]
+"""Those too: one in which faces deceive."""
+COMPARED = [n for n in list_recipes() if n.startswith("mini_") and n not in MULTIVIEW + EMERT]
 BP4D = [1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24]
 
 
@@ -43,6 +45,15 @@ def test_recipes_of_several_views_carry_the_same_people_and_parts() -> None:
     assert create_data(**twins[0]["data"]).split.info["subjects"]["test"] >= 50
 
 
+def test_the_twins_of_emert_differ_in_what_they_see_alone() -> None:
+    both = [load_recipe(name) for name in EMERT]
+    assert both[0]["model"].pop("modalities") == ["face", "eyes", "fixations"]
+    assert both[1]["model"].pop("modalities") == ["face"]
+    for section in ("model", "data", "optim", "trainer", "seed"):
+        assert both[0][section] == both[1][section]
+    assert 0 < both[0]["data"]["deceive"] < 1
+
+
 RACE = ["mini_probe", "mini_auformer", "mini_sacl", "mini_emo_llama"]
 """The recipes of the command in the README."""
 
@@ -67,7 +78,7 @@ def test_the_data_is_bp4d_like_and_people_do_not_cross() -> None:
 
 
 def test_no_mini_recipe_asks_the_hub() -> None:
-    for name in COMPARED:
+    for name in [*COMPARED, *EMERT]:
         assert "pretrained: true" not in (recipe_folder() / f"{name}.yaml").read_text()
 
 

@@ -63,7 +63,7 @@ def _origin(dataset: FaceDataset) -> NDArray[np.str_]:
 
 
 def not_taught(dataset: FaceDataset, rest: Indices, test: Indices) -> list[str]:
-    """Return the AUs, classes, or ``valence and arousal`` that only the test part labels."""
+    """Return the AUs, classes, felt emotions, or ``valence and arousal`` of the test part alone."""
     train, tested, schema = dataset.samples.take(rest), dataset.samples.take(test), dataset.schema
     names: list[str] = []
     if train.au is not None and tested.au is not None:
@@ -72,6 +72,9 @@ def not_taught(dataset: FaceDataset, rest: Indices, test: Indices) -> list[str]:
     if train.expression is not None and tested.expression is not None:
         only_there = set(tested.expression.tolist()) - set(train.expression.tolist()) - {-1}
         names += [schema.expressions[index] for index in sorted(only_there)]
+    if train.felt is not None and tested.felt is not None:
+        only_there = set(tested.felt.tolist()) - set(train.felt.tolist()) - {-1}
+        names += [f"felt {schema.felt[index]}" for index in sorted(only_there)]
     if train.va is not None and tested.va is not None:
         known = ~np.isnan(tested.va).all()
         names += ["valence and arousal"] * bool(np.isnan(train.va).all() and known)
@@ -97,6 +100,10 @@ def hide(dataset: FaceDataset, split: Split) -> FaceDataset:
         if samples.expression_share is not None:
             hidden.expression_share = samples.expression_share.copy()
             hidden.expression_share[lost] = np.nan
+    if samples.felt is not None:
+        classes = [i for i, name in enumerate(schema.felt) if f"felt {name}" in names]
+        hidden.felt = samples.felt.copy()
+        hidden.felt[test[np.isin(samples.felt[test], classes)]] = -1
     if samples.va is not None and "valence and arousal" in names:
         hidden.va = samples.va.copy()
         hidden.va[test] = np.nan

@@ -14,7 +14,7 @@ from faceaffect.data.labels import LabelTable, choose_tasks
 from faceaffect.data.listed import added
 from faceaffect.errors import DataError, RecipeError, shown
 from faceaffect.files import entries
-from faceaffect.schema import TASKS, LabelSchema
+from faceaffect.schema import LabelSchema
 
 AUS = (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)
 LABELS = LabelTable(
@@ -76,7 +76,7 @@ class AffWild2(FaceDataset):
     ) -> None:
         if every < 1:
             raise RecipeError(f"data.every: {every} is not positive")
-        chosen, folder = choose_tasks(tasks, TASKS), Path(root)
+        chosen, folder = choose_tasks(tasks, tuple(_CHALLENGE)), Path(root)
         place = _annotations(folder, abaw)
         lists = _lists(place, chosen, tasks is not None)
         pictures = _pictures(folder, images)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from faceaffect import registry
 from faceaffect.components import Component, arguments, create
 from faceaffect.data.across import hide
+from faceaffect.data.batch import SIGNALS
 from faceaffect.data.dataset import FaceDataset as FaceDataset
 from faceaffect.data.dataset import Loaded as Loaded
 from faceaffect.data.dataset import Samples as Samples
@@ -30,6 +31,7 @@ from faceaffect.data.views import ViewOrder
 from faceaffect.data.workers import cores
 from faceaffect.errors import DataError, FaceAffectError, RecipeError, shown, suggest
 from faceaffect.recipe.interpolation import check_places
+from faceaffect.schema import CLASS_TASKS
 
 _BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
     "expression": expression_weights,
@@ -217,8 +219,9 @@ class FaceDataModule(L.LightningDataModule):
 
         Returns:
             ``n``: samples; ``au_rate``: AU name to rate of positives among known labels (0 where
-            none is known); ``expression_count``: class name to count; ``va_mean``: mean valence
-            and arousal.
+            none is known); ``expression_count`` and ``felt_count``: class name to count;
+            ``va_mean``: mean valence and arousal; ``eyes`` and ``fixations``, where they were
+            measured: ``mean`` and ``std`` of each of their values.
         """
         part, schema = self.dataset.samples.take(self.split.train), self.schema
         found: dict[str, Any] = {"n": len(part)}
@@ -226,13 +229,19 @@ class FaceDataModule(L.LightningDataModule):
             known = np.maximum((~np.isnan(part.au)).sum(0), 1)
             rate = np.nansum(part.au, 0, dtype=np.float64) / known
             found["au_rate"] = dict(zip(schema.au_names, rate.tolist(), strict=True))
-        if part.expression is not None:
-            label = part.expression[part.expression >= 0]
-            count = np.bincount(label, minlength=len(schema.expressions))
-            found["expression_count"] = dict(zip(schema.expressions, count.tolist(), strict=True))
+        for task in CLASS_TASKS:
+            label = getattr(part, task)
+            if label is not None:
+                count = np.bincount(label[label >= 0], minlength=len(schema.names(task)))
+                named = dict(zip(schema.names(task), count.tolist(), strict=True))
+                found[f"{task}_count"] = named
         if part.va is not None:
             known = np.maximum((~np.isnan(part.va)).sum(0), 1)
             found["va_mean"] = (np.nansum(part.va, 0, dtype=np.float64) / known).tolist()
+        for name in SIGNALS:
+            signal = getattr(part, name)
+            if signal is not None:
+                found[name] = _spread(signal)
         return found
 
     def look(self, count: int = 32) -> Look:
@@ -316,6 +325,16 @@ class FaceDataModule(L.LightningDataModule):
             rarity = _BALANCE[self.balance](self.dataset.samples.take(indices))
             weights = weights * rarity**self.balance_power
         return weights
+
+
+def _spread(signal: NDArray[np.float32]) -> dict[str, list[float]]:
+    """Mean and standard deviation of the known entries of each value, 0 and 1 where none is."""
+    rows = signal.reshape(-1, signal.shape[-1]).astype(np.float64)
+    known = ~np.isnan(rows)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, rows, 0).sum(0) / count
+    std = np.sqrt(np.square(np.where(known, rows - mean, 0)).sum(0) / count)
+    return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1).tolist()}
 
 
 def _workers(batches: int) -> int:

@@ -20,7 +20,15 @@ class FaceBatch(TypedDict, total=False):
         expression: (B,) int64 class index, -1 unknown.
         expression_share: (B, K) float32 share of each class in the votes for a face, rows that add
             up to 1, NaN unknown. What is trained on where it is there; ``expression`` is scored.
+        expression_intensity: (B,) float32 how strongly the expression is shown, in [0, 3], NaN
+            unknown.
         va: (B, 2) float32 valence and arousal in [-1, 1], NaN unknown.
+        felt: (B,) int64 class index of what the person feels, -1 unknown; the face may show
+            another.
+        eyes: (B, S, D) float32 what an eye tracker measured in S steps, NaN unknown; a clip that is
+            shorter ends in NaN.
+        fixations: (B, F, 2) float32 where the eyes rested on the screen, in order, its left upper
+            corner (0, 0) and its right lower one (1, 1), NaN where there is no more.
         landmarks: (B, 68, 2) or (B, T, 68, 2) float32 pixels of the image, NaN unknown. A label.
         pose: (B, 3) float32 pitch, yaw, roll in radians, NaN unknown. A label.
         attributes: name to (B,) int64 class index, -1 unknown. Labels.
@@ -39,7 +47,11 @@ class FaceBatch(TypedDict, total=False):
     au_intensity: Tensor
     expression: Tensor
     expression_share: Tensor
+    expression_intensity: Tensor
     va: Tensor
+    felt: Tensor
+    eyes: Tensor
+    fixations: Tensor
     landmarks: Tensor
     pose: Tensor
     attributes: dict[str, Tensor]
@@ -48,6 +60,15 @@ class FaceBatch(TypedDict, total=False):
     subject: list[str]
     features: dict[str, Tensor]
     skipped: list[tuple[str, str]]
+
+
+LABELS = (
+    "au", "au_intensity", "expression", "expression_share", "expression_intensity", "va", "felt",
+)  # fmt: skip
+"""The labels of a sample as a whole, each a column or several of a label table."""
+
+SIGNALS = ("eyes", "fixations")
+"""What is measured of a person beside the face, of a sample as a whole."""
 
 
 def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> FaceBatch:
@@ -70,25 +91,31 @@ def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> F
         if "au_intensity" in batch:
             moved["au_intensity"] = batch["au_intensity"][:, columns]
     if "expression" in batch and target.expressions:
-        index = [
-            target.expressions.index(name) if name in target.expressions else -1
-            for name in source.expressions
-        ]
-        table = torch.tensor([*index, -1], device=batch["expression"].device)
-        moved["expression"] = table[batch["expression"]]
+        moved["expression"] = _move_class(
+            batch["expression"], source.expressions, target.expressions
+        )
+    if "felt" in batch and target.felt:
+        moved["felt"] = _move_class(batch["felt"], source.felt, target.felt)
     if "expression_share" in batch and target.expressions:
         moved["expression_share"] = _move_share(
             batch["expression_share"], source.expressions, target.expressions
         )
     for task, keys in (
         ("au", ("au", "au_intensity")),
-        ("expression", ("expression", "expression_share")),
+        ("expression", ("expression", "expression_share", "expression_intensity")),
         ("va", ("va",)),
+        ("felt", ("felt",)),
     ):
         if task not in target.tasks:
             for key in keys:
                 moved.pop(key, None)  # type: ignore[misc]
     return moved
+
+
+def _move_class(label: Tensor, source: tuple[str, ...], target: tuple[str, ...]) -> Tensor:
+    """Return (B,) indices among other classes, -1 for a class that is missing there."""
+    index = [target.index(name) if name in target else -1 for name in source]
+    return torch.tensor([*index, -1], device=label.device)[label]
 
 
 def _move_share(share: Tensor, source: tuple[str, ...], target: tuple[str, ...]) -> Tensor:
@@ -107,10 +134,11 @@ def move_predictions(
     """Return predictions for what a model is scored in, AUs matched by name.
 
     Args:
-        prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2) in the order of ``source``.
+        prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F) in the
+            order of ``source``.
         source: the schema of the model.
         target: of :meth:`LabelSchema.scored_on`: some of the model's AUs and tasks, and all of its
-            expressions or none.
+            expressions and felt emotions or none.
     """
     if source == target:
         return prediction
@@ -121,6 +149,8 @@ def move_predictions(
         moved["expression"] = prediction["expression"]
     if target.valence_arousal:
         moved["va"] = prediction["va"]
+    if target.felt:
+        moved["felt"] = prediction["felt"]
     return moved
 
 
@@ -137,9 +167,9 @@ def frames(batch: FaceBatch) -> tuple[FaceBatch, Tensor]:
     flat = FaceBatch(image=batch["video"][clip, frame])
     if "landmarks" in batch:
         flat["landmarks"] = batch["landmarks"][clip, frame]
-    for key in ("au", "au_intensity", "expression", "expression_share", "va", "pose"):
+    for key in (*LABELS, "pose"):
         if key in batch:
-            flat[key] = batch[key][clip]
+            flat[key] = batch[key][clip]  # type: ignore[literal-required]
     if "attributes" in batch:
         flat["attributes"] = {name: value[clip] for name, value in batch["attributes"].items()}
     owner = clip.tolist()

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from faceaffect.data.align import Aligner
+from faceaffect.data.batch import SIGNALS
 from faceaffect.data.cropping import crop_one, make_crops
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import read_image
@@ -17,7 +18,7 @@ from faceaffect.data.labels import LabelTable
 from faceaffect.data.names import alike, plain, sorted_unique
 from faceaffect.data.places import joined
 from faceaffect.errors import DataError
-from faceaffect.schema import TASKS, LabelSchema
+from faceaffect.schema import CLASS_TASKS, TASKS, LabelSchema
 
 
 @dataclass
@@ -32,7 +33,13 @@ class Samples:
         expression: (N,) int64 class index, -1 unknown.
         expression_share: (N, K) float32 share of each class in the votes for a sample, rows that
             add up to 1, NaN unknown; what is trained on where it is there.
+        expression_intensity: (N,) float32 how strongly the expression is shown, in [0, 3], NaN
+            unknown.
         va: (N, 2) float32 valence and arousal in [-1, 1], NaN unknown.
+        felt: (N,) int64 class index of what the person feels, -1 unknown.
+        eyes: (N, S, D) float32 what an eye tracker measured in S steps, NaN unknown.
+        fixations: (N, F, 2) float32 where the eyes rested, see
+            :class:`~faceaffect.data.batch.FaceBatch`.
         attributes: name to (N,) int64 class index, -1 unknown.
         instance: (N,) int64 which samples are views of one instance: one expression of one person
             at one time, seen from several sides; -1 for a sample by itself.
@@ -45,7 +52,11 @@ class Samples:
     au_intensity: NDArray[np.float32] | None = None
     expression: NDArray[np.int64] | None = None
     expression_share: NDArray[np.float32] | None = None
+    expression_intensity: NDArray[np.float32] | None = None
     va: NDArray[np.float32] | None = None
+    felt: NDArray[np.int64] | None = None
+    eyes: NDArray[np.float32] | None = None
+    fixations: NDArray[np.float32] | None = None
     attributes: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     part: NDArray[np.str_] | None = None
     instance: NDArray[np.int64] | None = None
@@ -235,8 +246,8 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
     if twice.any():
         raise DataError(f"{where}: the id '{np.sort(samples.id[twice])[0]}' occurs twice")
     shapes = {"subject": (n,), "au": (n, aus), "au_intensity": (n, aus), "expression": (n,),
-              "expression_share": (n, classes), "va": (n, 2), "part": (n,),
-              "instance": (n,)}  # fmt: skip
+              "expression_share": (n, classes), "expression_intensity": (n,), "va": (n, 2),
+              "felt": (n,), "part": (n,), "instance": (n,)}  # fmt: skip
     for name, shape in shapes.items():
         column = getattr(samples, name)
         if column is not None and column.shape != shape:
@@ -252,9 +263,17 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
         raise DataError(f"{where}: au holds values other than 0, 1 and NaN")
     if samples.va is not None and np.nanmax(np.abs(samples.va), initial=0) > 1:
         raise DataError(f"{where}: va holds values outside [-1, 1]")
-    if samples.expression is not None:
-        low, high = samples.expression.min(), samples.expression.max()
-        if low < -1 or high >= classes:
-            raise DataError(
-                f"{where}: expression holds {low} to {high}, expected -1 to {classes - 1}"
-            )
+    if samples.expression_intensity is not None:
+        known = samples.expression_intensity[~np.isnan(samples.expression_intensity)]
+        if ((known < 0) | (known > 3)).any():
+            raise DataError(f"{where}: expression_intensity holds values outside [0, 3]")
+    for task in CLASS_TASKS:
+        column = getattr(samples, task)
+        if column is not None:
+            low, high, last = column.min(), column.max(), len(schema.names(task)) - 1
+            if low < -1 or high > last:
+                raise DataError(f"{where}: {task} holds {low} to {high}, expected -1 to {last}")
+    for name in SIGNALS:
+        signal = getattr(samples, name)
+        if signal is not None and (signal.ndim != 3 or len(signal) != n or np.isinf(signal).any()):
+            raise DataError(f"{where}: {name} are not (samples, steps, values), NaN where unknown")

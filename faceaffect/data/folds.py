@@ -19,7 +19,7 @@ def strata(samples: Samples) -> NDArray[np.int64]:
     """Return the stratum of each sample, by which folds are made alike.
 
     The expression class where the dataset has expressions, else the rarest active action unit,
-    else the quadrant of valence and arousal.
+    else the quadrant of valence and arousal, else the felt emotion.
 
     Returns:
         (N,) int64.
@@ -33,6 +33,8 @@ def strata(samples: Samples) -> NDArray[np.int64]:
         return np.where(ordered.any(1), ordered.argmax(1), -1)
     if samples.va is not None:
         return np.asarray((samples.va > 0) @ (1, 2), np.int64)
+    if samples.felt is not None:
+        return samples.felt
     return np.zeros(len(samples), np.int64)
 
 

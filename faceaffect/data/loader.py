@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from faceaffect.data.batch import FaceBatch
+from faceaffect.data.batch import LABELS, SIGNALS, FaceBatch
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.image import MAX_PIXELS, pixel_limit, resize, scale_landmarks
 from faceaffect.data.sampler import EpochBatches
@@ -127,10 +127,10 @@ def label_rows(samples: Samples, rows: Sequence[int]) -> FaceBatch:
     """Return names and labels of some rows of the label table."""
     index = np.asarray(rows, np.int64)
     batch = FaceBatch(id=samples.id[index].tolist(), subject=samples.subject[index].tolist())
-    for name in ("au", "au_intensity", "expression", "expression_share", "va", "instance"):
+    for name in (*LABELS, *SIGNALS, "instance"):
         column = getattr(samples, name)
         if column is not None:
-            batch[name] = torch.from_numpy(column[index])
+            batch[name] = torch.from_numpy(column[index])  # type: ignore[literal-required]
     if samples.attributes:
         batch["attributes"] = {n: torch.from_numpy(c[index]) for n, c in samples.attributes.items()}
     return batch

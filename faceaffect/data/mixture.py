@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from faceaffect import registry
 from faceaffect.components import Component, create
+from faceaffect.data.batch import SIGNALS
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.names import expression_name
 from faceaffect.data.protocols import SIDES, Split, default_protocol
@@ -53,12 +54,13 @@ class Mixture(FaceDataset):
         for dataset in self.sources[1:]:
             schema = schema.union(dataset.schema)
         _refuse_synonyms(schema.expressions)
+        _refuse_synonyms(schema.felt)
         self.names = _unique([node["name"] for node in nodes])
-        groups = _attribute_names(self.sources)
+        groups, signals = _attribute_names(self.sources), _signal_shapes(self.sources)
         named = dict(zip(self.names, built, strict=True))
         super().__init__(
             schema,
-            _concatenate([_table(d, s, n, schema, groups) for n, (d, s) in named.items()]),
+            _concatenate([_table(d, s, n, schema, groups, signals) for n, (d, s) in named.items()]),
             subjects_known=all(dataset.subjects_known for dataset in self.sources),
             left_out={
                 f"{n}: {why}": count
@@ -155,12 +157,41 @@ def _attribute_names(sources: list[FaceDataset]) -> dict[str, tuple[str, ...]]:
     return names
 
 
+def _signal_shapes(sources: list[FaceDataset]) -> dict[str, tuple[int, int]]:
+    """Return steps and values of what is measured beside the face, by name.
+
+    Raises:
+        DataError: two sources have another number of values.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for name in SIGNALS:
+        found = {s.shape[1:] for d in sources if (s := getattr(d.samples, name)) is not None}
+        widths = sorted({width for _, width in found})
+        if len(widths) > 1:
+            raise DataError(
+                f"mixture: the {name} of one source have {widths[0]} values a step and those of "
+                f"another {widths[-1]}: they cannot be one input"
+            )
+        if found:
+            shapes[name] = (max(steps for steps, _ in found), widths[0])
+    return shapes
+
+
+def _or_unknown(column: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a column in a shape of at least as many steps, what it does not have NaN."""
+    whole = np.full(shape, np.nan, np.float32)
+    if column is not None:
+        whole[tuple(slice(size) for size in column.shape)] = column
+    return whole
+
+
 def _table(
     dataset: FaceDataset,
     split: Split,
     name: str,
     schema: LabelSchema,
     groups: dict[str, tuple[str, ...]],
+    signals: dict[str, tuple[int, int]],
 ) -> Samples:
     """Return the label table of a source in the names of the whole."""
     old, own, n = dataset.samples, dataset.schema, len(dataset)
@@ -190,8 +221,15 @@ def _table(
             known = ~np.isnan(old.expression_share).any(1)
             table.expression_share[known] = 0
             table.expression_share[:, place] = old.expression_share
+        table.expression_intensity = _or_unknown(old.expression_intensity, (n,))
     if schema.valence_arousal:
-        table.va = np.full((n, 2), np.nan, np.float32) if old.va is None else old.va
+        table.va = _or_unknown(old.va, (n, 2))
+    if schema.felt:
+        table.felt = np.full(n, -1)
+        if old.felt is not None:
+            table.felt = _rename(old.felt, own.felt, schema.felt)
+    for name, shape in signals.items():
+        setattr(table, name, _or_unknown(getattr(old, name), (n, *shape)))
     for group, classes in groups.items():
         label = old.attributes.get(group)
         if label is not None:
@@ -211,7 +249,7 @@ def _concatenate(tables: list[Samples]) -> Samples:
     for name in (f.name for f in fields(Samples) if f.name != "attributes"):
         columns = [getattr(table, name) for table in tables]
         joined[name] = None if columns[0] is None else np.concatenate(columns)
-    for name in ("au_intensity", "expression_share"):  # no source has them
+    for name in ("au_intensity", "expression_share", "expression_intensity"):  # no source has them
         if joined[name] is not None and np.isnan(joined[name]).all():
             joined[name] = None
     groups = {n: np.concatenate([t.attributes[n] for t in tables]) for n in tables[0].attributes}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
+from faceaffect.data.batch import LABELS, SIGNALS
 from faceaffect.data.dataset import FaceDataset
 from faceaffect.data.formats import HEAD, picture_format
 from faceaffect.data.image import decode_image, pixel_limit, read_bytes
@@ -204,9 +205,11 @@ def _png(frame: NDArray[np.uint8]) -> bytes:
 
 def _label_columns(dataset: FaceDataset) -> dict[str, NDArray[Any]]:
     samples = dataset.samples
-    names = ("id", "subject", "part", "au", "au_intensity", "expression", "expression_share", "va",
-             "instance")  # fmt: skip
+    names = ("id", "subject", "part", *LABELS, *SIGNALS, "instance")
     columns = {name: getattr(samples, name) for name in names}
+    for name in SIGNALS:  # a row of numbers each; how many of them are a step, the manifest says
+        if columns[name] is not None:
+            columns[name] = columns[name].reshape(len(samples), -1)
     columns |= {f"attribute/{name}": column for name, column in samples.attributes.items()}
     columns |= {"weight": dataset.weights, "origin": dataset.origin}
     return {name: column for name, column in columns.items() if column is not None}

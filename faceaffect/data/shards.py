@@ -18,7 +18,7 @@ from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import decode_image
 from faceaffect.errors import DataError, FaceAffectError, RecipeError, first_line, needs_extra
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import CLASS_TASKS, LabelSchema
 
 MANIFEST = "shards.json"
 VERSION = 2
@@ -49,7 +49,7 @@ class Shards(FaceDataset):
         about = _manifest(self.folder)
         table = _open(self.folder, about["files"])
         schema = LabelSchema.from_dict(about["schema"])
-        samples = _samples(table, schema, about["attributes"])
+        samples = _samples(table, schema, about["attributes"], about.get("signals", {}))
         if labels_hash(samples) != about["labels"]:
             raise DataError(f"{self.folder}: the labels are damaged; write or fetch it anew")
         super().__init__(
@@ -249,7 +249,9 @@ def _open(folder: Path, files: list[dict[str, Any]]) -> Any:
     return table
 
 
-def _samples(table: Any, schema: LabelSchema, attributes: Iterable[str]) -> Samples:
+def _samples(
+    table: Any, schema: LabelSchema, attributes: Iterable[str], signals: dict[str, list[int]]
+) -> Samples:
     widths = {"au": len(schema.aus), "au_intensity": len(schema.aus), "va": 2,
               "expression_share": len(schema.expressions)}  # fmt: skip
     columns: dict[str, Any] = {}
@@ -258,9 +260,11 @@ def _samples(table: Any, schema: LabelSchema, attributes: Iterable[str]) -> Samp
     for name, width in widths.items():
         if name in table.column_names:
             columns[name] = _column(table, name).reshape(-1, width)
-    for name in ("expression", "instance"):
+    for name in (*CLASS_TASKS, "expression_intensity", "instance"):
         if name in table.column_names:
             columns[name] = _column(table, name)
+    for name, shape in signals.items():
+        columns[name] = _column(table, name).reshape(-1, *shape)
     groups = {name: _column(table, f"attribute/{name}") for name in attributes}
     return Samples(**columns, attributes=groups)
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
+from faceaffect.schema import CLASS_TASKS
 from faceaffect.scores.predictions import truth_columns
 
 LABELS = "labels of the {} part"
@@ -19,9 +20,10 @@ def truth_table(data: FaceDataModule, side: str = "test") -> pd.DataFrame:
     part = data.dataset.samples.take(getattr(data.split, side))
     name = truth_columns(data.schema)
     columns: dict[str, Any] = {"subject": part.subject}
-    if part.expression is not None:
-        classes = np.array([*data.schema.expressions, None], object)
-        columns[name["expression"][0]] = classes[part.expression]
+    for task in CLASS_TASKS:
+        label = getattr(part, task)
+        if label is not None:
+            columns[name[task][0]] = np.array([*data.schema.names(task), None], object)[label]
     if part.au is not None:
         for a in np.argsort(data.schema.aus).tolist():
             columns[name["au"][a]] = part.au[:, a].astype(float)

@@ -90,7 +90,7 @@ def heat_map(
 
 
 def bars(answers: dict[str, float], schema: LabelSchema) -> str:
-    """Return the answers as bars in HTML: AUs, expressions, and valence and arousal around 0."""
+    """Return the answers as bars in HTML: AUs and classes, and valence and arousal around 0."""
     rows = []
     for title, names in (("Action units", schema.au_names), ("Expression", schema.expressions)):
         if names:
@@ -101,6 +101,10 @@ def bars(answers: dict[str, float], schema: LabelSchema) -> str:
         for name in VA_NAMES:
             low, high = sorted((0.5, (answers[name] + 1) / 2))
             rows.append(_bar(name, answers[name], low, high))
+    if schema.felt:
+        rows.append("<h4>Felt emotion</h4>")
+        felt = {name: answers[f"felt/{name}"] for name in schema.felt}
+        rows += [_bar(name, value, 0.0, value) for name, value in felt.items()]
     return f'<div class="bars">{"".join(rows)}</div>'
 
 

@@ -66,6 +66,7 @@ def _terms(
         "schema.aus": sorted(schema.aus),
         "schema.expressions": sorted(schema.expressions),
         "schema.valence_arousal": schema.valence_arousal,
+        "schema.felt": sorted(schema.felt),
     }
     terms |= {f"protocol.{key}": info[key] for key in ("name", "fold", "folds", "selection")}
     for side in SIDES:

@@ -20,7 +20,7 @@ from faceaffect.errors import FaceAffectError, unknown
 from faceaffect.files import replacing
 from faceaffect.module import AffectModule
 from faceaffect.networks.backbones import Backbone
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, VA_NAMES, LabelSchema
 
 Map = NDArray[np.float32]
 
@@ -77,9 +77,8 @@ def _free(folder: Path, stem: str, taken: Sequence[Path]) -> Path:
 
 
 def answer_names(schema: LabelSchema) -> tuple[str, ...]:
-    """Return the names of all answers: AUs, expressions, then valence and arousal."""
-    va = VA_NAMES if schema.valence_arousal else ()
-    return (*schema.au_names, *schema.expressions, *va)
+    """Return the names of all answers: AUs, expressions, valence and arousal, felt emotions."""
+    return schema.answers
 
 
 def noticed(answers: dict[str, float], schema: LabelSchema) -> list[str]:
@@ -95,6 +94,8 @@ def noticed(answers: dict[str, float], schema: LabelSchema) -> list[str]:
     if schema.aus and not aus:
         aus = [max(schema.au_names, key=answers.__getitem__)]
     expression = [max(schema.expressions, key=answers.__getitem__)] if schema.expressions else []
+    if not (aus or expression) and not schema.valence_arousal:
+        return [max(schema.answers, key=answers.__getitem__)]
     return aus + expression or list(VA_NAMES)
 
 
@@ -184,7 +185,7 @@ def _straight(task: str, answer: Tensor) -> Tensor:
     """Undo the squashing of a task's answer."""
     if task == "au":
         return torch.logit(answer, eps=1e-6)
-    return answer.log() if task == "expression" else answer
+    return answer.log() if task in CLASS_TASKS else answer
 
 
 def _predict(model: AffectModule, image: Tensor) -> dict[str, Tensor]:

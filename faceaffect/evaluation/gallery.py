@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.loader import BatchReader
 from faceaffect.errors import DataError
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, VA_NAMES, LabelSchema
 from faceaffect.scores.predictions import answer_columns, truth_columns
 
 FACES = 12
@@ -37,10 +37,10 @@ def disagreements(
         count: at most so many.
 
     Returns:
-        For each face ``truth`` and, for each model, ``answers``, each with ``expression`` (a
-        class), ``au`` (names of those present), ``valence`` and ``arousal`` as far as the schema
-        has them, None where unknown or unreadable; ``text`` of models that answer in words; ``id``,
-        ``subject`` and ``image``, a data URI, each None if it is not shown.
+        For each face ``truth`` and, for each model, ``answers``, each with ``expression`` and
+        ``felt`` (a class), ``au`` (names of those present), ``valence`` and ``arousal`` as far as
+        the schema has them, None where unknown or unreadable; ``text`` of models that answer in
+        words; ``id``, ``subject`` and ``image``, a data URI, each None if it is not shown.
     """
     first = next(iter(tables.values()))
     if pictures:
@@ -98,7 +98,8 @@ def disagreement(tables: list[pd.DataFrame], schema: LabelSchema) -> NDArray[np.
     """Return how much the models disagree about each sample: a sum of one term in [0, 1] a task.
 
     AUs: how evenly the models are divided about present and absent, mean over the AUs.
-    Expression: the share of models that do not name the most frequent answer, 1 if all differ.
+    Expression, felt emotion: the share of models that do not name the most frequent answer, 1 if
+    all differ.
     Valence and arousal: half the distance between the furthest answers, mean of both.
 
     Args:
@@ -113,9 +114,9 @@ def disagreement(tables: list[pd.DataFrame], schema: LabelSchema) -> NDArray[np.
     if schema.aus:
         share = np.mean([table[columns["au"]].to_numpy(float) > 0.5 for table in tables], 0)
         total += (4 * share * (1 - share)).mean(1)
-    if schema.expressions and len(tables) > 1:
-        named = np.stack([_class(table, schema) for table in tables])
-        votes = np.stack([(named == k).sum(0) for k in range(-1, len(schema.expressions))])
+    for task in _classes(schema) if len(tables) > 1 else ():
+        named = np.stack([_class(table, schema, task) for table in tables])
+        votes = np.stack([(named == k).sum(0) for k in range(-1, len(schema.names(task)))])
         total += (1 - votes.max(0) / len(tables)) / (1 - 1 / len(tables))
     if schema.valence_arousal:
         values = np.stack([table[columns["va"]].to_numpy(float) for table in tables])
@@ -123,25 +124,29 @@ def disagreement(tables: list[pd.DataFrame], schema: LabelSchema) -> NDArray[np.
     return total
 
 
-def _class(table: pd.DataFrame, schema: LabelSchema) -> NDArray[np.int64]:
+def _classes(schema: LabelSchema) -> list[str]:
+    return [task for task in CLASS_TASKS if task in schema.tasks]
+
+
+def _class(table: pd.DataFrame, schema: LabelSchema, task: str) -> NDArray[np.int64]:
     """Return (N,) class indices, -1 where the answer is unreadable."""
-    prob = table[answer_columns(schema)["expression"]].to_numpy(float)
+    prob = table[answer_columns(schema)[task]].to_numpy(float)
     return np.where(np.isnan(prob).any(1), -1, np.nan_to_num(prob).argmax(1))
 
 
 def _truth(row: "pd.Series[Any]", schema: LabelSchema) -> dict[str, Any]:
     columns, found = truth_columns(schema), {}
-    if schema.expressions:
-        name = row[columns["expression"][0]]
-        found["expression"] = None if pd.isna(name) else name
+    for task in _classes(schema):
+        name = row[columns[task][0]]
+        found[task] = None if pd.isna(name) else name
     return found | _labels(row, columns, schema)
 
 
 def _answer(row: "pd.Series[Any]", schema: LabelSchema) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if schema.expressions:
-        index = int(_class(row.to_frame().T, schema)[0])
-        found["expression"] = schema.expressions[index] if index >= 0 else None
+    for task in _classes(schema):
+        index = int(_class(row.to_frame().T, schema, task)[0])
+        found[task] = schema.names(task)[index] if index >= 0 else None
     return found | _labels(row, answer_columns(schema), schema)
 
 

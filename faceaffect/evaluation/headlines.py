@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, LabelSchema
 from faceaffect.scores.counts import au_confusion, ccc_of, f1, ratio
 from faceaffect.scores.predictions import Outcome
 
@@ -47,7 +47,7 @@ class Headline:
 
     Args:
         name: in results and reports.
-        task: ``au``, ``expression`` or ``va``.
+        task: ``au``, ``expression``, ``va`` or ``felt``.
         title: in a sentence.
         short: in a column's head.
         form: how it is written, see :func:`~faceaffect.evaluation.tables.show`.
@@ -113,6 +113,7 @@ _CLASS = Parts(
     "recall of each class",
     "In points. Trivial: always the most frequent class of the training part.",
 )
+_FELT = Parts("felt_recall", "recall of each felt emotion", _CLASS.note)
 _DIMENSION = Parts(
     "va_ccc", "concordance", "CCC, from -1 to 1. Trivial: always the training part's mean."
 )
@@ -127,6 +128,10 @@ HEADLINES = {
                  (0, 1), _recall, _CLASS),
         Headline("va_ccc", "va", "valence-arousal CCC", "VA CCC", "fraction",
                  (-1, 1), _concordance, _DIMENSION),
+        Headline("felt_war", "felt", "felt emotion accuracy (WAR)", "felt WAR", "points",
+                 (0, 1), _accuracy),
+        Headline("felt_uar", "felt", "felt emotion recall (UAR)", "felt UAR", "points",
+                 (0, 1), _recall, _FELT),
     )
 }  # fmt: skip
 """The metrics that models are compared by, in the order of the tasks."""
@@ -158,7 +163,7 @@ def bounds(metric: str) -> tuple[float, float]:
 
 def metric_names(task: str, schema: LabelSchema) -> list[str]:
     """Return the names of the metrics that follow from the counts of a task, headlines first."""
-    labels = {"au": schema.au_names, "expression": schema.expressions, "va": VA_NAMES}[task]
+    labels = schema.names(task)
     parts = [h.parts.prefix for h in HEADLINES.values() if h.task == task and h.parts]
     return [*headlines(task), *(f"{prefix}/{label}" for prefix in parts for label in labels)]
 
@@ -192,9 +197,9 @@ def sample_counts(
         rows: which samples; absent, all.
 
     Returns:
-        by task (N, C) float64: ``au`` 4 cells of A AUs; ``expression`` K x (K + 1) cells, the last
-        column unreadable; ``va`` 6 sums (n, x, y, xx, yy, xy) of both dimensions, of values
-        less the mean truth, which concordance does not feel.
+        by task (N, C) float64: ``au`` 4 cells of A AUs; ``expression`` and ``felt`` K x (K + 1)
+        cells, the last column unreadable; ``va`` 6 sums (n, x, y, xx, yy, xy) of both
+        dimensions, of values less the mean truth, which concordance does not feel.
     """
     counts = {}
     for task in schema.tasks:
@@ -202,7 +207,7 @@ def sample_counts(
         if task == "au":
             cells = au_confusion(answer.reshape(1, -1), truth.reshape(1, -1), 0.5)
             counts[task] = cells.view(4, *truth.shape).transpose(0, 1).flatten(1)
-        elif task == "expression":
+        elif task in CLASS_TASKS:
             classes = answer.shape[1]
             top, chosen = answer.max(1)
             chosen = chosen.where(~top.isnan(), classes)
@@ -272,8 +277,8 @@ def trivial_answers(
 ) -> Outcome:
     """Return the answers that look at no face, about the samples of an outcome.
 
-    All AUs are present, every expression is the class that the baselines recall, valence and
-    arousal are the middle of the scale.
+    All AUs are present, every expression and felt emotion is the class that the baselines recall,
+    valence and arousal are the middle of the scale.
 
     Args:
         outcome: the samples.
@@ -281,15 +286,15 @@ def trivial_answers(
         baselines: metrics of :func:`~faceaffect.scores.metrics.trivial_baselines`.
     """
     answers = {task: torch.ones_like(answer) for task, answer in outcome.answers.items()}
-    if "expression" in answers:
-        recalls = [baselines.get(f"expression_recall/{n}") == 1 for n in schema.expressions]
+    for task in (task for task in CLASS_TASKS if task in answers):
+        recalls = [baselines.get(f"{task}_recall/{n}") == 1 for n in schema.names(task)]
         # A most frequent class that does not occur here has no recall: always wrong.
         row = (
             torch.tensor(recalls).float()
             if any(recalls)
             else torch.full((len(recalls),), torch.nan)
         )
-        answers["expression"] = row.expand(len(outcome.ids), -1)
+        answers[task] = row.expand(len(outcome.ids), -1)
     if "va" in answers:
         answers["va"] = torch.zeros_like(answers["va"])
     return Outcome(outcome.ids, outcome.people, outcome.subject, answers, outcome.truth, {}, [])

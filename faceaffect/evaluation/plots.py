@@ -19,6 +19,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from faceaffect.evaluation.headlines import HEADLINES, Headline
 from faceaffect.evaluation.report_tables import form_of, headlines_in, parts_in
 from faceaffect.evaluation.tables import MINUS, capital, lookup
+from faceaffect.schema import CLASS_TASKS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
@@ -72,7 +73,7 @@ def plots(report: Mapping[str, Any]) -> list[Plot]:
             drawn += [_cost(report, metric, key) for key in COSTS if _costs(report, key, metric)]
         drawn += [_curve(report, metric) for metric in headlines_in(report) if _followed(report)]
         drawn += [
-            _reliability(report, task) for task in ("au", "expression") if _bins(report, task)
+            _reliability(report, task) for task in ("au", *CLASS_TASKS) if _bins(report, task)
         ]
     return drawn
 
@@ -282,11 +283,12 @@ def _reliability(report: Mapping[str, Any], task: str) -> Plot:
     what = {
         "au": ("presence of an AU", "share present"),
         "expression": ("the class", "share right"),
+        "felt": ("the class", "share right"),
     }
     ax.set_xlabel(f"probability of {what[task][0]}")
     ax.set_ylabel(what[task][1])
     _legend(figure)
-    title = {"au": "action units", "expression": "expressions"}[task]
+    title = {"au": "action units", "expression": "expressions", "felt": "felt emotions"}[task]
     alt = (
         f"Reliability curves of {title}: on the diagonal, probabilities come true as often as said."
     )

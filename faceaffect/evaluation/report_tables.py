@@ -224,6 +224,7 @@ def _calibration(report: Mapping[str, Any]) -> Table | None:
     columns = {
         "au": [("metrics", "au_ece", "AU, mean of AUs"), ("calibration", "au", "AU, all together")],
         "expression": [("metrics", "expression_ece", "expression")],
+        "felt": [("metrics", "felt_ece", "felt emotion")],
     }
     wanted = [column for task, of in columns.items() if task in schema.tasks for column in of]
     if not wanted:

@@ -49,7 +49,7 @@ from faceaffect.evaluation.resampling import (
     mean_intervals,
     sign_flip,
 )
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import CLASS_TASKS, LabelSchema
 from faceaffect.scores.answers import generated_metrics
 from faceaffect.scores.counts import ECE_BINS
 from faceaffect.scores.metrics import TaskMetrics
@@ -80,8 +80,8 @@ def analyse(
 
     Returns:
         ``models`` (for each name ``metrics``, ``per_seed``, ``spread``, ``intervals``,
-        ``confusion``, ``calibration``, ``groups``), ``pairs`` and ``warnings``, as they stand in
-        ``report.json``; what is undefined is NaN.
+        ``confusion``, ``confusion_felt``, ``calibration``, ``groups``), ``pairs`` and
+        ``warnings``, as they stand in ``report.json``; what is undefined is NaN.
 
     Raises:
         ValueError: the tables are not about the same samples with the same truth.
@@ -99,7 +99,8 @@ def analyse(
     for name, of in outcomes.items():
         models[name] = _seeds([_metrics(outcome, schema) for outcome in of]) | {
             "intervals": _intervals(counts[name], schema, resamples, seed),
-            "confusion": _confusion(counts[name], schema),
+            "confusion": _confusion(counts[name], schema, "expression"),
+            "confusion_felt": _confusion(counts[name], schema, "felt"),
             "calibration": _calibration(of, schema),
             "groups": by_group(of, trivial, schema, resamples, seed, order),
         }
@@ -168,8 +169,8 @@ def _pairs(
         for a, b in combinations(outcomes, 2):
             of_a, of_b = ([table[task] for table in counts[name]] for name in (a, b))
             found = _differences(task, of_a, of_b, resamples, seed, unit)
-            if task == "expression":
-                found["expression_war"] |= _mcnemar(outcomes[a], outcomes[b])
+            if task in CLASS_TASKS:
+                found[f"{task}_war"] |= _mcnemar(outcomes[a], outcomes[b], task)
             of_task += [{"a": a, "b": b, "metric": name} | row for name, row in found.items()]
         for name in headlines(task):
             of_metric = [row for row in of_task if row["metric"] == name]
@@ -199,33 +200,36 @@ def _differences(
     return found
 
 
-def _mcnemar(a: list[Outcome], b: list[Outcome]) -> dict[str, Any]:
+def _mcnemar(a: list[Outcome], b: list[Outcome], task: str) -> dict[str, Any]:
     """Test of the accuracy where people are independent samples and each model has one seed."""
     if len(a) > 1 or len(b) > 1 or len(a[0].people) < len(a[0].ids):
         return {}
-    truth = a[0].truth["expression"]
+    truth = a[0].truth[task]
     known = truth >= 0
-    right_a, right_b = (_chosen(of[0])[known] == truth[known] for of in (a, b))
+    right_a, right_b = (_chosen(of[0], task)[known] == truth[known] for of in (a, b))
     return {"p": mcnemar_p(right_a, right_b), "test": "McNemar"}
 
 
-def _chosen(outcome: Outcome) -> Tensor:
-    confidence, chosen = outcome.answers["expression"].max(1)
+def _chosen(outcome: Outcome, task: str) -> Tensor:
+    confidence, chosen = outcome.answers[task].max(1)
     return chosen.where(~confidence.isnan(), -1)
 
 
 # Confusion, calibration, groups of people.
 
 
-def _confusion(counts: list[dict[str, Tensor]], schema: LabelSchema) -> dict[str, Any] | None:
+def _confusion(
+    counts: list[dict[str, Tensor]], schema: LabelSchema, task: str
+) -> dict[str, Any] | None:
     """Counts of all seeds, truth in rows; ``unreadable`` answers of each class beside them."""
-    if "expression" not in schema.tasks:
+    if task not in schema.tasks:
         return None
-    total = sum(table["expression"].sum(0) for table in counts)
+    total = sum(table[task].sum(0) for table in counts)
     assert isinstance(total, Tensor)
-    table = total.reshape(len(schema.expressions), -1).long()
+    names = schema.names(task)
+    table = total.reshape(len(names), -1).long()
     return {
-        "labels": list(schema.expressions),
+        "labels": list(names),
         "counts": table[:, :-1].tolist(),
         "unreadable": table[:, -1].tolist(),
     }
@@ -237,7 +241,7 @@ def _calibration(outcomes: list[Outcome], schema: LabelSchema) -> dict[str, Any]
     The bins hold all seeds; the error is the mean over the seeds.
     """
     result: dict[str, Any] = {}
-    for task in ("au", "expression"):
+    for task in ("au", *CLASS_TASKS):
         if task not in schema.tasks:
             continue
         pairs = [_confidence(outcome, task) for outcome in outcomes]
@@ -330,8 +334,10 @@ def _rare(outcome: Outcome, schema: LabelSchema) -> list[str]:
     present: dict[str, Tensor] = {}
     if "au" in schema.tasks:
         present |= {n: outcome.truth["au"][:, i] == 1 for i, n in enumerate(schema.au_names)}
-    if "expression" in schema.tasks:
-        present |= {n: outcome.truth["expression"] == i for i, n in enumerate(schema.expressions)}
+    for task, before in (("expression", ""), ("felt", "felt ")):
+        if task in schema.tasks:
+            truth = outcome.truth[task]
+            present |= {before + n: truth == i for i, n in enumerate(schema.names(task))}
     people = {name: len(torch.unique(outcome.subject[rows])) for name, rows in present.items()}
     absent = [name for name, number in people.items() if number == 0]
     aus = [name for name in absent if name in schema.au_names]

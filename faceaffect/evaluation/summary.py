@@ -18,7 +18,7 @@ _COLUMNS = {
     "pooled": "pooled",
     "trivial": "baselines",
 }
-_OF_DATASETS = ("au_f1", "au_auroc", "expression_war", "expression_uar", "va_ccc")
+_OF_DATASETS = ("au_f1", "au_auroc", "expression_war", "expression_uar", "va_ccc", "felt_uar")
 
 
 def markdown(summary: Summary) -> str:

@@ -29,7 +29,7 @@ from faceaffect.models.vlm.prompts import Asker, Prompts
 from faceaffect.module import AffectModule
 from faceaffect.progress import console
 from faceaffect.recipe.interpolation import allowed_env
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import SPOKEN_TASKS, LabelSchema
 from faceaffect.scores.answers import join_answers, read_answers
 
 DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
@@ -72,6 +72,7 @@ class EndpointModel(AffectModule):
         RecipeError: settings that contradict each other or the schema.
     """
 
+    can_answer = SPOKEN_TASKS
     clips = True
     needs_training = False
     has_cost = False

@@ -14,7 +14,6 @@ from faceaffect.errors import CheckpointError, shown
 from faceaffect.files import read_json
 from faceaffect.module import FORMAT, AffectModule
 from faceaffect.networks.backbones import Backbone, fingerprint
-from faceaffect.schema import VA_NAMES
 
 WEIGHTS = "model.safetensors"
 """The weights in a folder for the model hub."""
@@ -36,7 +35,6 @@ def describe_model(model: AffectModule) -> dict[str, Any]:
         recipe's name) and ``data`` (what it was trained on).
     """
     schema, size = model.schema, model.image_size or IMAGE_SIZE
-    names = {"au": schema.au_names, "expression": schema.expressions, "va": VA_NAMES}
     cut = crop_for(model.crop, size)
     backbone = next((part for part in model.modules() if isinstance(part, Backbone)), None)
     recipe = model.recipe or {"name": None, "sections": {"data": {}}}
@@ -45,7 +43,7 @@ def describe_model(model: AffectModule) -> dict[str, Any]:
         "version": __version__,
         "model": registry.name_of("models", type(model)),
         "schema": schema.to_dict(),
-        "names": {task: list(names[task]) for task in schema.tasks},
+        "names": {task: list(schema.names(task)) for task in schema.tasks},
         "image_size": size,
         "crop": None if model.crop is None else model.crop.to_dict(),
         "cut": cut.to_dict() | {"points": cut.landing()},

@@ -359,4 +359,5 @@ class SACL(AffectModule):
 
 def _without_nodes(schema: LabelSchema) -> LabelSchema:
     """Return the tasks that no node answers."""
-    return LabelSchema((), schema.expressions if schema.aus else (), schema.valence_arousal)
+    expressions = schema.expressions if schema.aus else ()
+    return LabelSchema((), expressions, schema.valence_arousal, schema.felt)

@@ -19,7 +19,7 @@ from faceaffect.networks.losses import (
     mdwa_loss,
     weighted_asymmetric_loss,
 )
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import CLASS_TASKS, LabelSchema
 
 AULoss = Literal["bce", "wa", "mdwa", "focal"]
 
@@ -35,9 +35,10 @@ class Heads(nn.Module):
 
     def __init__(self, schema: LabelSchema, width: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        sizes = {"au": len(schema.aus), "expression": len(schema.expressions), "va": 2}
         self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleDict({task: nn.Linear(width, sizes[task]) for task in schema.tasks})
+        self.layers = nn.ModuleDict(
+            {task: nn.Linear(width, len(schema.names(task))) for task in schema.tasks}
+        )
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Return the logits of each task, (B, outputs), from features (B, width)."""
@@ -49,16 +50,20 @@ def answers(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """Turn logits into what ``AffectModule.predict`` returns, in float32 at least.
 
     Args:
-        logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), any of them.
+        logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F), any of them.
 
     Returns:
-        Probabilities for ``au`` and ``expression``; ``va`` through tanh.
+        Probabilities for ``au``, ``expression`` and ``felt``; ``va`` through tanh.
     """
-    finish = {"au": torch.sigmoid, "expression": lambda z: torch.softmax(z, 1), "va": torch.tanh}
+    finish = {"au": torch.sigmoid, "va": torch.tanh} | dict.fromkeys(CLASS_TASKS, _softmax)
     return {
         task: finish[task](z.to(torch.promote_types(z.dtype, torch.float32)))
         for task, z in logits.items()
     }
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, 1)
 
 
 class AUCriterion(nn.Module):
@@ -127,12 +132,13 @@ class TaskLosses(nn.Module):
     Args:
         schema: the label names, in column order.
         au_loss: a kind of :class:`AUCriterion`, or one with settings of its own.
-        class_weights: weigh AUs and expression classes by their rarity in the training part; a
-            criterion knows for itself whether it weighs AUs.
-        label_smoothing: of the expressions, in [0, 1].
+        class_weights: weigh AUs, expression classes and felt emotions by their rarity in the
+            training part; a criterion knows for itself whether it weighs AUs.
+        label_smoothing: of the expressions and felt emotions, in [0, 1].
     """
 
     expression_weight: Tensor
+    felt_weight: Tensor
 
     def __init__(
         self,
@@ -148,8 +154,9 @@ class TaskLosses(nn.Module):
         if not isinstance(au_loss, AUCriterion):
             au_loss = AUCriterion(len(schema.aus), au_loss, weighted=class_weights)
         self.au = au_loss
-        weight = torch.ones(len(schema.expressions))
-        self.register_buffer("expression_weight", weight, persistent=False)
+        for task in CLASS_TASKS:
+            weight = torch.ones(len(schema.names(task)))
+            self.register_buffer(f"{task}_weight", weight, persistent=False)
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take the weights and exponents from the training part's statistics.
@@ -159,15 +166,19 @@ class TaskLosses(nn.Module):
         """
         if self.schema.aus:
             self.au.prepare([statistics["au_rate"][name] for name in self.schema.au_names])
-        if self.schema.expressions and self.class_weights:
-            counts = [statistics["expression_count"][name] for name in self.schema.expressions]
-            self.expression_weight.copy_(_balanced(torch.tensor(counts, dtype=torch.float32)))
+        for task in CLASS_TASKS if self.class_weights else ():
+            names = self.schema.names(task)
+            if names:
+                counts = [statistics[f"{task}_count"][name] for name in names]
+                weight: Tensor = getattr(self, f"{task}_weight")
+                weight.copy_(_balanced(torch.tensor(counts, dtype=torch.float32)))
 
     def forward(self, logits: dict[str, Tensor], batch: FaceBatch) -> Tensor:
         """Return the sum over the tasks in ``logits``; unknown labels add zero, with a graph.
 
         Args:
-            logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), any of them.
+            logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F), any of
+                them.
             batch: the labels.
         """
         losses = []
@@ -184,6 +195,15 @@ class TaskLosses(nn.Module):
             )
         if "va" in logits:
             losses.append(ccc_loss(torch.tanh(logits["va"].float()), batch["va"]))
+        if "felt" in logits:
+            losses.append(
+                cross_entropy_loss(
+                    logits["felt"],
+                    batch["felt"],
+                    weight=self.felt_weight,
+                    label_smoothing=self.label_smoothing,
+                )
+            )
         return torch.stack(losses).sum()
 
 

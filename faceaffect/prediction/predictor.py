@@ -25,7 +25,7 @@ from faceaffect.module import AffectModule
 from faceaffect.prediction.inputs import find_inputs
 from faceaffect.prediction.reading import Ended, Shot, read_inputs
 from faceaffect.prediction.seen import PLACES, Answered, Seen
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import LabelSchema
 
 Cropping = Literal["trained", "landmarks", "tight", "none"]
 
@@ -115,8 +115,7 @@ class Predictor:
     @property
     def columns(self) -> list[str]:
         """The columns of a table of answers, in order."""
-        va = VA_NAMES if self.schema.valence_arousal else ()
-        names = [*PLACES, *self.schema.au_names, *self.schema.expressions, *va]
+        names = [*PLACES, *self.schema.answers]
         return [*names, "text"] if self.speaks else names
 
     @property
@@ -305,7 +304,7 @@ class Predictor:
             faces: (N, S, S, 3) uint8 RGB.
 
         Returns:
-            (N, answers) in the order of AUs, expressions, valence and arousal, and N texts.
+            (N, answers) in the order of the schema's answers, and N texts.
         """
         image = torch.from_numpy(faces).permute(0, 3, 1, 2).contiguous().to(self.model.device)
         names = [f"face {n}" for n in range(len(faces))]

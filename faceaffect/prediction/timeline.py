@@ -81,7 +81,7 @@ class Timeline:
         schema, values = self.schema, np.asarray(line.values)
         aus, classes = len(schema.aus), len(schema.expressions)
         heights = [0.28 * aus + 0.6] * bool(aus) + [2.0] * bool(classes)
-        heights += [1.6] * schema.valence_arousal
+        heights += [1.6] * schema.valence_arousal + [2.0] * bool(schema.felt)
         figure, axes = plt.subplots(
             len(heights), 1, figsize=(11, sum(heights) + 0.8), sharex=True, squeeze=False,
             height_ratios=heights, layout="constrained",
@@ -91,11 +91,8 @@ class Timeline:
         if aus:
             _draw_aus(next(rest), times, values[:, :aus], schema.au_names)
         if classes:
-            axis = next(rest)
-            shares = values[:, aus : aus + classes].T
-            axis.stackplot(times, shares, labels=schema.expressions, colors=_COLOURS)
-            axis.set(ylim=(0, 1), ylabel="expression")
-            axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+            shares = values[:, aus : aus + classes]
+            _draw_shares(next(rest), times, shares, schema.expressions, "expression")
         if schema.valence_arousal:
             axis = next(rest)
             for name, column in zip(VA_NAMES, values[:, aus + classes :].T, strict=False):
@@ -103,10 +100,21 @@ class Timeline:
             axis.axhline(0, color="0.8", lw=0.8, zorder=0)
             axis.set(ylim=(-1, 1), ylabel="valence, arousal")
             axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+        if schema.felt:
+            shares = values[:, -len(schema.felt) :]
+            _draw_shares(next(rest), times, shares, schema.felt, "felt emotion")
         axes[-1, 0].set_xlabel("seconds")
         figure.suptitle(f"{file.name.rsplit('.person', 1)[0]}: person {track}")
         figure.savefig(file, dpi=110)
         plt.close(figure)
+
+
+def _draw_shares(
+    axis: Axes, times: NDArray[Any], shares: NDArray[Any], names: tuple[str, ...], label: str
+) -> None:
+    axis.stackplot(times, shares.T, labels=names, colors=_COLOURS)
+    axis.set(ylim=(0, 1), ylabel=label)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
 
 
 def _draw_aus(

@@ -19,9 +19,10 @@ class FrozenFeatures(Callback):
 
     Face by face in the order of the data, so that a run that was killed finds the same numbers
     again; from then on the data serves features in place of images. Does nothing where images are
-    augmented, since no face is then seen twice, where samples are clips, and where a model has
-    nothing frozen in front. Used for several trainings one after another, it keeps what it has for
-    the next, if the first faces look the same to that one's networks.
+    augmented, since no face is then seen twice, where samples are clips, unless the model takes
+    them and all are of one length, and where a model has nothing frozen in front. Used for several
+    trainings one after another, it keeps what it has for the next, if the first faces look the same
+    to that one's networks.
     """
 
     def __init__(self) -> None:
@@ -78,14 +79,25 @@ def _look(model: AffectModule, data: FaceDataModule) -> Features | None:
         loader = data.in_order(side)
         for batch in loader:
             batch = data.transfer_batch_to_device(batch, model.device, 0)
-            seen = None if "video" in batch else model.frozen_features(batch)
-            if seen is None or count * _bytes(seen) > LIMIT * len(batch["id"]):
+            fit = model.frozen_clips or "video" not in batch
+            seen = model.frozen_features(batch) if fit else None
+            if (
+                seen is None
+                or not _alike(seen, parts)
+                or count * _bytes(seen) > LIMIT * len(batch["id"])
+            ):
                 loader.close()
                 return None
             parts.append({name: value.cpu() for name, value in seen.items()})
             ids += batch["id"]
         loader.close()
     return Features({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, ids)
+
+
+def _alike(seen: dict[str, Tensor], parts: list[dict[str, Tensor]]) -> bool:
+    """Return whether features have the shape of those before: clips may be of other lengths."""
+    before = parts[0] if parts else seen
+    return all(value.shape[1:] == before[name].shape[1:] for name, value in seen.items())
 
 
 def _bytes(table: dict[str, Tensor]) -> int:

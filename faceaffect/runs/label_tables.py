@@ -11,13 +11,15 @@ from faceaffect.data.protocols import SIDES
 
 
 def label_tables(data: FaceDataModule) -> Iterator[Table]:
-    """Yield a table of the expressions and one of the action units, as far as there are any.
+    """Yield tables of expressions, felt emotions and action units, as far as there are any.
 
     Beside each expression stands its index, what the files of the dataset write for it, and how
     many samples of each side have it; beside each action unit how many samples show it.
     """
     if data.schema.expressions:
-        yield _expressions(data)
+        yield _classes(data, "expression", "expressions")
+    if data.schema.felt:
+        yield _classes(data, "felt", "felt emotions")
     if data.schema.aus:
         yield _action_units(data)
 
@@ -36,19 +38,18 @@ def unused_codes(table: LabelTable | None, classes: tuple[str, ...]) -> list[str
     ]
 
 
-def _expressions(data: FaceDataModule) -> Table:
+def _classes(data: FaceDataModule, task: str, title: str) -> Table:
     written: dict[str, list[str]] = {}
     if data.dataset.labels is not None:
         for code, name in data.dataset.labels.codes.items():
             written.setdefault(name, []).append(code)
-    samples, names = data.dataset.samples, data.schema.expressions
+    samples, names = data.dataset.samples, data.schema.names(task)
     counts = []
     for side in SIDES:
-        label = samples.take(getattr(data.split, side)).expression
-        assert label is not None
+        label = getattr(samples.take(getattr(data.split, side)), task)
         counts.append(np.bincount(label[label >= 0], minlength=len(names)))
-    columns = ["index", "expression", *(["in the files"] if written else []), *SIDES]
-    table = Table(*columns, title="expressions", title_justify="left")
+    columns = ["index", task, *(["in the files"] if written else []), *SIDES]
+    table = Table(*columns, title=title, title_justify="left")
     for index, name in enumerate(names):
         cells = [", ".join(written.get(name, []))] if written else []
         table.add_row(str(index), name, *cells, *(f"{count[index]:,}" for count in counts))

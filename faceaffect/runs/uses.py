@@ -86,13 +86,19 @@ def doubts(data: FaceDataModule) -> list[str]:
 
 
 def _poor(part: Samples, schema: LabelSchema) -> Iterator[str]:
-    if part.expression is not None:
-        seen = np.bincount(part.expression[part.expression >= 0], minlength=len(schema.expressions))
-        names = np.array(schema.expressions)
+    for task, one, none in (
+        ("expression", "one expression", "no face of"),
+        ("felt", "one felt emotion", "nobody who feels"),
+    ):
+        label = getattr(part, task)
+        if label is None:
+            continue
+        names = np.array(schema.names(task))
+        seen = np.bincount(label[label >= 0], minlength=len(names))
         if (seen > 0).sum() == 1:
-            yield f"there is one expression only, {names[seen > 0][0]},"
+            yield f"there is {one} only, {names[seen > 0][0]},"
         elif (seen == 0).any():
-            yield f"there is no face of {', '.join(names[seen == 0])}"
+            yield f"there is {none} {', '.join(names[seen == 0])}"
     if part.au is not None:
         for what, value in (("no positive of", 1), ("nothing but positives of", 0)):
             never = ~(part.au == value).any(0)
@@ -111,8 +117,9 @@ def _poor(part: Samples, schema: LabelSchema) -> Iterator[str]:
 
 def _labelled(samples: Samples) -> NDArray[np.bool_]:
     known = np.zeros(len(samples), bool)
-    if samples.expression is not None:
-        known |= samples.expression >= 0
+    for label in (samples.expression, samples.felt):
+        if label is not None:
+            known |= label >= 0
     for numbers in (samples.au, samples.va, samples.expression_share):
         if numbers is not None:
             known |= ~np.isnan(numbers).all(1)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceaffect.schema import TASKS, VA_NAMES, LabelSchema
+from faceaffect.schema import SPOKEN_TASKS, VA_NAMES, LabelSchema
 from faceaffect.scores.mentions import find_mentions, sentences
 from faceaffect.scores.metrics import TaskMetrics
 from faceaffect.scores.vocabulary import Vocabulary, au_vocabulary, expression_vocabulary
@@ -208,7 +208,7 @@ def join_answers(answers: Mapping[str, str]) -> str:
 def split_answers(text: str) -> dict[str, str]:
     """Read what :func:`join_answers` wrote; empty for any other text."""
     lines = (line.partition(": ") for line in text.split("\n"))
-    return {task: answer for task, mark, answer in lines if mark and task in TASKS}
+    return {task: answer for task, mark, answer in lines if mark and task in SPOKEN_TASKS}
 
 
 def generated_metrics(

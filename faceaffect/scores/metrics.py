@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from faceaffect.schema import TASKS, VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, TASKS, VA_NAMES, LabelSchema
 from faceaffect.scores.counts import (
     AUConfusion,
     ClassConfusion,
@@ -35,7 +35,7 @@ from faceaffect.scores.counts import (
     rmse_of,
 )
 
-SCORE = {"au": "au_f1", "expression": "expression_uar", "va": "va_ccc"}
+SCORE = {"au": "au_f1", "expression": "expression_uar", "va": "va_ccc", "felt": "felt_uar"}
 """The metric of each task that enters the model's score."""
 
 
@@ -133,7 +133,8 @@ class TaskMetrics(nn.Module):
     ``au_f1/AU12``, of one AU; ``au_f1_present``, the mean F1 over the AUs that occur in the truth;
     ``expression_war``, ``expression_uar``, ``expression_f1`` (macro F1, the UF1 of the
     micro-expression challenges), ``expression_ece`` and ``expression_recall/<class>``; ``va_ccc``,
-    ``va_rmse``, each the mean of both and, as ``va_ccc/valence``, of one. The names depend on the
+    ``va_rmse``, each the mean of both and, as ``va_ccc/valence``, of one; ``felt_war`` and so on of
+    felt emotions, as of expressions. The names depend on the
     schema alone; what is undefined is NaN, and left out of the mean. ECE has 15 bins, for AUs over
     the probability of presence, for expressions over that of the predicted class.
 
@@ -145,14 +146,17 @@ class TaskMetrics(nn.Module):
     def __init__(self, schema: LabelSchema, *, sync: bool = True) -> None:
         super().__init__()
         self.schema = schema
-        self.confusion_matrix = torch.zeros(0, 0, dtype=torch.long)
-        """(K, K) counts of the last ``compute``, truth in rows; unreadable answers in no column."""
+        self.confusion_matrix: dict[str, Tensor] = {}
+        """Of ``expression`` and ``felt`` (K, K) counts of the last ``compute``, truth in rows;
+        unreadable answers in no column."""
         if "au" in schema.tasks:
             self.au_confusion = AUConfusion(len(schema.aus), sync=sync)
             self.au_curves = Curves(len(schema.aus), sync=sync)
-        if "expression" in schema.tasks:
-            self.class_confusion = ClassConfusion(len(schema.expressions), sync=sync)
-            self.class_curve = Curves(1, sync=sync)
+        classes = [task for task in CLASS_TASKS if task in schema.tasks]
+        self.class_confusion = nn.ModuleDict(
+            {task: ClassConfusion(len(schema.names(task)), sync=sync) for task in classes}
+        )
+        self.class_curve = nn.ModuleDict({task: Curves(1, sync=sync) for task in classes})
         if "va" in schema.tasks:
             self.va_moments = Moments(len(VA_NAMES), sync=sync)
 
@@ -160,48 +164,67 @@ class TaskMetrics(nn.Module):
         """Add a batch.
 
         Args:
-            prediction: ``au`` (B, A) and ``expression`` (B, K) probabilities, ``va`` (B, 2); NaN
-                unreadable.
-            batch: ``au`` (B, A) and ``va`` (B, 2), NaN unknown; ``expression`` (B,), -1 unknown; an
-                absent task is unknown.
+            prediction: ``au`` (B, A), ``expression`` (B, K) and ``felt`` (B, F) probabilities,
+                ``va`` (B, 2); NaN unreadable.
+            batch: ``au`` (B, A) and ``va`` (B, 2), NaN unknown; ``expression`` and ``felt`` (B,),
+                -1 unknown; an absent task is unknown.
 
         Raises:
             ValueError: prediction and truth differ in shape, or a class index is out of range.
         """
-        add = {"au": self._add_au, "expression": self._add_expression, "va": self._add_va}
         for task in self.schema.tasks:
             if task in batch:
-                add[task](prediction[task].detach().float(), batch[task])
+                self._add(task, prediction[task].detach().float(), batch[task])
 
     def compute(self) -> dict[str, float]:
         """Return all metrics by name, as plain numbers."""
-        of = {"au": self._of_au, "expression": self._of_expression, "va": self._of_va}
         with warnings.catch_warnings():
             # Labels of a task may be absent throughout: that is no mistake here.
             warnings.filterwarnings("ignore", "The ``compute`` method")
-            return {name: v for task in self.schema.tasks for name, v in of[task]().items()}
+            return {name: v for task in self.schema.tasks for name, v in self._of(task).items()}
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in self.children():
+        for metric in self.modules():
             if isinstance(metric, Metric):
                 metric.reset()
+
+    def _add(self, task: str, answer: Tensor, target: Tensor) -> None:
+        if task in CLASS_TASKS:
+            self._add_class(task, answer, target)
+        elif task == "au":
+            self._add_au(answer, target)
+        else:
+            self._add_va(answer, target)
+
+    def _of(self, task: str) -> dict[str, float]:
+        if task in CLASS_TASKS:
+            return self._of_class(task)
+        return self._of_au() if task == "au" else self._of_va()
 
     def _add_au(self, prob: Tensor, target: Tensor) -> None:
         self.au_confusion.update(prob, target)
         self.au_curves.update(prob, target)
 
-    def _add_expression(self, prob: Tensor, target: Tensor) -> None:
-        if prob.shape != (len(target), len(self.schema.expressions)):
+    def _add_class(self, task: str, prob: Tensor, target: Tensor) -> None:
+        classes = len(self.schema.names(task))
+        if prob.shape != (len(target), classes):
             raise ValueError(
-                f"expression probabilities {tuple(prob.shape)} for {len(target)} samples and "
-                f"{len(self.schema.expressions)} classes"
+                f"{task} probabilities {tuple(prob.shape)} for {len(target)} samples and "
+                f"{classes} classes"
             )
         confidence, pred = prob.max(1)  # NaN where any class is NaN
         pred = pred.where(~confidence.isnan(), -1)
-        self.class_confusion.update(pred, target)
+        confusion, curve = self._of_classes(task)
+        confusion.update(pred, target)
         correct = (pred == target).float().where(target != -1, torch.nan)
-        self.class_curve.update(confidence[:, None], correct[:, None])
+        curve.update(confidence[:, None], correct[:, None])
+
+    def _of_classes(self, task: str) -> tuple[ClassConfusion, Curves]:
+        counted, curve = self.class_confusion[task], self.class_curve[task]
+        assert isinstance(counted, ClassConfusion)
+        assert isinstance(curve, Curves)
+        return counted, curve
 
     def _add_va(self, pred: Tensor, target: Tensor) -> None:
         self.va_moments.update(pred.where(~pred.isnan(), 0), target)
@@ -215,19 +238,20 @@ class TaskMetrics(nn.Module):
         mean = each.where(there, torch.nan).nanmean().item()
         return _named(columns, self.schema.au_names) | {"au_f1_present": mean}
 
-    def _of_expression(self) -> dict[str, float]:
-        confusion = self.class_confusion.compute().cpu()
-        _, ece = self.class_curve.compute()
-        self.confusion_matrix = confusion[:, :-1]
+    def _of_class(self, task: str) -> dict[str, float]:
+        counted, curve = self._of_classes(task)
+        confusion = counted.compute().cpu()
+        _, ece = curve.compute()
+        self.confusion_matrix[task] = confusion[:, :-1]
         recalls = recall(confusion)
         return {
-            "expression_war": ratio(confusion.diagonal().sum(), confusion.sum()).item(),
-            "expression_uar": recalls.nanmean().item(),
-            "expression_f1": class_f1(confusion).nanmean().item(),
-            "expression_ece": ece.item(),
+            f"{task}_war": ratio(confusion.diagonal().sum(), confusion.sum()).item(),
+            f"{task}_uar": recalls.nanmean().item(),
+            f"{task}_f1": class_f1(confusion).nanmean().item(),
+            f"{task}_ece": ece.item(),
         } | {
-            f"expression_recall/{name}": value
-            for name, value in zip(self.schema.expressions, recalls.tolist(), strict=True)
+            f"{task}_recall/{name}": value
+            for name, value in zip(self.schema.names(task), recalls.tolist(), strict=True)
         }
 
     def _of_va(self) -> dict[str, float]:
@@ -249,7 +273,7 @@ def score(
     schema: LabelSchema,
     task_weights: Mapping[str, float] | None = None,
 ) -> float:
-    """Weighted mean of au_f1, expression_uar and va_ccc over the schema's tasks.
+    """Weighted mean of au_f1, expression_uar, va_ccc and felt_uar over the schema's tasks.
 
     A task whose metric is undefined (NaN: nothing known) is left out.
 
@@ -282,7 +306,7 @@ def absent(schema: LabelSchema, target: Mapping[str, Any]) -> list[str]:
 
     Args:
         schema: names of the labels.
-        target: truth as in a batch: ``au`` (N, A), ``expression`` (N,).
+        target: truth as in a batch: ``au`` (N, A), ``expression`` and ``felt`` (N,).
 
     >>> absent(LabelSchema((1, 4)), {"au": torch.tensor([[1.0, 0.0], [0.0, torch.nan]])})
     ['AU4']
@@ -291,9 +315,9 @@ def absent(schema: LabelSchema, target: Mapping[str, Any]) -> list[str]:
     if "au" in target:
         there = (torch.as_tensor(target["au"]) == 1).any(0).tolist()
         names += [name for name, any_ in zip(schema.au_names, there, strict=True) if not any_]
-    if "expression" in target:
-        known = set(torch.as_tensor(target["expression"]).tolist())
-        names += [name for i, name in enumerate(schema.expressions) if i not in known]
+    for task in (task for task in CLASS_TASKS if task in target):
+        known, before = set(torch.as_tensor(target[task]).tolist()), "felt " * (task == "felt")
+        names += [before + name for i, name in enumerate(schema.names(task)) if i not in known]
     return names
 
 
@@ -302,24 +326,26 @@ def trivial_baselines(
 ) -> dict[str, float]:
     """Metrics of answers that look at no face, under the names of :class:`TaskMetrics`.
 
-    Every AU is present with probability 1; an expression's probability is its share of the training
-    part, so that the majority class is predicted; valence and arousal are the training part's mean.
+    Every AU is present with probability 1; the probability of an expression, or of a felt emotion,
+    is its share of the training part, so that the majority class is predicted; valence and arousal
+    are the training part's mean.
 
     Args:
         schema: names of the labels.
-        statistics: ``expression_count`` by class name and ``va_mean``, of the training part.
-        target: truth of all samples as in a batch: ``au``, ``expression``, ``va``.
+        statistics: ``expression_count`` and ``felt_count`` by class name and ``va_mean``, of the
+            training part.
+        target: truth of all samples as in a batch: ``au``, ``expression``, ``va``, ``felt``.
     """
     metrics = TaskMetrics(schema, sync=False)
     known = {task: torch.as_tensor(target[task]) for task in schema.tasks if task in target}
     answers = {}
     if "au" in known:
         answers["au"] = torch.ones_like(known["au"])
-    if "expression" in known:
-        counts = statistics["expression_count"]
-        prior = torch.tensor([float(counts.get(name, 0)) for name in schema.expressions])
+    for task in (task for task in CLASS_TASKS if task in known):
+        counts = statistics[f"{task}_count"]
+        prior = torch.tensor([float(counts.get(name, 0)) for name in schema.names(task)])
         prior = prior / prior.sum() if prior.any() else torch.ones_like(prior) / len(prior)
-        answers["expression"] = prior.expand(len(known["expression"]), -1)
+        answers[task] = prior.expand(len(known[task]), -1)
     if "va" in known:
         mean = torch.tensor([float(value) for value in statistics["va_mean"]])
         answers["va"] = mean.expand(len(known["va"]), -1)

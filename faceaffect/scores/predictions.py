@@ -17,11 +17,13 @@ from torch import Tensor
 
 from faceaffect.errors import DataError, printable, shown
 from faceaffect.files import replacing
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, VA_NAMES, LabelSchema
 from faceaffect.scores.answers import generated_metrics
 from faceaffect.scores.metrics import TaskMetrics
 
 _ATTRIBUTE = "attribute/"
+_CLASSES = tuple(f"target/{task}" for task in CLASS_TASKS)
+"""The columns of true classes, by name."""
 
 
 def answer_columns(schema: LabelSchema) -> dict[str, list[str]]:
@@ -34,6 +36,7 @@ def answer_columns(schema: LabelSchema) -> dict[str, list[str]]:
         "au": [f"prob/{name}" for name in schema.au_names],
         "expression": [f"prob/{name}" for name in schema.expressions],
         "va": [f"pred/{name}" for name in VA_NAMES],
+        "felt": [f"prob/felt/{name}" for name in schema.felt],
     }
     return {task: columns[task] for task in schema.tasks}
 
@@ -48,6 +51,7 @@ def truth_columns(schema: LabelSchema) -> dict[str, list[str]]:
         "au": [f"target/{name}" for name in schema.au_names],
         "expression": ["target/expression"],
         "va": [f"target/{name}" for name in VA_NAMES],
+        "felt": ["target/felt"],
     }
     return {task: columns[task] for task in schema.tasks}
 
@@ -77,7 +81,8 @@ class Predictions:
 
         Args:
             batch: truth and names, labels in the order of the schema; an absent task is unknown.
-            prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), optionally ``text``.
+            prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F),
+                optionally ``text``.
         """
         new = []
         for row, name in enumerate(batch["id"]):
@@ -120,7 +125,7 @@ class Predictions:
         """Return of how many samples any label is known, and so scored."""
         known = torch.zeros(len(self), dtype=torch.bool)
         for task, truth in self.batch().items():
-            if task == "expression":
+            if task in CLASS_TASKS:
                 known |= truth >= 0
             elif task in self.schema.tasks:
                 known |= ~truth.isnan().all(1)
@@ -155,10 +160,11 @@ class Predictions:
         batch, answers = self.batch(), self.answers()
         columns: dict[str, Any] = {"id": self.id, "subject": self.subject}
         said, true = answer_columns(self.schema), truth_columns(self.schema)
-        if "expression" in said:
-            columns[true["expression"][0]] = _names(batch["expression"], self.schema.expressions)
-            columns |= dict(zip(said["expression"], answers["expression"].T.numpy(), strict=True))
-        for task in [task for task in said if task != "expression"]:
+        for task in sorted(said, key=lambda task: task not in CLASS_TASKS):
+            if task in CLASS_TASKS:
+                columns[true[task][0]] = _names(batch[task], self.schema.names(task))
+                columns |= dict(zip(said[task], answers[task].T.numpy(), strict=True))
+                continue
             for c, (truth, answer) in enumerate(zip(true[task], said[task], strict=True)):
                 value = batch[task][:, c].numpy()
                 columns[truth] = pd.array(value, dtype="Int64") if task == "au" else value
@@ -196,9 +202,7 @@ _APOSTROPHE = re.compile(rf"'+{_FORMULA.pattern}")
 
 
 def _is_text(column: str) -> bool:
-    return column in ("id", "subject", "target/expression", "text") or column.startswith(
-        "attribute/"
-    )
+    return column in ("id", "subject", *_CLASSES, "text") or column.startswith("attribute/")
 
 
 def _quoted(cell: Any, spreadsheet_safe: bool) -> Any:
@@ -220,7 +224,7 @@ def _unquoted(cell: Any) -> Any:
 def _truth(batch: Mapping[str, Any], task: str, answer: Tensor, rows: list[int]) -> Tensor:
     if task in batch:
         return batch[task].cpu()[rows]  # type: ignore[no-any-return]
-    if task == "expression":
+    if task in CLASS_TASKS:
         return torch.full((len(answer),), -1)
     return torch.full_like(answer, torch.nan)
 
@@ -239,7 +243,7 @@ def read_table(file: Path) -> pd.DataFrame:
     Raises:
         DataError: it is missing or no such table, or a cell is no number or out of range.
     """
-    texts = {"id": str, "subject": str, "target/expression": object}
+    texts = {"id": str, "subject": str, **dict.fromkeys(_CLASSES, object)}
     if file.exists() and not file.is_file():
         raise DataError(f"{file}: not a regular file")
     try:
@@ -303,8 +307,8 @@ class Outcome:
         answers = {task: _values(table, of) for task, of in answer_columns(schema).items()}
         truth = {}
         for task, columns in truth_columns(schema).items():
-            if task == "expression":
-                index = pd.Index(schema.expressions).get_indexer(pd.Index(table[columns[0]]))
+            if task in CLASS_TASKS:
+                index = pd.Index(schema.names(task)).get_indexer(pd.Index(table[columns[0]]))
                 truth[task] = torch.as_tensor(index, dtype=torch.long)
             else:
                 truth[task] = _values(table, columns)

@@ -16,6 +16,7 @@ from rich.progress import track
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.synthetic import facs
 from faceaffect.data.synthetic.clips import draw_clip
+from faceaffect.data.synthetic.eyes import FACE, draw_felt, shown_intensity
 from faceaffect.data.synthetic.identity import ATTRIBUTES, Identity, attribute_table, make_identity
 from faceaffect.data.synthetic.render import Picture, render
 from faceaffect.data.synthetic.sampling import LabelSampler
@@ -69,6 +70,10 @@ class SyntheticFaces(FaceDataset):
             samples are its views, with the attribute ``yaw``. None draws a yaw of up to 30 degrees
             for each sample.
         cache: folder where rendered samples are kept, None for none.
+        deceive: share of faces that show another emotion than is felt. With it the felt emotion is
+            labelled, among the expressions that occur, and how strongly the face shows its own;
+            eyes and fixations, which follow what is felt, are measured; and the attribute ``face``
+            says which deceive. None: nobody's feelings are known. Pictures are the same.
 
     Raises:
         DataError: a number out of range, an unknown AU, expression or preset.
@@ -91,6 +96,7 @@ class SyntheticFaces(FaceDataset):
         hide: dict[int, float] | None = None,
         yaws: list[float] | None = None,
         cache: str | None = None,
+        deceive: float | None = None,
     ) -> None:
         if yaws is not None:
             check_yaws(yaws, clips)
@@ -99,6 +105,7 @@ class SyntheticFaces(FaceDataset):
         _check_shares(
             label_noise=label_noise,
             occlusion=occlusion,
+            deceive=deceive or 0.0,
             **{f"hide.{au}": share for au, share in hidden.items()},
         )
         unknown = [au for au in (*aus, *hidden) if au not in facs.COLUMN]
@@ -120,11 +127,18 @@ class SyntheticFaces(FaceDataset):
             drawn = rates if isinstance(rates, str) else sorted(rates.items())
             turns = (self._yaws,) if self._yaws else ()
             self._cache = _cache_folder(cache, (*world, drawn, sorted(pairs.items()), *turns))
-        schema = LabelSchema(tuple(aus), tuple(expressions), valence_arousal)
+        felt = shown if deceive is not None else ()
+        if len(felt) == 1:
+            raise DataError("synthetic: deceive: needs two expressions or more")
+        schema = LabelSchema(tuple(aus), tuple(expressions), valence_arousal, felt)
+        table = self._table(schema, subjects, label_noise)
+        if deceive is not None:
+            self._add_felt(table, felt, deceive)
+        faces = {"face": FACE} if deceive is not None else {}
         super().__init__(
             schema,
-            self._table(schema, subjects, label_noise),
-            attribute_names=ATTRIBUTES | yaw_names(self._yaws),
+            table,
+            attribute_names=ATTRIBUTES | yaw_names(self._yaws) | faces,
             notes={"renderer": VERSION, "positive_from": POSITIVE_FROM, "label_noise": label_noise},
         )
 
@@ -153,6 +167,16 @@ class SyntheticFaces(FaceDataset):
             | yaw_column(self._yaws, len(au)),
             instance=self._instance if self._yaws else None,
         )
+
+    def _add_felt(self, table: Samples, felt: tuple[str, ...], deceive: float) -> None:
+        of, first = self._instance, np.unique(self._instance, return_index=True)[1]
+        shown = self._labels.expression
+        drawn = draw_felt(shown[first], self._subject[first], felt, deceive, self.seed)
+        table.felt, table.eyes = _class_index(drawn.felt[of], felt), drawn.eyes[of]
+        table.fixations = drawn.fixations[of]
+        if table.expression is not None:
+            table.expression_intensity = shown_intensity(shown, self._labels.grade)
+        table.attributes["face"] = (drawn.felt[of] != shown).astype(np.int64)
 
     def person(self, index: int) -> Identity:
         """Who the sample shows."""

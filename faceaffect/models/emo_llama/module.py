@@ -36,7 +36,7 @@ from faceaffect.module import AffectModule
 from faceaffect.optim import scaled_groups
 from faceaffect.progress import console
 from faceaffect.registry import as_node
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import SPOKEN_TASKS, LabelSchema
 from faceaffect.scores.answers import join_answers, read_answers
 
 MINI_LLAMA = {"name": "asset:mini_llama", "lora": {"r": 16, "alpha": 32.0, "dropout": 0.0}}
@@ -85,6 +85,7 @@ class EmoLlama(AffectModule):
         CheckpointError: weights are missing or damaged.
     """
 
+    can_answer = SPOKEN_TASKS
     clips = True
 
     def __init__(

@@ -33,7 +33,7 @@ from faceaffect.models.vlm.vllm_engine import VllmEngine, VllmOptions, check_vll
 from faceaffect.module import AffectModule
 from faceaffect.optim import scaled_groups
 from faceaffect.progress import console
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import SPOKEN_TASKS, LabelSchema
 from faceaffect.scores.answers import join_answers, read_answers
 
 _VIDEO_FAMILIES = {"llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
@@ -95,6 +95,7 @@ class Vlm(Speaking, AffectModule):
         CheckpointError: it is no image-text model, or is damaged.
     """
 
+    can_answer = SPOKEN_TASKS
     clips = True
     zero_shot = True
 

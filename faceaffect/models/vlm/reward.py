@@ -21,7 +21,7 @@ from faceaffect.instructions.items import Labels
 from faceaffect.models.vlm.chat import Chat, Prompt
 from faceaffect.models.vlm.net import VisionLanguageModel
 from faceaffect.models.vlm.prompts import Asker, TaskPrompt
-from faceaffect.schema import TASKS, LabelSchema
+from faceaffect.schema import SPOKEN_TASKS, LabelSchema
 from faceaffect.scores.rewards import au_reward, expression_reward, va_reward
 
 
@@ -52,9 +52,9 @@ class Reward:
         if not 0 < self.temperature < math.inf:
             raise RecipeError(f"model.reward.temperature: {self.temperature} is not positive")
         for task, weight in self.weights.items():
-            if task not in TASKS:
+            if task not in SPOKEN_TASKS:
                 raise RecipeError(
-                    f"model.reward.weights.{task}: no such task; they are {', '.join(TASKS)}"
+                    f"model.reward.weights.{task}: no such task; they are {', '.join(SPOKEN_TASKS)}"
                 )
             if not 0 <= weight < math.inf:
                 raise RecipeError(f"model.reward.weights.{task}: {weight} is no weight")
