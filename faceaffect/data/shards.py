@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceaffect.data.batch import SIGNALS
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.faces.crop import Crop
 from faceaffect.data.image import decode_image
@@ -180,6 +181,8 @@ def pictures_hash(
 
 def describe(dataset: FaceDataset) -> dict[str, Any]:
     """Return what a dataset is besides its samples, as plain values."""
+    measured = {name: getattr(dataset.samples, name) for name in SIGNALS}
+    signals = {name: list(s.shape[1:]) for name, s in measured.items() if s is not None}
     return {
         "version": VERSION,
         "schema": dataset.schema.to_dict(),
@@ -187,6 +190,7 @@ def describe(dataset: FaceDataset) -> dict[str, Any]:
         "left_out": dataset.left_out,
         "attributes": {name: list(dataset.attribute_names.get(name, ()))
                        for name in dataset.samples.attributes},
+        **({"signals": signals} if signals else {}),
         "folds": dataset.folds,
         "notes": dataset.notes,
         "crop": dataset.crop and asdict(dataset.crop),
