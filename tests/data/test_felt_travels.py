@@ -44,7 +44,7 @@ def test_two_trackers_are_no_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(mixture, "_build", other)
     sources = [{**WORLD, "seed": seed, "deceive": 0.5} for seed in (1, 2)]
-    with pytest.raises(DataError, match="eyes of one source have 3 values a step and .* another 4"):
+    with pytest.raises(DataError, match=r"eyes of one source have 3 .* another 4"):
         create_data("mixture", sources=sources)
 
 
