@@ -22,7 +22,7 @@ from faceaffect.runs.result import RESULT
 from faceaffect.runs.train import train
 from faceaffect.scores.predictions import read_table
 
-EPOCHS = {0.01: 100, 0.1: 30, 1.0: 6}
+EPOCHS = {0.01: 60, 0.1: 30, 1.0: 5}
 """Of fine-tuning on each share of the people; fewer faces take more epochs."""
 
 TWINS = ("mini_multiview_finetuned", "mini_multiview_scratch")

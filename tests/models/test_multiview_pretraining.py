@@ -279,7 +279,7 @@ def test_data_without_views_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_chain_of_the_shipped_recipes_by_yaw(tmp_path: Path) -> None:
     """Pre-trained, fine-tuned on part of the people and compared by yaw with what is not."""
-    short = ["data.n=300", "data.subjects=20", "data.batch_size=10", "trainer.max_epochs=1",
+    short = ["data.n=300", "data.subjects=20", "data.batch_size=12", "trainer.max_epochs=1",
              "trainer.accelerator=cpu", f"data.cache={tmp_path}/cache",
              f"output={tmp_path}/runs", "data.num_workers=0"]  # fmt: skip
     assert main(["train", "mini_multiview_pretraining", *short]) == 0
