@@ -24,6 +24,7 @@ TABLES: dict[str, dict[str, str]] = {
     "models": {
         "auformer": "faceaffect.models.auformer:AUFormer",
         "distillation": "faceaffect.models.distillation:Distillation",
+        "comp_gan": "faceaffect.models.comp_gan:CompGan",
         "emert": "faceaffect.models.emert:Emert",
         "endpoint": "faceaffect.models.endpoint:EndpointModel",
         "face_analysis": "faceaffect.models.face_analysis:FaceAnalysis",
@@ -61,6 +62,7 @@ TABLES: dict[str, dict[str, str]] = {
         "disfa": "faceaffect.data.disfa:Disfa",
         "disfa_plus": "faceaffect.data.disfa_plus:DisfaPlus",
         "emer": "faceaffect.data.emer:Emer",
+        "expression_quartets": "faceaffect.data.synthetic.quartets:ExpressionQuartets",
         "faba_bench": "faceaffect.data.faba:FabaBench",
         "facial_expressions": "faceaffect.data.facial_expressions:FacialExpressions",
         "fer2013": "faceaffect.data.fer:Fer2013",
@@ -83,6 +85,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "protocols": {
         "all": f"{_PROTOCOLS}:All",
+        "n_way_k_shot": "faceaffect.data.few_shot:NWayKShot",
         "lodo": "faceaffect.data.across:LeaveOneDatasetOut",
         "leave_one_subject_out": f"{_PROTOCOLS}:LeaveOneSubjectOut",
         "official": f"{_PROTOCOLS}:Official",

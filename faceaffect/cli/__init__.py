@@ -26,6 +26,7 @@ from faceaffect.cli import (
     demo,
     explain,
     export,
+    fewshot,
     graph,
     ls,
     predict,
@@ -49,7 +50,7 @@ from faceaffect.errors import (
 
 COMMANDS = (
     train, test, tune, crossval, compare, check, predict, demo, export, graph, explain, ask, probe,
-    annotate, shard, sheet, ls, cp,
+    fewshot, annotate, shard, sheet, ls, cp,
 )  # fmt: skip
 """The commands, in the order in which the help lists them."""
 

@@ -12,7 +12,7 @@ from trees import dfew, faba, rafdb, sets
 from trees import disfa as disfa_tree
 
 FULL_SIZE = [name for name in list_recipes()
-             if not name.startswith(("mini_", "pretrain_", "endpoint_", "face_mllm_"))
+             if not name.startswith(("mini_", "few_shot_", "pretrain_", "endpoint_", "face_mllm_"))
              and not name.endswith("as_it_is")]  # fmt: skip
 """The recipes for real data, which test_full_size_recipes trains as they stand."""
 
@@ -69,6 +69,7 @@ DATA: dict[str, Any] = {
     "dfew": lambda root: [f"data.root={dfew.write(root)}", "data.frames=2"],
     "disfa": disfa,
     "disfa_plus": lambda root: [f"data.root={sets.disfa_plus(root)}", "data.align=none"],
+    "expression_quartets": lambda root: ["data.n=60", "data.subjects=20", f"data.cache={root}"],
     "faba_bench": lambda root: [f"data.root={faba.tree(root)}"],
     "facial_expressions": lambda root: [f"data.root={write_facial_expressions(root)}"],
     "fer2013": lambda root: [f"data.root={sets.ferplus(root)}"],

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
-from faceaffect.data.synthetic import facs
+from faceaffect.data.synthetic import facs, fine
 from faceaffect.data.synthetic.clips import draw_clip
 from faceaffect.data.synthetic.eyes import FACE, draw_felt, shown_intensity
 from faceaffect.data.synthetic.identity import ATTRIBUTES, Identity, attribute_table, make_identity
@@ -32,6 +32,9 @@ VERSION: Final = 3
 
 POSITIVE_FROM: Final = 2
 """An AU is positive from this intensity on."""
+
+FINE: Final = "fine"
+"""Stands for the names of all fine-grained expressions."""
 
 _WORTH_PROCESSES: Final = 500
 """So many faces take longer to draw than it takes to start processes."""
@@ -54,7 +57,8 @@ class SyntheticFaces(FaceDataset):
         seed: world: other seeds have other people, other labels.
         aus: label columns; faces show every AU of `facs.AUS` all the same.
         expressions: classes that occur, () for no expression label (the first seven of
-            `facs.EXPRESSIONS` then occur).
+            `facs.EXPRESSIONS` then occur), or "fine": the 54 combinations of AUs of `fine.CLASSES`,
+            equally frequent, whatever `rates`.
         valence_arousal: whether to label valence and arousal.
         rates: share of positives per AU: "bp4d", "disfa", "uniform" or {AU: share}.
         cooccurrence: [AU, AU, correlation] triples that replace those of `facs.COOCCURRENCE`, None
@@ -85,7 +89,7 @@ class SyntheticFaces(FaceDataset):
         subjects: int = 300,
         seed: int = 0,
         aus: list[int] | tuple[int, ...] = facs.BP4D_AUS,
-        expressions: list[str] | tuple[str, ...] = facs.EXPRESSIONS[:7],
+        expressions: list[str] | tuple[str, ...] | str = facs.EXPRESSIONS[:7],
         valence_arousal: bool = True,
         rates: str | dict[int, float] = "bp4d",
         cooccurrence: list[list[float]] | None = None,
@@ -113,17 +117,23 @@ class SyntheticFaces(FaceDataset):
             raise DataError(f"synthetic: AU{unknown[0]} is not drawn; choose from {list(facs.AUS)}")
         self.seed, self.image_size, self.frames = seed, image_size, clips
         self.occlusion, self.hide = occlusion, hidden
-        shown = tuple(expressions) or facs.EXPRESSIONS[:7]
+        is_fine = expressions == FINE
+        if isinstance(expressions, str):
+            expressions = _fine_classes(expressions, rates, cooccurrence)
+        self._kinds = tuple(fine.CLASSES) if is_fine else facs.EXPRESSIONS
+        drawn_kinds = tuple(expressions) or facs.EXPRESSIONS[:7]
         pairs = _pairs(cooccurrence or [])
         rates = rates if isinstance(rates, str) else {int(au): r for au, r in rates.items()}
         self._yaws = () if yaws is None else tuple(map(float, yaws))
         self._instance = np.arange(n) // max(1, len(self._yaws))
-        of_instance = LabelSampler(rates, shown, pairs)(int(self._instance[-1]) + 1, seed)
+        sampler = fine.fine_labels if is_fine else LabelSampler(rates, drawn_kinds, pairs)
+        of_instance = sampler(int(self._instance[-1]) + 1, seed)
         self._labels = of_instance.take(self._instance)
         self._subject = self._instance % subjects
         self._cache: Path | None = None
         if cache:
-            world = (seed, subjects, image_size, clips, occlusion, sorted(hidden.items()), shown)
+            unseen = sorted(hidden.items())
+            world = (seed, subjects, image_size, clips, occlusion, unseen, drawn_kinds)
             drawn = rates if isinstance(rates, str) else sorted(rates.items())
             turns = (self._yaws,) if self._yaws else ()
             self._cache = _cache_folder(cache, (*world, drawn, sorted(pairs.items()), *turns))
@@ -146,7 +156,7 @@ class SyntheticFaces(FaceDataset):
         columns = [facs.COLUMN[au] for au in schema.aus]
         grade = self._labels.grade[:, columns]
         au = (grade >= POSITIVE_FROM).astype(np.float32)
-        expression = _class_index(self._labels.expression, schema.expressions)
+        expression = _class_index(self._labels.expression, schema.expressions, self._kinds)
         if label_noise:
             rng = np.random.Generator(np.random.PCG64([self.seed, 104]))
             draw = rng.random((len(au), len(facs.AUS) + 2))
@@ -184,7 +194,7 @@ class SyntheticFaces(FaceDataset):
 
     def scene(self, index: int) -> Scene:
         """Under which circumstances, at the apex."""
-        contempt = facs.EXPRESSIONS[self._labels.expression[index]] == "contempt"
+        contempt = self._kinds[self._labels.expression[index]] == "contempt"
         scene = draw_scene(
             np.random.default_rng([self.seed, 105, int(self._instance[index])]),
             self._labels.grade[index],
@@ -206,6 +216,23 @@ class SyntheticFaces(FaceDataset):
         moments = draw_clip(np.random.default_rng([self.seed, 106, index]), scene, self.frames)
         pictures = [render(person, moment, self.image_size) for moment in moments]
         return Loaded(*_stack(pictures), scene.pose)
+
+    def redraw(self, index: int, subject: int, seed: int) -> Loaded:
+        """Draw the AUs of a sample, at its intensities, on another person in another scene.
+
+        Args:
+            index: of the sample.
+            subject: number of the person.
+            seed: of the scene.
+        """
+        rng = np.random.default_rng([self.seed, 155, index, subject, seed])
+        scene = draw_scene(rng, self._labels.grade[index], occlusion=self.occlusion)
+        picture = render(make_identity(self.seed, subject), scene, self.image_size)
+        return Loaded(picture.image, picture.landmarks, scene.pose)
+
+    def subject_of(self, index: int) -> int:
+        """Return the number of the person whom a sample shows."""
+        return int(self._subject[index])
 
     def load(self, index: int) -> Loaded:
         """Sample `index`, from the cache if it is there; a damaged file is written anew."""
@@ -248,11 +275,21 @@ def subject_name(seed: int, subject: int) -> str:
     return f"s{seed}-{subject:04d}"
 
 
+def _fine_classes(word: str, rates: object, cooccurrence: object) -> tuple[str, ...]:
+    if word != FINE:
+        raise DataError(f"synthetic: expressions: {word!r} is no list of names, nor '{FINE}'")
+    if rates != "bp4d" or cooccurrence:
+        raise DataError(
+            f"synthetic: expressions: '{FINE}' draws its own AUs; leave rates and cooccurrence out"
+        )
+    return tuple(fine.CLASSES)
+
+
 def _class_index(
-    expression: npt.NDArray[np.int64], names: tuple[str, ...]
+    expression: npt.NDArray[np.int64], names: tuple[str, ...], kinds: tuple[str, ...]
 ) -> npt.NDArray[np.int64]:
-    position = np.full(len(facs.EXPRESSIONS), -1)
-    position[[facs.EXPRESSIONS.index(name) for name in names]] = np.arange(len(names))
+    position = np.full(len(kinds), -1)
+    position[[kinds.index(name) for name in names]] = np.arange(len(names))
     return np.asarray(position[expression], np.int64)
 
 

@@ -17,8 +17,8 @@ Floats = npt.NDArray[np.float64]
 # Columns of the table of uniform draws that one sample owns; a new use takes a new column, so that
 # old labels stay.
 _DRAWS: Final = 96
-_GRADE_SHARES: Final = (0.36, 0.28, 0.22, 0.14)  # of intensities 2, 3, 4, 5 among positives (ours)
-_TRACE_SHARE: Final = 0.22  # of intensity 1 among negatives (ours)
+GRADE_SHARES: Final = (0.36, 0.28, 0.22, 0.14)  # of intensities 2, 3, 4, 5 among positives (ours)
+TRACE_SHARE: Final = 0.22  # of intensity 1 among negatives (ours)
 _CORE: Final = np.array(
     [[facs.PROTOTYPES[e].get(au, 0.0) >= 3 for au in AUS] for e in facs.EXPRESSIONS]
 )
@@ -122,7 +122,7 @@ class LabelSampler:
         latent = ndtr(ndtri(np.clip(draw[:, 1 : 1 + len(AUS)], 1e-9, 1 - 1e-9)) @ self._root.T)
         expression = self.allowed[which].astype(np.int64)
         grade = _grades(latent, probability, _CORE[expression])
-        _exclude(grade)
+        exclude(grade)
         for copy, source in self.copies.items():
             grade[:, copy] = grade[:, source]
         va = valence_arousal(expression, grade)
@@ -137,12 +137,13 @@ def _grades(latent: Floats, probability: Floats, core: npt.NDArray[np.bool_]) ->
     """
     tail = (latent - (1 - probability)) / np.maximum(probability, 1e-12)
     height = np.clip(tail, 0, 1) ** np.where(core, 0.55, 1.0)
-    positive = 2 + np.searchsorted(np.cumsum(_GRADE_SHARES)[:-1], height)
-    trace = latent > (1 - probability) * (1 - _TRACE_SHARE)
+    positive = 2 + np.searchsorted(np.cumsum(GRADE_SHARES)[:-1], height)
+    trace = latent > (1 - probability) * (1 - TRACE_SHARE)
     return np.where(tail > 0, positive, trace.astype(np.float64))
 
 
-def _exclude(grade: Floats) -> None:
+def exclude(grade: Floats) -> None:
+    """Take back, in (N, 18) grades, what one face cannot show at once."""
     for winner, loser in facs.EXCLUSIVE:
         clash = (grade[:, COLUMN[winner]] >= 2) & (grade[:, COLUMN[loser]] > 0)
         grade[clash, COLUMN[loser]] = 0.0

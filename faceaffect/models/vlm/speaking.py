@@ -1,6 +1,7 @@
 """What a vision-language model says: scores of options, and answers in free words."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from faceaffect.models.emo_llama.prompts import probabilities
 from faceaffect.models.vlm.chat import Chat, Exchange, Prompt
 from faceaffect.models.vlm.net import VisionLanguageModel
 from faceaffect.models.vlm.prompts import CONCLUDE, Asker, TaskPrompt, centred
+from faceaffect.models.vlm.shots import Shot
 from faceaffect.schema import LabelSchema
 
 DESCRIBE = "Describe the emotion in the {media} and the facial evidence for it."
@@ -144,6 +146,30 @@ class Speaking:
         prompt.branches = [option.texts() for option in self.chat.options(options)]
         scores: list[float] = self.llm.scores([prompt], self.chat)[0].tolist()
         return scores
+
+    @torch.no_grad()
+    def name_by_examples(
+        self, clips: Sequence[Tensor], names: Sequence[str], shots: Sequence[Shot]
+    ) -> Tensor:
+        """Return (B, N) probabilities of classes that examples before each question show.
+
+        The classes are asked for in the words of the recipe if it gives all options in one
+        question, else in the package's own; the model's own schema does not matter.
+
+        Args:
+            clips: B faces (T, 3, H, W) uint8.
+            names: the N classes.
+            shots: examples of them.
+        """
+        own = self.forms.get("expression", TaskPrompt())
+        forms = {"expression": own if own.form == "options" else TaskPrompt()}
+        device = self.llm.device
+        there = [replace(shot, clip=shot.clip.to(device)) for shot in shots]
+        schema = LabelSchema(expressions=tuple(names))
+        asker = Asker(schema, self.chat, [clip.to(device) for clip in clips], forms, there)
+        prompts = [p for i in range(len(clips)) for p in asker.score(i, "expression")]
+        scores = self.llm.scores(prompts, self.chat).reshape(len(clips), -1)
+        return probabilities(scores, "expression", schema)
 
     def _about(self, media: Sequence[Tensor], question: str) -> Prompt:
         clips = tuple(clip.to(self.llm.device) for clip in media)
