@@ -35,6 +35,8 @@ class CompGan(PretrainingModule):
         code: width of what an editor takes of the second picture.
         adversarial: weight of looking drawn.
         task: weight of showing the right expression.
+        focus: how many times as much a pixel counts that should change by a twentieth of the range
+            or more; few do, and an editor that changes nothing would be nearly right.
 
     Raises:
         RecipeError: the data has no expressions, or a number is out of range.
@@ -48,13 +50,14 @@ class CompGan(PretrainingModule):
         code: int = 64,
         adversarial: float = 0.02,
         task: float = 0.05,
+        focus: float = 10.0,
     ) -> None:
         super().__init__(schema)
         if not self.schema.expressions:
             raise RecipeError("model: comp_gan needs data with expressions")
         for name, value, least in (
             ("width", width, 4), ("code", code, 1), ("adversarial", adversarial, 0),
-            ("task", task, 0),
+            ("task", task, 0), ("focus", focus, 1),
         ):  # fmt: skip
             if value < least:
                 raise RecipeError(f"model.{name}: {value} is below {least}")
@@ -62,7 +65,7 @@ class CompGan(PretrainingModule):
             {"expression": Editor(width, code, keeps=True), "person": Editor(width, code)}
         )
         self.judge = Judge(2 * width, len(self.schema.expressions))
-        self.adversarial, self.task = adversarial, task
+        self.adversarial, self.task, self.focus = adversarial, task, focus
 
     def exported(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the editors."""
@@ -100,13 +103,20 @@ class CompGan(PretrainingModule):
         own, said = self.judge(real)
         total = F.softplus(-own).mean() + F.cross_entropy(said, pairs["class"])
         frozen = {name: weight.detach() for name, weight in self.judge.named_parameters()}
-        for fake in edited.values():
+        given = {"expression": pairs["face"], "person": pairs["example"]}
+        for name, fake in edited.items():
             total = total + F.softplus(self.judge(fake.detach())[0]).mean() / len(edited)
             drawn, named = functional_call(self.judge, frozen, (fake,))
-            total = total + (fake - real).abs().mean()
+            total = total + self._distance(fake, real, given[name])
             total = total + self.adversarial * F.softplus(-drawn).mean()
             total = total + self.task * F.cross_entropy(named, pairs["class"])
         return total
+
+    def _distance(self, fake: Tensor, real: Tensor, given: Tensor) -> Tensor:
+        """Return the mean distance of what was made to what was wanted, of changes above all."""
+        changes = (real - given).abs().amax(1, keepdim=True) >= 0.1
+        weight = torch.where(changes, self.focus, 1.0).expand_as(real)
+        return ((fake - real).abs() * weight).sum() / weight.sum()
 
     def _edited(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         face, example = pairs["face"], pairs["example"]
