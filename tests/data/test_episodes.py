@@ -160,8 +160,9 @@ def test_the_basic_expressions_are_drawn_as_before() -> None:
     ("given", "message"),
     [
         ({"expressions": "fin"}, "'fin' is no list of names, nor 'fine'"),
-        ({"rates": "disfa"}, "leave rates and cooccurrence out"),
-        ({"cooccurrence": [[1, 17, 0.8]]}, "leave rates and cooccurrence out"),
+        ({"rates": "disfa"}, "leave out rates"),
+        ({"cooccurrence": [[1, 17, 0.8]]}, "leave out cooccurrence"),
+        ({"deceive": 0.3}, "leave out deceive"),
     ],
 )
 def test_what_fine_expressions_do_not_take_is_refused(given: dict, message: str) -> None:

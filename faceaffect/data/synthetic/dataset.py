@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -119,7 +119,8 @@ class SyntheticFaces(FaceDataset):
         self.occlusion, self.hide = occlusion, hidden
         is_fine = expressions == FINE
         if isinstance(expressions, str):
-            expressions = _fine_classes(expressions, rates, cooccurrence)
+            others = {"cooccurrence": cooccurrence, "deceive": deceive is not None}
+            expressions = _fine_classes(expressions, rates, others)
         self._kinds = tuple(fine.CLASSES) if is_fine else facs.EXPRESSIONS
         drawn_kinds = tuple(expressions) or facs.EXPRESSIONS[:7]
         pairs = _pairs(cooccurrence or [])
@@ -137,7 +138,7 @@ class SyntheticFaces(FaceDataset):
             drawn = rates if isinstance(rates, str) else sorted(rates.items())
             turns = (self._yaws,) if self._yaws else ()
             self._cache = _cache_folder(cache, (*world, drawn, sorted(pairs.items()), *turns))
-        felt = shown if deceive is not None else ()
+        felt = drawn_kinds if deceive is not None else ()
         if len(felt) == 1:
             raise DataError("synthetic: deceive: needs two expressions or more")
         schema = LabelSchema(tuple(aus), tuple(expressions), valence_arousal, felt)
@@ -182,7 +183,8 @@ class SyntheticFaces(FaceDataset):
         of, first = self._instance, np.unique(self._instance, return_index=True)[1]
         shown = self._labels.expression
         drawn = draw_felt(shown[first], self._subject[first], felt, deceive, self.seed)
-        table.felt, table.eyes = _class_index(drawn.felt[of], felt), drawn.eyes[of]
+        table.felt = _class_index(drawn.felt[of], felt, self._kinds)
+        table.eyes = drawn.eyes[of]
         table.fixations = drawn.fixations[of]
         if table.expression is not None:
             table.expression_intensity = shown_intensity(shown, self._labels.grade)
@@ -275,12 +277,13 @@ def subject_name(seed: int, subject: int) -> str:
     return f"s{seed}-{subject:04d}"
 
 
-def _fine_classes(word: str, rates: object, cooccurrence: object) -> tuple[str, ...]:
+def _fine_classes(word: str, rates: object, others: Mapping[str, object]) -> tuple[str, ...]:
     if word != FINE:
         raise DataError(f"synthetic: expressions: {word!r} is no list of names, nor '{FINE}'")
-    if rates != "bp4d" or cooccurrence:
+    given = [*(["rates"] if rates != "bp4d" else []), *(key for key, on in others.items() if on)]
+    if given:
         raise DataError(
-            f"synthetic: expressions: '{FINE}' draws its own AUs; leave rates and cooccurrence out"
+            f"synthetic: expressions: '{FINE}' draws AUs of its own; leave out {', '.join(given)}"
         )
     return tuple(fine.CLASSES)
 
