@@ -11,6 +11,7 @@ from faceaffect.errors import DataError
 _NAMES = {
     "image": "file", "path": "file", "video": "file", "subject": "subject", "part": "part",
     "split": "part", "expression": "expression", "valence": "valence", "arousal": "arousal",
+    "felt": "felt",
 }  # fmt: skip
 _MEANT = {
     "person": "subject", "people": "subject", "participant": "subject", "identity": "subject",

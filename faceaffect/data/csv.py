@@ -148,6 +148,11 @@ def _labels(
             labels["expression"] = label
     elif classes is not None:
         raise DataError(f"{rows.path}: data.classes is given, but there is no column 'expression'")
+    felt: tuple[str, ...] = ()
+    if "felt" in rows.cells:
+        felt, label = rows.classes("felt", None)
+        if felt:
+            labels["felt"] = label
     affect = [name for name in ("valence", "arousal") if name in rows.cells]
     if len(affect) == 1:
         raise DataError(f"{rows.path}: '{affect[0]}' needs its partner, valence or arousal")
@@ -158,18 +163,18 @@ def _labels(
     known = [(label >= 0).any() if label.dtype.kind == "i" else not np.isnan(label).all()
              for label in labels.values()]  # fmt: skip
     if not any(known):
-        there = [n for n in (*rows.au_names, "expression", *affect) if n in rows.cells]
+        there = [n for n in (*rows.au_names, "expression", *affect, "felt") if n in rows.cells]
         what = f"no label is known in {', '.join(there)}. " if there else "no labels. "
         raise DataError(
             f"{rows.path}: {what}Columns with labels are AU1, AU2, ..., expression, "
-            f"valence and arousal; columns not used: {', '.join(rows.ignored) or 'none'}"
+            f"valence and arousal, felt; columns not used: {', '.join(rows.ignored) or 'none'}"
         )
     if "part" in rows.cells:
         labels["part"] = rows.text("part")
     groups = {name.removeprefix("attribute/"): rows.classes(name, None) for name in rows.attributes}
     labels["attributes"] = {name: index for name, (_, index) in groups.items()}
     aus = tuple(int(name.removeprefix("AU")) for name in rows.au_names)
-    schema = LabelSchema(aus, names, bool(affect))
+    schema = LabelSchema(aus, names, bool(affect), felt)
     return schema, labels, {name: found for name, (found, _) in groups.items()}
 
 

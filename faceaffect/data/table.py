@@ -15,12 +15,13 @@ from faceaffect.data.cells import read_cells, shown
 from faceaffect.data.columns import our_columns
 from faceaffect.data.names import alike, expression_name, is_unknown, plain, sorted_unique
 from faceaffect.errors import DataError, RecipeError, suggest
+from faceaffect.schema import CLASS_TASKS
 
 PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test", "": "",
 }  # fmt: skip
-_NAMED = ("subject", "part", "expression")
+_NAMED = ("subject", "part", *CLASS_TASKS)
 _OFTEN_UNKNOWN = (9, 77, 88, 99, 255, 777, 888, 999)
 # A spreadsheet shows long numbers so, and saves what it shows: many people become one.
 _SHORTENED = re.compile(r"-?\d([.,]\d+)?[Ee]\+?\d+")
@@ -122,7 +123,7 @@ class Table:
             RecipeError: two of the names are one class.
         """
         cells = self.text(column)
-        if self.synonyms and column == "expression":
+        if self.synonyms and column in CLASS_TASKS:
             once, cell = sorted_unique(cells)
             meant = {cell: expression_name(cell) for cell in once.tolist() if cell}
             self.renamed |= {cell: name for cell, name in meant.items() if cell != name}
@@ -218,7 +219,7 @@ class Table:
         """Return a number for each cell (N,), the same for cells that mean the same."""
         code, once = pd.factorize(cells)
         meant = list(once)
-        if column == "expression" and self.synonyms:
+        if column in CLASS_TASKS and self.synonyms:
             meant = [expression_name(cell) for cell in meant]
         elif column in ("valence", "arousal") or column in self.au_names:
             names = [plain(cell) for cell in meant]

@@ -8,6 +8,7 @@ import pytest
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
 from faceaffect.errors import DataError
+from faces import face, write_image
 
 WORLD = {"name": "synthetic", "n": 20, "subjects": 10, "image_size": 32, "aus": []}
 
@@ -46,6 +47,20 @@ def test_two_trackers_are_no_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = [{**WORLD, "seed": seed, "deceive": 0.5} for seed in (1, 2)]
     with pytest.raises(DataError, match=r"eyes of one source have 3 .* another 4"):
         create_data("mixture", sources=sources)
+
+
+def test_a_table_of_ones_own_may_say_what_is_felt(tmp_path: Path) -> None:
+    rows = ["image,subject,expression,felt"]
+    for i in range(6):
+        write_image(tmp_path / f"{i}.png", face(i, size=(24, 24)))
+        felt = ("Sad", "happy", "")[i % 3]
+        rows.append(f"{i}.png,p{i},joy,{felt}")
+    rows.append("5.png,p5,joy,sad")  # in conflict with the row before in nothing but this
+    (tmp_path / "faces.csv").write_text("\n".join(rows))
+    dataset = create_data("csv", table=str(tmp_path / "faces.csv")).dataset
+    assert dataset.schema.felt == ("happiness", "sadness")
+    assert dataset.samples.felt.tolist() == [1, 0, -1, 1, 0]
+    assert dataset.left_out == {"conflicting labels": 1}
 
 
 def test_shards_bring_it_back(tmp_path: Path) -> None:
