@@ -109,9 +109,10 @@ class AffectModule(FaceModule):
     gets every batch as ``video``; else clips reach it frame by frame, and predictions are averaged
     over the frames of a clip. With ``needs_training = False`` it is tested as it is built, and with
     ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here; a report
-    says so in the words of ``unknown_cost``. ``can_answer`` names the tasks that it can have. With
-    ``frozen_clips = True`` its :meth:`frozen_features` takes clips too. With
-    ``zero_shot = True`` it has something to say before any training, so that
+    says so in the words of ``unknown_cost``; where ``computes_here`` is False, part of an answer is
+    computed in other processes, whose operations and memory are not counted. ``can_answer`` names
+    the tasks that it can have. With ``frozen_clips = True`` its :meth:`frozen_features` takes clips
+    too. With ``zero_shot = True`` it has something to say before any training, so that
     ``trainer.max_epochs: 0`` tests it as it is built.
 
     What it may have besides: ``heads``, its last layers; ``cam_layer``, a layer with an output of
@@ -134,6 +135,7 @@ class AffectModule(FaceModule):
     frozen_clips = False
     has_cost = True
     unknown_cost = "its answers were made elsewhere, at an unknown cost"
+    computes_here = True
     zero_shot = False
 
     def __init__(self, schema: LabelSchema | dict[str, Any]) -> None:

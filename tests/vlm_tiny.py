@@ -354,7 +354,7 @@ def batch_of(n: int, *, frames: int = 0, seed: int = 0, schema: LabelSchema = SC
     return batch
 
 
-def make(folder: Path, schema: LabelSchema = SCHEMA, **changes: Any) -> Vlm:
+def make(folder: str | Path, schema: LabelSchema = SCHEMA, **changes: Any) -> Vlm:
     torch.manual_seed(0)
     return Vlm(schema, **{"checkpoint": str(folder), "lora": LORA} | changes)
 

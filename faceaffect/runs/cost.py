@@ -64,11 +64,14 @@ def random_batch(size: int, image_size: int, device: torch.device) -> FaceBatch:
     return FaceBatch(image=image, id=names, subject=names)
 
 
-def flops_per_image(model: AffectModule, image_size: int) -> int:
+def flops_per_image(model: AffectModule, image_size: int) -> int | None:
     """Return the floating-point operations of one prediction: twice its multiply-adds.
 
-    Counted by PyTorch's counter over convolutions and matrix products, attention included.
+    Counted by PyTorch's counter over convolutions and matrix products, attention included; None of
+    a model that computes in other processes, too.
     """
+    if not model.computes_here:
+        return None
     # In plain matrix products: the counter does not know every fused attention, none of a CPU.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.answer(random_batch(1, image_size, model.device))
@@ -159,7 +162,7 @@ def measure(model: AffectModule, image_size: int, batch_size: int) -> dict[str, 
         "milliseconds_per_image_at_batch_1": round(
             1e3 * seconds_per_batch(model, 1, image_size), 3
         ),
-        "peak_memory_bytes": peak_memory(model.device),
+        "peak_memory_bytes": peak_memory(model.device) if model.computes_here else None,
     }
     model.train(training)
     return found
@@ -242,7 +245,7 @@ def _measure_here(
         "images_per_second": found[best],
         "best_batch_size": best,
         "throughput": {str(size): value for size, value in found.items()},
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": peak if model.computes_here else None,
     }
     return EMPTY | size_of(model, image_size) | timed
 

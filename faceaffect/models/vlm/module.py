@@ -163,6 +163,7 @@ class Vlm(Speaking, AffectModule):
         if engine == "vllm":
             found = find(checkpoint, pretrained=pretrained, revision=revision)
             self.llm.engine = VllmEngine(found, VllmOptions(**vllm))
+            self.computes_here = False
         knows = self.llm.model_type in _VIDEO_FAMILIES
         self.chat = Chat(self.llm, template, own.system, videos and knows)
         self.count, self.shots = shots, list[Shot]()

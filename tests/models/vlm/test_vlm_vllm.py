@@ -1,5 +1,6 @@
-"""Generation through vLLM: its interface as documented, played by a stand-in on transformers."""
+"""Generation through vLLM: its interface, played by a stand-in on transformers, and itself."""
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,11 @@ import torch
 
 import vlm_tiny as tiny
 from faceaffect.cli import main
+from faceaffect.data.batch import FaceBatch
+from faceaffect.data.synthetic import SyntheticFaces
 from faceaffect.errors import RecipeError
 from faceaffect.models.vlm.module import Vlm
+from faceaffect.runs import cost
 
 STANDINS = Path(__file__).parents[2] / "standins"
 
@@ -78,6 +82,36 @@ def test_adapters_that_learned_on_are_given_anew(vllm: Any, llava: Path) -> None
 
 
 @torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_itself_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, where it is built for CPUs
+    faces = SyntheticFaces(8, 4)
+    image = torch.stack([torch.from_numpy(faces.load(n).image) for n in range(8)])
+    names = [str(n) for n in range(8)]
+    batch = FaceBatch(id=names, subject=names, image=image.permute(0, 3, 1, 2).contiguous())
+    room = 256
+    options = {"model_impl": "transformers", "enforce_eager": True, "max_model_len": room}
+    through = tiny.make("asset:mini_vlm", engine="vllm", vllm=options, dtype="float32").eval()
+    plain = tiny.make("asset:mini_vlm", dtype="float32").eval()
+    asked = plain.describe(batch)
+    assert through.describe(batch) == asked
+    learned = trained(plain).describe(batch)
+    assert learned != asked
+    assert trained(through).describe(batch) == learned
+    question = "Describe the emotion."
+    while length_of(plain, batch, question) < room - 3:
+        question += " Yes."
+    with pytest.raises(RecipeError, match="broke off an answer"):
+        through.describe(batch, question)
+
+
+def length_of(model: Vlm, batch: FaceBatch, question: str) -> int:
+    prompt = model.asker(batch).ask(0, question)
+    return model.llm.inputs([prompt], model.chat)["input_ids"].shape[1]
+
+
+@torch.no_grad()
 def test_options_reach_vllm_and_scores_stay_here(vllm: Any, llava: Path) -> None:
     options = {"gpu_memory_utilization": 0.3, "max_model_len": 900, "tensor_parallel_size": 2}
     through, plain = both(llava, vllm=options, lora=None)
@@ -89,6 +123,48 @@ def test_options_reach_vllm_and_scores_stay_here(vllm: Any, llava: Path) -> None
     assert options.items() <= engine.engine.items()
     assert engine.loras == [None]
     assert through.answering()["engine"] == "vllm"
+
+
+@torch.no_grad()
+def test_an_answer_that_vllm_breaks_off_is_an_error(vllm: Any, llava: Path) -> None:
+    batch = tiny.batch_of(1)
+    tiny.make(llava, engine="vllm", lora=None, max_new_tokens=4).describe(batch)
+    ((prompt,),) = [engine.asked for engine in vllm.started]
+    length = vllm.started[0].length(prompt)
+    short = tiny.make(llava, engine="vllm", vllm={"max_model_len": length + 3}, max_new_tokens=4)
+    with pytest.raises(RecipeError, match=r"broke off an answer at 3 of 4 .*vllm.max_model_len"):
+        short.describe(batch)
+
+
+def test_what_is_computed_elsewhere_is_not_counted(
+    vllm: Any, llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "seconds_per_batch", lambda *_, **__: 0.1)
+    through, plain = both(llava, answer_mode="generate")
+    found = {
+        name: cost.measure(model, 28, 1) for name, model in (("vllm", through), ("here", plain))
+    }
+    for key in ("flops_per_image", "peak_memory_bytes"):
+        assert found["vllm"][key] is None
+        assert found["here"][key] > 0
+    assert found["vllm"]["images_per_second"] > 0
+
+
+def test_a_class_that_vllm_lacks_is_transformers(
+    vllm: Any, llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = vllm.LLM.__init__
+
+    def lacks(self: Any, model: str, **engine: Any) -> None:
+        if engine["model_impl"] != "transformers":
+            raise NotImplementedError("Unsupported vision config: ViTConfig")
+        whole(self, model, **engine)
+
+    monkeypatch.setattr(vllm.LLM, "__init__", lacks)
+    with pytest.raises(RecipeError, match=r"Unsupported vision config.*model_impl: transformers"):
+        both(llava)[0].describe(tiny.batch_of(1))
+    through, plain = both(llava, vllm={"model_impl": "transformers"})
+    assert through.describe(tiny.batch_of(1)) == plain.describe(tiny.batch_of(1))
 
 
 def test_what_vllm_says_is_one_error(

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 _ENGINE = {"revision", "tokenizer_revision", "dtype", "trust_remote_code", "generation_config",
            "gpu_memory_utilization", "tensor_parallel_size", "max_model_len", "quantization",
            "enforce_eager", "enable_lora", "max_lora_rank", "mm_processor_kwargs", "seed",
-           "limit_mm_per_prompt", "enable_prefix_caching"}  # fmt: skip
+           "limit_mm_per_prompt", "enable_prefix_caching", "model_impl"}  # fmt: skip
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 started: list["LLM"] = []
@@ -43,6 +43,8 @@ class LLM:
             raise TypeError(f"EngineArgs got an unexpected keyword argument '{min(unknown)}'")
         if engine.get("enable_lora") and engine["max_lora_rank"] not in RANKS:
             raise ValueError(f"max_lora_rank: {engine['max_lora_rank']}")
+        if engine.get("model_impl", "auto") not in ("auto", "vllm", "transformers"):
+            raise ValueError(f"model_impl: {engine['model_impl']}")
         self.engine, self.asked, self.loras = engine, [], []
         dtype = getattr(torch, engine["dtype"])
         auto: Any = AutoModelForImageTextToText
@@ -67,6 +69,10 @@ class LLM:
         return [self._one(prompt, sampling_params, lora_request, tokenization_kwargs or {})
                 for prompt in prompts]  # fmt: skip
 
+    def length(self, prompt: Any) -> int:
+        """Return the tokens of a prompt, for tests."""
+        return int(self._inputs(prompt, {})["input_ids"].shape[1])
+
     @torch.no_grad()
     def _one(self, prompt: Any, params: SamplingParams, lora: Any, words: dict[str, Any]) -> Any:
         assert set(prompt) <= {"prompt", "multi_modal_data"}
@@ -76,13 +82,21 @@ class LLM:
             assert self.engine["enable_lora"]
             net = PeftModel.from_pretrained(net, lora.lora_path).eval()
         inputs = self._inputs(prompt, words)
+        asked = inputs["input_ids"].shape[1]
+        room = self.engine.get("max_model_len") or net.config.text_config.max_position_embeddings
+        if asked > room:
+            raise ValueError(f"The prompt (length {asked}) is longer than the maximum model length")
         ids = net.generate(
-            **inputs, max_new_tokens=params.max_tokens, do_sample=False,
+            **inputs, max_new_tokens=min(params.max_tokens or room, room - asked), do_sample=False,
             eos_token_id=params.stop_token_ids, pad_token_id=params.stop_token_ids[0],
-        )[0, inputs["input_ids"].shape[1] :].tolist()  # fmt: skip
+        )[0, asked:].tolist()  # fmt: skip
         if lora is not None:
             net.unload()
-        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, text="")])
+        ended = bool(ids) and ids[-1] in params.stop_token_ids
+        answer = SimpleNamespace(
+            token_ids=ids, text="", finish_reason="stop" if ended else "length"
+        )
+        return SimpleNamespace(outputs=[answer], prompt_token_ids=inputs["input_ids"][0].tolist())
 
     def _inputs(self, prompt: Any, words: dict[str, Any]) -> Any:
         given: dict[str, Any] = dict(words) | (self.engine.get("mm_processor_kwargs") or {})
