@@ -258,7 +258,8 @@ def _curve(report: Mapping[str, Any], metric: str) -> Plot:
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("people learned from (logarithmic)")
     ax.set_ylabel(_short(metric))
-    ax.set_title("band: lowest to highest seed", color=GREY, fontsize=8, loc="left")
+    if len(report["seeds"]) > 1:
+        ax.set_title("band: lowest to highest seed", color=GREY, fontsize=8, loc="left")
     _legend(figure)
     alt = f"{HEADLINES[metric].title} of each model against how many people it learned from."
     return _plot(figure, f"fractions-{metric}", "fractions", alt)

@@ -182,7 +182,7 @@ class Editor(nn.Module):
     Args:
         width: channels of the first layer.
         code: width of the code.
-        keeps: leave the picture as it is where a mask, which it makes itself, says so.
+        keeps: begin with the picture as it is, and learn what to add.
     """
 
     def __init__(self, width: int, code: int, *, keeps: bool = False) -> None:
@@ -201,7 +201,10 @@ class Editor(nn.Module):
               enumerate(zip(sizes[::-1], sizes[-2::-1], strict=False))]  # fmt: skip
         self.up = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in up)
         self.steer = nn.ModuleList(nn.Linear(code, 2 * b) for _, b in up)
-        self.end = nn.Conv2d(2 * width, 4 if keeps else 3, 3, padding=1)
+        self.end = nn.Conv2d(2 * width, 3, 3, padding=1)
+        if keeps:
+            nn.init.zeros_(self.end.weight)
+            nn.init.zeros_(self.end.bias)  # type: ignore[arg-type]
 
     def forward(self, picture: Tensor, other: Tensor) -> Tensor:
         """Return (B, 3, H, W) in -1 .. 1, of pictures (B, 3, H, W) in -1 .. 1."""
@@ -216,10 +219,7 @@ class Editor(nn.Module):
             scale, shift = steer(code)[:, :, None, None].chunk(2, 1)
             x = torch.cat([F.leaky_relu(x * (1 + scale) + shift, 0.2), kept], 1)
         x = self.end(x)
-        if not self.keeps:
-            return torch.tanh(x)
-        mask = torch.sigmoid(x[:, 3:])
-        return mask * torch.tanh(x[:, :3]) + (1 - mask) * picture
+        return (picture + x).clamp(-1, 1) if self.keeps else torch.tanh(x)
 
 
 class Judge(nn.Module):
