@@ -207,7 +207,7 @@ class Editor(nn.Module):
             nn.init.zeros_(self.end.bias)  # type: ignore[arg-type]
 
     def forward(self, picture: Tensor, other: Tensor) -> Tensor:
-        """Return (B, 3, H, W) in -1 .. 1, of pictures (B, 3, H, W) in -1 .. 1."""
+        """Return (B, 3, H, W) about in -1 .. 1, of pictures (B, 3, H, W) in -1 .. 1."""
         code = self.look(other)
         layers = [F.leaky_relu(self.begin(picture), 0.2)]
         for down in self.down:
@@ -219,7 +219,7 @@ class Editor(nn.Module):
             scale, shift = steer(code)[:, :, None, None].chunk(2, 1)
             x = torch.cat([F.leaky_relu(x * (1 + scale) + shift, 0.2), kept], 1)
         x = self.end(x)
-        return (picture + x).clamp(-1, 1) if self.keeps else torch.tanh(x)
+        return picture + x if self.keeps else torch.tanh(x)  # what clips does not learn
 
 
 class Judge(nn.Module):
