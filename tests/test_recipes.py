@@ -51,7 +51,7 @@ def behind(recipe: str, serve: Any) -> list[str]:
 STAGES = [name for name in list_recipes() if name.startswith("mini_face_mllm_")]
 """Each but the first starts from the run before."""
 
-SLOW = {"mini_emola", "mini_vlm_reward"}
+SLOW = {"mini_emola", "mini_vlm_reward", "few_shot_auformer", "few_shot_vlm"}
 STARTED = [name for name in list_recipes() if "from" in load_recipe(name)["model"]]
 """Each starts from the run of another recipe, and is trained where that is."""
 TRAINED = ["emo_llama_7b_mixture", *(name for name in list_recipes()

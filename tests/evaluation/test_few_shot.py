@@ -218,6 +218,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_that_another_run_repeats(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
