@@ -135,6 +135,33 @@ def test_lmms_eval_loads_the_folder(written: dict[str, Path]) -> None:
         )
 
 
+def test_lmms_eval_scores_answers_itself(written: dict[str, Path]) -> None:
+    pytest.importorskip("lmms_eval")
+    from lmms_eval.api.model import lmms
+    from lmms_eval.evaluator import evaluate
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    manager = TaskManager(include_path=str(written["lmms-eval"]), include_defaults=False)
+    names = [f"faceaffect_my_faces_{task}" for task in ("expression", "au", "va")]
+    tasks = get_task_dict(names, manager)
+
+    class Knowing(lmms):  # type: ignore[misc]
+        def generate_until(self, requests: Any) -> list[str]:
+            asked = [request.args for request in requests]
+            assert all(args[2](tasks[args[4]].test_docs()[args[3]]) for args in asked)  # pictures
+            return [tasks[args[4]].test_docs()[args[3]]["target"] for args in asked]
+
+        def loglikelihood(self, requests: Any) -> Any:
+            raise NotImplementedError
+
+        generate_until_multi_round = loglikelihood
+
+    found = evaluate(lm=Knowing(), task_dict=tasks, cli_args=None)["results"]
+    for task, metric in (("expression", "uar"), ("expression", "war"), ("au", "au_f1")):
+        assert found[f"faceaffect_my_faces_{task}"][f"{metric},none"] == 1.0
+    assert found["faceaffect_my_faces_va"]["va_ccc,none"] > 0.95  # answers are in quarters
+
+
 # VLMEvalKit
 
 
