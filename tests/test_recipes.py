@@ -37,6 +37,8 @@ def small(recipe: str) -> list[str]:
     if isinstance(backbone, dict) and backbone.get("pretrained"):
         kind = "test_vit" if "vit" in backbone["name"] else "test_resnet"
         return [f"model.backbone.name={kind}", "model.backbone.pretrained=false"]
+    if "fraction" in load_recipe(recipe)["data"]:
+        return ["data.fraction=0.5"]  # a hundredth of few people is nobody
     return []
 
 
