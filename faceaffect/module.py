@@ -111,9 +111,10 @@ class AffectModule(FaceModule):
     ``has_cost = False`` nothing of it is timed or counted, since it computes nothing here; a report
     says so in the words of ``unknown_cost``; where ``computes_here`` is False, part of an answer is
     computed in other processes, whose operations and memory are not counted. ``can_answer`` names
-    the tasks that it can have. With ``frozen_clips = True`` its :meth:`frozen_features` takes clips
-    too. With ``zero_shot = True`` it has something to say before any training, so that
-    ``trainer.max_epochs: 0`` tests it as it is built.
+    the tasks that it can have, and ``signals`` what it looks at beside the face, of
+    :data:`~faceaffect.data.batch.SIGNALS`. With ``frozen_clips = True`` its
+    :meth:`frozen_features` takes clips too. With ``zero_shot = True`` it has something to say
+    before any training, so that ``trainer.max_epochs: 0`` tests it as it is built.
 
     What it may have besides: ``heads``, its last layers; ``cam_layer``, a layer with an output of
     (B, C, H, W) for ``explain``; ``graphs(batch)``, (B, S, N, N) weights of edges between its N
@@ -132,6 +133,7 @@ class AffectModule(FaceModule):
 
     clips = False
     can_answer: tuple[str, ...] = TASKS
+    signals: tuple[str, ...] = ()
     frozen_clips = False
     has_cost = True
     unknown_cost = "its answers were made elsewhere, at an unknown cost"

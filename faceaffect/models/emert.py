@@ -104,6 +104,7 @@ class Emert(AffectModule):
     ) -> None:
         super().__init__(schema)
         self.modalities = _checked(modalities)
+        self.signals = tuple(name for name in SIGNALS if name in self.modalities)
         _positive(eye_values=eye_values, width=width, projected=projected, depth=depth, heads=heads,
                   lstm_layers=lstm_layers, head_width=head_width)  # fmt: skip
         self.adversarial_weight, self.specific_weight = adversarial_weight, specific_weight
@@ -157,9 +158,7 @@ class Emert(AffectModule):
         super().setup(stage)
         dataset = getattr(getattr(self.trainer, "datamodule", None), "dataset", None)
         missing = [
-            name
-            for name in SIGNALS
-            if name in self.modalities and dataset and getattr(dataset.samples, name) is None
+            name for name in self.signals if dataset and getattr(dataset.samples, name) is None
         ]
         if missing and stage == "fit":
             raise DataError(

@@ -126,10 +126,20 @@ class Predictor:
     def expects(self) -> str:
         """Return in words what the model is asked about: how faces are cut out, and what of clips.
 
-        That says also whether faces are cut out as those that it was trained on.
+        That says also whether faces are cut out as those that it was trained on, and what the model
+        was trained to look at that pictures do not show.
         """
-        clips = "; this model takes clips, and each frame of a video is to it a clip of one frame"
-        return self._cuts_out() + (clips if self.model.clips else "")
+        said = self._cuts_out()
+        if self.model.clips:
+            said += (
+                "; this model takes clips, and each frame of a video is to it a clip of one frame"
+            )
+        if self.model.signals:
+            said += (
+                f"; this model learned to look at {' and '.join(self.model.signals)} too, which "
+                "pictures do not have, and answers without them surer than it should be"
+            )
+        return said
 
     def _cuts_out(self) -> str:
         trained = self.model.crop

@@ -160,6 +160,14 @@ def test_a_model_of_clips_says_what_a_frame_is_to_it(tmp_path: Path) -> None:
     assert "clip" not in Predictor(model()).expects()
 
 
+def test_a_model_that_looks_at_more_than_pictures_says_so() -> None:
+    class Eyes(Corners):
+        signals = ("eyes",)
+
+    assert "learned to look at eyes too" in Predictor(model(kind=Eyes)).expects()
+    assert "eyes too" not in Predictor(model()).expects()
+
+
 def test_what_python_takes(checkpoint: Path, tmp_path: Path) -> None:
     predictor = Predictor(checkpoint, finder=Bright(), faces="largest")
     image = scene((10, 10, 30), (60, 20, 40))
