@@ -144,7 +144,8 @@ class AffectModule(FaceModule):
         super().__init__(schema)
         if not self.schema.tasks:
             raise SchemaError(
-                "schema: a model needs at least one task: aus, expressions, valence_arousal or felt"
+                "schema: a model needs at least one task: aus, expressions, valence_arousal, felt "
+                "or intensity"
             )
         beyond = [task for task in self.schema.tasks if task not in self.can_answer]
         if beyond:
@@ -174,7 +175,8 @@ class AffectModule(FaceModule):
 
         Returns:
             ``au``: (B, A) probabilities; ``expression``: (B, K) probabilities that sum to 1;
-            ``va``: (B, 2) in [-1, 1]; ``felt``: (B, F) probabilities that sum to 1. A model that
+            ``va``: (B, 2) in [-1, 1]; ``felt``: (B, F) probabilities that sum to 1; ``intensity``:
+            (B, 1) in [0, 3]. A model that
             answers in words adds ``text``, B strings.
 
         Raises:
@@ -194,7 +196,7 @@ class AffectModule(FaceModule):
 
         Args:
             statistics: ``n``, ``au_rate`` (AU name to rate of positives), ``expression_count``
-                and ``felt_count`` (class name to count), ``va_mean``; see
+                and ``felt_count`` (class name to count), ``va_mean``, ``intensity_mean``; see
                 ``FaceDataModule.statistics``.
         """
         self.statistics = statistics

@@ -1,4 +1,7 @@
-"""What a dataset labels and a model answers: AUs, expressions, valence, arousal, felt emotion."""
+"""What a dataset labels and a model answers: AUs, expressions, valence, arousal, felt emotion.
+
+And how strongly an expression is shown.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,14 +9,20 @@ from typing import Any
 
 from faceaffect.errors import SchemaError
 
-TASKS = ("au", "expression", "va", "felt")
+TASKS = ("au", "expression", "va", "felt", "intensity")
 CLASS_TASKS = ("expression", "felt")
 """The tasks that are about one of several classes."""
+
+NUMBER_TASKS = ("va", "intensity")
+"""The tasks that are about numbers on a scale."""
 
 SPOKEN_TASKS = ("au", "expression", "va")
 """The tasks that a model can be asked for in words."""
 
 VA_NAMES = ("valence", "arousal")
+
+STRONGEST = 3
+"""The largest intensity of an expression; the smallest is 0."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class LabelSchema:
         valence_arousal: whether ``va`` is labelled.
         felt: class names of what a person feels, which need not be what the face shows, in the
             order of the indices of ``felt``.
+        intensity: whether it is labelled how strongly the expression is shown, 0 to 3.
 
     Raises:
         SchemaError: a name occurs twice, an AU is no positive number, or a class name is empty.
@@ -41,6 +51,7 @@ class LabelSchema:
     expressions: tuple[str, ...] = ()
     valence_arousal: bool = False
     felt: tuple[str, ...] = ()
+    intensity: bool = False
 
     def __post_init__(self) -> None:
         """Check the names and make the sequences tuples."""
@@ -68,8 +79,11 @@ class LabelSchema:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The labelled tasks, of ``au``, ``expression``, ``va`` and ``felt``, in this order."""
-        present = (bool(self.aus), bool(self.expressions), self.valence_arousal, bool(self.felt))
+        """The labelled tasks, of :data:`TASKS`, in this order."""
+        present = (
+            bool(self.aus), bool(self.expressions), self.valence_arousal, bool(self.felt),
+            self.intensity,
+        )  # fmt: skip
         return tuple(task for task, there in zip(TASKS, present, strict=True) if there)
 
     @property
@@ -88,6 +102,7 @@ class LabelSchema:
             "expression": self.expressions,
             "va": VA_NAMES,
             "felt": self.felt,
+            "intensity": ("intensity",),
         }
         return names[task]
 
@@ -103,11 +118,12 @@ class LabelSchema:
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python (lists, strings, a bool), as it lies in checkpoints and results.
 
-        Felt emotions stand in it where there are any.
+        Felt emotions and intensity stand in it where there are any.
         """
         plain = asdict(self)
-        if not self.felt:
-            del plain["felt"]
+        for name in ("felt", "intensity"):
+            if not plain[name]:
+                del plain[name]
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
         }
@@ -127,9 +143,9 @@ class LabelSchema:
     def scored_on(self, data: "LabelSchema") -> "LabelSchema":
         """Return what a model of this schema is scored in on data of another.
 
-        Of AUs, valence and arousal those that both have. Of expressions, and of felt emotions, all
-        of this schema if any is shared: a model goes on choosing among all of its own classes, and
-        one that the data never has is a wrong answer.
+        Of AUs, valence and arousal, and intensity those that both have. Of expressions, and of felt
+        emotions, all of this schema if any is shared: a model goes on choosing among all of its own
+        classes, and one that the data never has is a wrong answer.
         """
         shared = any(name in data.expressions for name in self.expressions)
         felt = any(name in data.felt for name in self.felt)
@@ -138,6 +154,7 @@ class LabelSchema:
             self.expressions if shared else (),
             self.valence_arousal and data.valence_arousal,
             self.felt if felt else (),
+            self.intensity and data.intensity,
         )
 
     def union(self, other: "LabelSchema") -> "LabelSchema":
@@ -147,6 +164,7 @@ class LabelSchema:
             self.expressions + tuple(e for e in other.expressions if e not in self.expressions),
             self.valence_arousal or other.valence_arousal,
             self.felt + tuple(name for name in other.felt if name not in self.felt),
+            self.intensity or other.intensity,
         )
 
     def difference(
@@ -164,6 +182,7 @@ class LabelSchema:
             only += [n for n in own.expressions if n not in theirs.expressions]
             only += ["valence and arousal"] * (own.valence_arousal and not theirs.valence_arousal)
             only += [f"felt {name}" for name in own.felt if name not in theirs.felt]
+            only += ["intensity"] * (own.intensity and not theirs.intensity)
             if only:
                 lines.append(f"in the {here} but not in the {there}: {', '.join(only)}")
         return lines

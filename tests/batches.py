@@ -29,8 +29,11 @@ def face_batch(
         batch["va"] = torch.rand(n, 2, generator=g) * 2 - 1
     if schema.felt:
         batch["felt"] = torch.arange(n) % len(schema.felt)
+    if schema.intensity:
+        batch["intensity"] = torch.linspace(0, 3, n)[:, None]
     if not known:
-        unknowns = {"au": torch.nan, "expression": -1, "va": torch.nan, "felt": -1}
+        unknowns = {"au": torch.nan, "expression": -1, "va": torch.nan, "felt": -1,
+                    "intensity": torch.nan}  # fmt: skip
         for key, unknown in unknowns.items():
             if key in batch:
                 batch[key].fill_(unknown)
@@ -45,4 +48,5 @@ def statistics(schema: LabelSchema = FULL) -> dict:
         "expression_count": {name: 10 * (i + 1) for i, name in enumerate(schema.expressions)},
         "va_mean": [0.1, -0.2] if schema.valence_arousal else None,
         "felt_count": {name: 10 * (i + 1) for i, name in enumerate(schema.felt)},
+        "intensity_mean": [1.5] if schema.intensity else None,
     }

@@ -11,6 +11,10 @@ from faceaffect.data.dataset import FaceDataset
 from faceaffect.data.people import people
 from faceaffect.data.protocols import Indices, Selecting, Split, check_fold
 from faceaffect.errors import DataError
+from faceaffect.schema import NUMBER_TASKS
+
+_NUMBERS = dict(zip(NUMBER_TASKS, ("valence and arousal", "intensity"), strict=True))
+"""How tasks of numbers are called among what is not taught."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ def _origin(dataset: FaceDataset) -> NDArray[np.str_]:
 
 
 def not_taught(dataset: FaceDataset, rest: Indices, test: Indices) -> list[str]:
-    """Return the AUs, classes, felt emotions, or ``valence and arousal`` of the test part alone."""
+    """Return the AUs, classes, felt emotions and tasks of numbers of the test part alone."""
     train, tested, schema = dataset.samples.take(rest), dataset.samples.take(test), dataset.schema
     names: list[str] = []
     if train.au is not None and tested.au is not None:
@@ -75,9 +79,11 @@ def not_taught(dataset: FaceDataset, rest: Indices, test: Indices) -> list[str]:
     if train.felt is not None and tested.felt is not None:
         only_there = set(tested.felt.tolist()) - set(train.felt.tolist()) - {-1}
         names += [f"felt {schema.felt[index]}" for index in sorted(only_there)]
-    if train.va is not None and tested.va is not None:
-        known = ~np.isnan(tested.va).all()
-        names += ["valence and arousal"] * bool(np.isnan(train.va).all() and known)
+    for task, what in _NUMBERS.items():
+        taught, asked = getattr(train, task), getattr(tested, task)
+        if taught is not None and asked is not None:
+            known = ~np.isnan(asked).all()
+            names += [what] * bool(np.isnan(taught).all() and known)
     return names
 
 
@@ -104,9 +110,12 @@ def hide(dataset: FaceDataset, split: Split) -> FaceDataset:
         classes = [i for i, name in enumerate(schema.felt) if f"felt {name}" in names]
         hidden.felt = samples.felt.copy()
         hidden.felt[test[np.isin(samples.felt[test], classes)]] = -1
-    if samples.va is not None and "valence and arousal" in names:
-        hidden.va = samples.va.copy()
-        hidden.va[test] = np.nan
+    for task, what in _NUMBERS.items():
+        value = getattr(samples, task)
+        if value is not None and what in names:
+            unknown = value.copy()
+            unknown[test] = np.nan
+            setattr(hidden, task, unknown)
     changed = copy(dataset)
     changed.samples = hidden
     return changed

@@ -31,7 +31,7 @@ from faceaffect.data.views import ViewOrder
 from faceaffect.data.workers import cores
 from faceaffect.errors import DataError, FaceAffectError, RecipeError, shown, suggest
 from faceaffect.recipe.interpolation import check_places
-from faceaffect.schema import CLASS_TASKS
+from faceaffect.schema import CLASS_TASKS, NUMBER_TASKS
 
 _BALANCE: dict[str, Callable[[Samples], NDArray[np.float64]]] = {
     "expression": expression_weights,
@@ -220,8 +220,8 @@ class FaceDataModule(L.LightningDataModule):
         Returns:
             ``n``: samples; ``au_rate``: AU name to rate of positives among known labels (0 where
             none is known); ``expression_count`` and ``felt_count``: class name to count;
-            ``va_mean``: mean valence and arousal; ``eyes`` and ``fixations``, where they were
-            measured: ``mean`` and ``std`` of each of their values.
+            ``va_mean``: mean valence and arousal; ``intensity_mean``, a list of one; ``eyes`` and
+            ``fixations``, where they were measured: ``mean`` and ``std`` of each of their values.
         """
         part, schema = self.dataset.samples.take(self.split.train), self.schema
         found: dict[str, Any] = {"n": len(part)}
@@ -235,9 +235,11 @@ class FaceDataModule(L.LightningDataModule):
                 count = np.bincount(label[label >= 0], minlength=len(schema.names(task)))
                 named = dict(zip(schema.names(task), count.tolist(), strict=True))
                 found[f"{task}_count"] = named
-        if part.va is not None:
-            known = np.maximum((~np.isnan(part.va)).sum(0), 1)
-            found["va_mean"] = (np.nansum(part.va, 0, dtype=np.float64) / known).tolist()
+        for task in NUMBER_TASKS:
+            value = getattr(part, task)
+            if value is not None:
+                known = np.maximum((~np.isnan(value)).sum(0), 1)
+                found[f"{task}_mean"] = (np.nansum(value, 0, dtype=np.float64) / known).tolist()
         for name in SIGNALS:
             signal = getattr(part, name)
             if signal is not None:

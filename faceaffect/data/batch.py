@@ -20,11 +20,10 @@ class FaceBatch(TypedDict, total=False):
         expression: (B,) int64 class index, -1 unknown.
         expression_share: (B, K) float32 share of each class in the votes for a face, rows that add
             up to 1, NaN unknown. What is trained on where it is there; ``expression`` is scored.
-        expression_intensity: (B,) float32 how strongly the expression is shown, in [0, 3], NaN
-            unknown.
         va: (B, 2) float32 valence and arousal in [-1, 1], NaN unknown.
         felt: (B,) int64 class index of what the person feels, -1 unknown; the face may show
             another.
+        intensity: (B, 1) float32 how strongly the expression is shown, in [0, 3], NaN unknown.
         eyes: (B, S, D) float32 what an eye tracker measured in S steps, NaN unknown; a clip that is
             shorter ends in NaN.
         fixations: (B, F, 2) float32 where the eyes rested on the screen, in order, its left upper
@@ -47,9 +46,9 @@ class FaceBatch(TypedDict, total=False):
     au_intensity: Tensor
     expression: Tensor
     expression_share: Tensor
-    expression_intensity: Tensor
     va: Tensor
     felt: Tensor
+    intensity: Tensor
     eyes: Tensor
     fixations: Tensor
     landmarks: Tensor
@@ -62,9 +61,7 @@ class FaceBatch(TypedDict, total=False):
     skipped: list[tuple[str, str]]
 
 
-LABELS = (
-    "au", "au_intensity", "expression", "expression_share", "expression_intensity", "va", "felt",
-)  # fmt: skip
+LABELS = ("au", "au_intensity", "expression", "expression_share", "va", "felt", "intensity")
 """The labels of a sample as a whole, each a column or several of a label table."""
 
 SIGNALS = ("eyes", "fixations")
@@ -102,9 +99,10 @@ def move_labels(batch: FaceBatch, source: LabelSchema, target: LabelSchema) -> F
         )
     for task, keys in (
         ("au", ("au", "au_intensity")),
-        ("expression", ("expression", "expression_share", "expression_intensity")),
+        ("expression", ("expression", "expression_share")),
         ("va", ("va",)),
         ("felt", ("felt",)),
+        ("intensity", ("intensity",)),
     ):
         if task not in target.tasks:
             for key in keys:
@@ -134,8 +132,8 @@ def move_predictions(
     """Return predictions for what a model is scored in, AUs matched by name.
 
     Args:
-        prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F) in the
-            order of ``source``.
+        prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F),
+            ``intensity`` (B, 1) in the order of ``source``.
         source: the schema of the model.
         target: of :meth:`LabelSchema.scored_on`: some of the model's AUs and tasks, and all of its
             expressions and felt emotions or none.
@@ -151,6 +149,8 @@ def move_predictions(
         moved["va"] = prediction["va"]
     if target.felt:
         moved["felt"] = prediction["felt"]
+    if target.intensity:
+        moved["intensity"] = prediction["intensity"]
     return moved
 
 

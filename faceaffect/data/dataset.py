@@ -18,7 +18,7 @@ from faceaffect.data.labels import LabelTable
 from faceaffect.data.names import alike, plain, sorted_unique
 from faceaffect.data.places import joined
 from faceaffect.errors import DataError
-from faceaffect.schema import CLASS_TASKS, TASKS, LabelSchema
+from faceaffect.schema import CLASS_TASKS, STRONGEST, TASKS, LabelSchema
 
 
 @dataclass
@@ -33,10 +33,9 @@ class Samples:
         expression: (N,) int64 class index, -1 unknown.
         expression_share: (N, K) float32 share of each class in the votes for a sample, rows that
             add up to 1, NaN unknown; what is trained on where it is there.
-        expression_intensity: (N,) float32 how strongly the expression is shown, in [0, 3], NaN
-            unknown.
         va: (N, 2) float32 valence and arousal in [-1, 1], NaN unknown.
         felt: (N,) int64 class index of what the person feels, -1 unknown.
+        intensity: (N, 1) float32 how strongly the expression is shown, in [0, 3], NaN unknown.
         eyes: (N, S, D) float32 what an eye tracker measured in S steps, NaN unknown.
         fixations: (N, F, 2) float32 where the eyes rested, see
             :class:`~faceaffect.data.batch.FaceBatch`.
@@ -52,9 +51,9 @@ class Samples:
     au_intensity: NDArray[np.float32] | None = None
     expression: NDArray[np.int64] | None = None
     expression_share: NDArray[np.float32] | None = None
-    expression_intensity: NDArray[np.float32] | None = None
     va: NDArray[np.float32] | None = None
     felt: NDArray[np.int64] | None = None
+    intensity: NDArray[np.float32] | None = None
     eyes: NDArray[np.float32] | None = None
     fixations: NDArray[np.float32] | None = None
     attributes: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -246,8 +245,8 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
     if twice.any():
         raise DataError(f"{where}: the id '{np.sort(samples.id[twice])[0]}' occurs twice")
     shapes = {"subject": (n,), "au": (n, aus), "au_intensity": (n, aus), "expression": (n,),
-              "expression_share": (n, classes), "expression_intensity": (n,), "va": (n, 2),
-              "felt": (n,), "part": (n,), "instance": (n,)}  # fmt: skip
+              "expression_share": (n, classes), "va": (n, 2),
+              "felt": (n,), "intensity": (n, 1), "part": (n,), "instance": (n,)}  # fmt: skip
     for name, shape in shapes.items():
         column = getattr(samples, name)
         if column is not None and column.shape != shape:
@@ -263,10 +262,10 @@ def _check(schema: LabelSchema, samples: Samples, where: str) -> None:
         raise DataError(f"{where}: au holds values other than 0, 1 and NaN")
     if samples.va is not None and np.nanmax(np.abs(samples.va), initial=0) > 1:
         raise DataError(f"{where}: va holds values outside [-1, 1]")
-    if samples.expression_intensity is not None:
-        known = samples.expression_intensity[~np.isnan(samples.expression_intensity)]
-        if ((known < 0) | (known > 3)).any():
-            raise DataError(f"{where}: expression_intensity holds values outside [0, 3]")
+    if samples.intensity is not None:
+        known = samples.intensity[~np.isnan(samples.intensity)]
+        if ((known < 0) | (known > STRONGEST)).any():
+            raise DataError(f"{where}: intensity holds values outside [0, {STRONGEST}]")
     for task in CLASS_TASKS:
         column = getattr(samples, task)
         if column is not None:

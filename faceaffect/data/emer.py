@@ -22,7 +22,7 @@ from faceaffect.errors import DataError, RecipeError, needs_extra
 from faceaffect.errors import shown as quoted
 from faceaffect.files import entries, replacing
 from faceaffect.progress import console
-from faceaffect.schema import LabelSchema
+from faceaffect.schema import STRONGEST, LabelSchema
 
 CLASSES = ("happiness", "sadness", "fear", "surprise", "disgust", "anger", "neutral")
 """In the order of the README; which code stands for which, it does not say."""
@@ -95,21 +95,24 @@ class Emer(FaceDataset):
         )
         affect = [_numbers(table, file, name, -1, 1) for name in ("Valence", "Arousal")]
         va = None if any(column is None for column in affect) else np.stack(affect, 1)  # type: ignore[arg-type]
+        strength = _numbers(table, file, "Intensity", 0, STRONGEST)
         ids = clips["file"].to_numpy(str)
         samples = Samples(
             id=ids,
             subject=table[person].to_numpy(str) if person else ids,
             felt=_classes(table, file, felt, order),
             expression=_classes(table, file, shown, order) if shown else None,
-            expression_intensity=_numbers(table, file, "Intensity", 0, 3),
             va=va,
+            intensity=None if strength is None else strength[:, None],
             eyes=eyes,
             fixations=fixations,
             part=np.where(clips["set"] == fold, "test", "train"),
         )
         self.frames, self.image_size = frames, image_size
         super().__init__(
-            LabelSchema((), CLASSES if shown else (), va is not None, CLASSES),
+            LabelSchema(
+                (), CLASSES if shown else (), va is not None, CLASSES, strength is not None
+            ),
             samples,
             root=folder,
             subjects_known=person is not None,

@@ -221,13 +221,14 @@ def _table(
             known = ~np.isnan(old.expression_share).any(1)
             table.expression_share[known] = 0
             table.expression_share[:, place] = old.expression_share
-        table.expression_intensity = _or_unknown(old.expression_intensity, (n,))
     if schema.valence_arousal:
         table.va = _or_unknown(old.va, (n, 2))
     if schema.felt:
         table.felt = np.full(n, -1)
         if old.felt is not None:
             table.felt = _rename(old.felt, own.felt, schema.felt)
+    if schema.intensity:
+        table.intensity = _or_unknown(old.intensity, (n, 1))
     for name, shape in signals.items():
         setattr(table, name, _or_unknown(getattr(old, name), (n, *shape)))
     for group, classes in groups.items():
@@ -249,7 +250,7 @@ def _concatenate(tables: list[Samples]) -> Samples:
     for name in (f.name for f in fields(Samples) if f.name != "attributes"):
         columns = [getattr(table, name) for table in tables]
         joined[name] = None if columns[0] is None else np.concatenate(columns)
-    for name in ("au_intensity", "expression_share", "expression_intensity"):  # no source has them
+    for name in ("au_intensity", "expression_share"):  # no source has them
         if joined[name] is not None and np.isnan(joined[name]).all():
             joined[name] = None
     groups = {n: np.concatenate([t.attributes[n] for t in tables]) for n in tables[0].attributes}

@@ -256,7 +256,7 @@ def _open(folder: Path, files: list[dict[str, Any]]) -> Any:
 def _samples(
     table: Any, schema: LabelSchema, attributes: Iterable[str], signals: dict[str, list[int]]
 ) -> Samples:
-    widths = {"au": len(schema.aus), "au_intensity": len(schema.aus), "va": 2,
+    widths = {"au": len(schema.aus), "au_intensity": len(schema.aus), "va": 2, "intensity": 1,
               "expression_share": len(schema.expressions)}  # fmt: skip
     columns: dict[str, Any] = {}
     for name in ("id", "subject", "part"):
@@ -264,7 +264,7 @@ def _samples(
     for name, width in widths.items():
         if name in table.column_names:
             columns[name] = _column(table, name).reshape(-1, width)
-    for name in (*CLASS_TASKS, "expression_intensity", "instance"):
+    for name in (*CLASS_TASKS, "instance"):
         if name in table.column_names:
             columns[name] = _column(table, name)
     for name, shape in signals.items():

@@ -8,7 +8,7 @@ import pandas as pd
 
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.protocols import SIDES
-from faceaffect.schema import CLASS_TASKS
+from faceaffect.schema import CLASS_TASKS, NUMBER_TASKS
 from faceaffect.scores.predictions import truth_columns
 
 LABELS = "labels of the {} part"
@@ -27,8 +27,10 @@ def truth_table(data: FaceDataModule, side: str = "test") -> pd.DataFrame:
     if part.au is not None:
         for a in np.argsort(data.schema.aus).tolist():
             columns[name["au"][a]] = part.au[:, a].astype(float)
-    if part.va is not None:
-        columns |= dict(zip(name["va"], part.va.T.astype(float), strict=True))
+    for task in NUMBER_TASKS:
+        value = getattr(part, task)
+        if value is not None:
+            columns |= dict(zip(name[task], value.T.astype(float), strict=True))
     return pd.DataFrame(columns, index=part.id.tolist()).sort_index()
 
 

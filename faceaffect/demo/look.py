@@ -17,7 +17,7 @@ from faceaffect.data.video import read_media
 from faceaffect.errors import DataError, FaceAffectError, harmless
 from faceaffect.evaluation.explain import answer_names, grad_cam, noticed
 from faceaffect.prediction.predictor import Predictor
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import STRONGEST, VA_NAMES, LabelSchema
 
 FRAMES = 8
 """Evenly spaced frames of a clip that are looked at."""
@@ -90,7 +90,7 @@ def heat_map(
 
 
 def bars(answers: dict[str, float], schema: LabelSchema) -> str:
-    """Return the answers as bars in HTML: AUs and classes, and valence and arousal around 0."""
+    """Return the answers as bars in HTML: AUs, classes, intensity; valence, arousal around 0."""
     rows = []
     for title, names in (("Action units", schema.au_names), ("Expression", schema.expressions)):
         if names:
@@ -105,6 +105,12 @@ def bars(answers: dict[str, float], schema: LabelSchema) -> str:
         rows.append("<h4>Felt emotion</h4>")
         felt = {name: answers[f"felt/{name}"] for name in schema.felt}
         rows += [_bar(name, value, 0.0, value) for name, value in felt.items()]
+    if schema.intensity:
+        strength = answers["intensity"]
+        rows += [
+            "<h4>Intensity, 0 to 3</h4>",
+            _bar("intensity", strength, 0.0, strength / STRONGEST),
+        ]
     return f'<div class="bars">{"".join(rows)}</div>'
 
 

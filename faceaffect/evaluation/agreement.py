@@ -67,6 +67,7 @@ def _terms(
         "schema.expressions": sorted(schema.expressions),
         "schema.valence_arousal": schema.valence_arousal,
         "schema.felt": sorted(schema.felt),
+        "schema.intensity": schema.intensity,
     }
     terms |= {f"protocol.{key}": info[key] for key in ("name", "fold", "folds", "selection")}
     for side in SIDES:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.loader import BatchReader
 from faceaffect.errors import DataError
-from faceaffect.schema import CLASS_TASKS, VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, NUMBER_TASKS, STRONGEST, LabelSchema
 from faceaffect.scores.predictions import answer_columns, truth_columns
 
 FACES = 12
@@ -38,9 +38,10 @@ def disagreements(
 
     Returns:
         For each face ``truth`` and, for each model, ``answers``, each with ``expression`` and
-        ``felt`` (a class), ``au`` (names of those present), ``valence`` and ``arousal`` as far as
-        the schema has them, None where unknown or unreadable; ``text`` of models that answer in
-        words; ``id``, ``subject`` and ``image``, a data URI, each None if it is not shown.
+        ``felt`` (a class), ``au`` (names of those present), ``valence``, ``arousal`` and
+        ``intensity`` as far as the schema has them, None where unknown or unreadable; ``text`` of
+        models that answer in words; ``id``, ``subject`` and ``image``, a data URI, each None if it
+        is not shown.
     """
     first = next(iter(tables.values()))
     if pictures:
@@ -100,7 +101,8 @@ def disagreement(tables: list[pd.DataFrame], schema: LabelSchema) -> NDArray[np.
     AUs: how evenly the models are divided about present and absent, mean over the AUs.
     Expression, felt emotion: the share of models that do not name the most frequent answer, 1 if
     all differ.
-    Valence and arousal: half the distance between the furthest answers, mean of both.
+    Valence, arousal, intensity: the distance between the furthest answers as a share of the scale,
+    mean of both of the first two.
 
     Args:
         tables: predictions of M models for the same N samples; an unreadable answer counts as
@@ -118,9 +120,10 @@ def disagreement(tables: list[pd.DataFrame], schema: LabelSchema) -> NDArray[np.
         named = np.stack([_class(table, schema, task) for table in tables])
         votes = np.stack([(named == k).sum(0) for k in range(-1, len(schema.names(task)))])
         total += (1 - votes.max(0) / len(tables)) / (1 - 1 / len(tables))
-    if schema.valence_arousal:
-        values = np.stack([table[columns["va"]].to_numpy(float) for table in tables])
-        total += np.nan_to_num((values.max(0) - values.min(0)) / 2).mean(1)
+    for task, scale in (("va", 2), ("intensity", STRONGEST)):
+        if task in schema.tasks:
+            values = np.stack([table[columns[task]].to_numpy(float) for table in tables])
+            total += np.nan_to_num((values.max(0) - values.min(0)) / scale).mean(1)
     return total
 
 
@@ -153,13 +156,13 @@ def _answer(row: "pd.Series[Any]", schema: LabelSchema) -> dict[str, Any]:
 def _labels(
     row: "pd.Series[Any]", columns: Mapping[str, list[str]], schema: LabelSchema
 ) -> dict[str, Any]:
-    """Return the AUs that are present, None if all are unknown, and valence and arousal."""
+    """Return the AUs that are present, None if all are unknown, and what is on a scale."""
     found: dict[str, Any] = {}
     if schema.aus:
         cells = dict(zip(schema.au_names, row[columns["au"]], strict=True))
         unknown = all(pd.isna(cell) for cell in cells.values())
         found["au"] = None if unknown else [name for name, cell in cells.items() if cell > 0.5]
-    if schema.valence_arousal:
-        for name, cell in zip(VA_NAMES, row[columns["va"]], strict=True):
+    for task in (task for task in NUMBER_TASKS if task in schema.tasks):
+        for name, cell in zip(schema.names(task), row[columns[task]], strict=True):
             found[name] = None if pd.isna(cell) else float(cell)
     return found

@@ -47,7 +47,7 @@ class Headline:
 
     Args:
         name: in results and reports.
-        task: ``au``, ``expression``, ``va`` or ``felt``.
+        task: one of :data:`~faceaffect.schema.TASKS`.
         title: in a sentence.
         short: in a column's head.
         form: how it is written, see :func:`~faceaffect.evaluation.tables.show`.
@@ -132,6 +132,8 @@ HEADLINES = {
                  (0, 1), _accuracy),
         Headline("felt_uar", "felt", "felt emotion recall (UAR)", "felt UAR", "points",
                  (0, 1), _recall, _FELT),
+        Headline("intensity_ccc", "intensity", "CCC of the intensity", "intensity CCC", "fraction",
+                 (-1, 1), _concordance),
     )
 }  # fmt: skip
 """The metrics that models are compared by, in the order of the tasks."""
@@ -198,8 +200,9 @@ def sample_counts(
 
     Returns:
         by task (N, C) float64: ``au`` 4 cells of A AUs; ``expression`` and ``felt`` K x (K + 1)
-        cells, the last column unreadable; ``va`` 6 sums (n, x, y, xx, yy, xy) of both
-        dimensions, of values less the mean truth, which concordance does not feel.
+        cells, the last column unreadable; ``va`` and ``intensity`` 6 sums (n, x, y,
+        xx, yy, xy) of each dimension, of values less the mean truth, which concordance does not
+        feel.
     """
     counts = {}
     for task in schema.tasks:
@@ -278,7 +281,7 @@ def trivial_answers(
     """Return the answers that look at no face, about the samples of an outcome.
 
     All AUs are present, every expression and felt emotion is the class that the baselines recall,
-    valence and arousal are the middle of the scale.
+    valence, arousal and intensity are the same for all.
 
     Args:
         outcome: the samples.

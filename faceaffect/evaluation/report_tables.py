@@ -28,8 +28,11 @@ SURE = 0.05
 def form_of(metric: str, *, signed: bool = False) -> str:
     """Return how a metric is written: as its headline, else in points of 100."""
     headline = headline_of(metric)
-    kind = headline.form if headline else "points"
+    kind = headline.form if headline else _OF_OTHERS.get(metric, "points")
     return f"signed {kind}" if signed else kind
+
+
+_OF_OTHERS = {"intensity_mae": "fraction"}
 
 
 def headlines_in(report: Mapping[str, Any]) -> list[str]:
@@ -55,6 +58,7 @@ def tables(report: Mapping[str, Any]) -> dict[str, Table]:
         _overview(report),
         _pairs(report),
         *(table for headline in HEADLINES.values() for table in _of_task(report, headline)),
+        _intensity(report),
         _calibration(report),
         _generated(report),
         _seeds(report),
@@ -216,6 +220,26 @@ def _parts(report: Mapping[str, Any], prefix: str, mean: str, title: str, note: 
         label = name.partition("/")[2] or "mean"
         cells = [_metric(report, model, name, best) for model in models]
         table.add([label, *cells, _trivial(report, name)])
+    return table
+
+
+def _intensity(report: Mapping[str, Any]) -> Table | None:
+    """How well it is told how strongly an expression is shown, and how far off answers are."""
+    if "intensity" not in LabelSchema.from_dict(report["schema"]).tasks:
+        return None
+    models = report["models"]
+    table = Table(
+        "intensity",
+        "How strongly the expression is shown",
+        "From 0 to 3. CCC: agreement, from -1 to 1, higher is better. Mean distance of answer and "
+        "truth, in grades: lower is better. Trivial: always the training part's mean.",
+        ["", *models, "trivial"],
+    )
+    for metric, label in (("intensity_ccc", "CCC"), ("intensity_mae", "mean distance")):
+        places = [("models", model, "metrics", metric) for model in models]
+        best = _best(report, places, lowest=metric == "intensity_mae")
+        cells = [_metric(report, model, metric, best) for model in models]
+        table.add([label, *cells, _trivial(report, metric)])
     return table
 
 

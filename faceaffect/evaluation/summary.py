@@ -18,7 +18,9 @@ _COLUMNS = {
     "pooled": "pooled",
     "trivial": "baselines",
 }
-_OF_DATASETS = ("au_f1", "au_auroc", "expression_war", "expression_uar", "va_ccc", "felt_uar")
+_OF_DATASETS = (
+    "au_f1", "au_auroc", "expression_war", "expression_uar", "va_ccc", "felt_uar", "intensity_ccc",
+)  # fmt: skip
 
 
 def markdown(summary: Summary) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_TOLD = ("au_f1", "expression_war", "expression_uar", "va_ccc", "felt_uar")
+_TOLD = ("au_f1", "expression_war", "expression_uar", "va_ccc", "felt_uar", "intensity_ccc")
 """Metrics that a card names, where the model has them."""
 
 _HELD = {
@@ -52,6 +52,7 @@ def _names(names: Mapping[str, Sequence[str]]) -> list[str]:
         "expression": "probabilities of expressions, which sum to 1: {}",
         "va": "{}, from -1 to 1",
         "felt": "probabilities of felt emotions, which sum to 1: {}",
+        "intensity": "{} of the shown expression, from 0 to 3",
     }
     return [f"* {said[task].format(', '.join(own))}" for task, own in names.items()]
 

@@ -19,7 +19,7 @@ from faceaffect.runs.calls import calling
 CALIBRATION = 128
 """Training faces whose activations a network of convolutions is scaled by."""
 
-MEASURED = ("score", "au_f1", "expression_uar", "va_ccc", "felt_uar")
+MEASURED = ("score", "au_f1", "expression_uar", "va_ccc", "felt_uar", "intensity_ccc")
 """The metrics that the loss of accuracy is told in."""
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceaffect.components import Options
@@ -36,9 +35,6 @@ Modality = Literal["face", "eyes", "fixations"]
 STEPS = {"face": 8, "eyes": 32, "fixations": 32}
 """Learned positions of each modality, as many as the release reads steps."""
 
-GRADES = 4
-"""Intensities of a shown expression: 0 to 3."""
-
 
 class Emert(AffectModule):
     """Face clip, eye track and fixations, taken apart and put together again.
@@ -51,7 +47,8 @@ class Emert(AffectModule):
     shows what the eyes add.
 
     Args:
-        schema: what it answers; one output layer per task, ``felt`` beside ``expression``.
+        schema: what it answers; one output layer per task, ``felt`` and ``intensity`` beside
+            ``expression``.
         backbone: sees each frame: a name or the options of
             :func:`faceaffect.networks.backbones.create_backbone`.
         readout: what is taken of it: ``pooled``, ``mean`` of its last feature map, or ``grid:G``,
@@ -70,7 +67,7 @@ class Emert(AffectModule):
             the ``modalities``, so that few frames are not outvoted by many moments of the eyes.
         adversarial_weight: of naming the modality from invariant features, in the loss.
         specific_weight: of naming it from specific ones.
-        intensity_weight: of how strongly the expression is shown, where the data knows it.
+        intensity_weight: of how strongly the expression is shown, in the loss.
         class_weights: weigh classes by their rarity in the training part.
 
     Raises:
@@ -108,7 +105,6 @@ class Emert(AffectModule):
         _positive(eye_values=eye_values, width=width, projected=projected, depth=depth, heads=heads,
                   lstm_layers=lstm_layers, head_width=head_width)  # fmt: skip
         self.adversarial_weight, self.specific_weight = adversarial_weight, specific_weight
-        self.intensity_weight = intensity_weight
         encoders: dict[str, nn.Module] = {}
         if "face" in self.modalities:
             encoders["face"] = FaceEncoder(as_node(backbone), readout, width)
@@ -134,8 +130,9 @@ class Emert(AffectModule):
             pooling=pooling,
         )
         self.heads = Heads(self.schema, projected)
-        self.grade = nn.Linear(projected, GRADES)
-        self.losses = TaskLosses(self.schema, class_weights=class_weights)
+        self.losses = TaskLosses(
+            self.schema, class_weights=class_weights, intensity_weight=intensity_weight
+        )
 
     def prepare(self, statistics: dict[str, Any]) -> None:
         """Take loss weights, and mean and spread of what is measured, from the training part."""
@@ -225,50 +222,14 @@ class Emert(AffectModule):
         return total
 
     def loss(self, batch: FaceBatch) -> Tensor:
-        """Return the tasks' losses, that of the intensity, and those of naming the modality."""
+        """Return the tasks' losses, and those of naming the modality."""
         pooled, apart = self(batch)
         loss: Tensor = self.losses(self.heads(pooled), batch) + apart
-        known = batch.get("expression_intensity")
-        if known is None:
-            known = torch.full((len(pooled),), torch.nan, device=pooled.device)
-        return loss + self.intensity_weight * intensity_loss(self.grade(pooled), known)
+        return loss
 
     def predict(self, batch: FaceBatch) -> dict[str, Tensor]:
-        """Return probabilities of AUs, expressions and felt emotions; valence, arousal by tanh."""
+        """Return the answers of every task, see :func:`~faceaffect.networks.heads.answers`."""
         return answers(self.heads(self(batch)[0]))
-
-    def intensity(self, batch: FaceBatch) -> Tensor:
-        """Return how strongly the face shows its expression, (B,) in [0, 3]."""
-        return expected_grade(self.grade(self(batch)[0]))
-
-
-def intensity_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the nearest grade and smooth L1 of the expected one.
-
-    That the release adds the two is known; that they share one layer is ours.
-
-    Args:
-        logits: (B, 4) of the grades 0 to 3.
-        target: (B,) in [0, 3], NaN unknown.
-
-    Returns:
-        Mean over the known samples, 0 with a graph where none is.
-    """
-    known = ~target.isnan()
-    exact = target.where(known, 0).float()
-    nearest = exact.round().long().where(known, -1)
-    distance = F.smooth_l1_loss(expected_grade(logits), exact, reduction="none").where(known, 0)
-    return cross_entropy_loss(logits, nearest) + distance.sum() / known.sum().clamp(min=1)
-
-
-def expected_grade(logits: Tensor) -> Tensor:
-    """Return the mean grade (B,) under logits (B, 4).
-
-    >>> expected_grade(torch.zeros(1, 4))
-    tensor([1.5000])
-    """
-    grades = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
-    return logits.float().softmax(1) @ grades
 
 
 def _projection(width: int, projected: int) -> nn.Sequential:

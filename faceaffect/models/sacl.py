@@ -8,6 +8,7 @@ design. ``docs/models/sacl.md`` tells the two apart.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -360,4 +361,4 @@ class SACL(AffectModule):
 def _without_nodes(schema: LabelSchema) -> LabelSchema:
     """Return the tasks that no node answers."""
     expressions = schema.expressions if schema.aus else ()
-    return LabelSchema((), expressions, schema.valence_arousal, schema.felt)
+    return replace(schema, aus=(), expressions=expressions)

@@ -1,6 +1,6 @@
 """What stands at the end of a model: a linear head for each task, their answers, their losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from faceaffect.data.batch import FaceBatch
 from faceaffect.networks.losses import (
+    GRADES,
     GammaMode,
     au_class_weights,
     bce_loss,
     ccc_loss,
     cross_entropy_loss,
+    expected_grade,
     focal_loss,
+    intensity_loss,
     mdwa_gamma,
     mdwa_loss,
     weighted_asymmetric_loss,
@@ -37,7 +40,10 @@ class Heads(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleDict(
-            {task: nn.Linear(width, len(schema.names(task))) for task in schema.tasks}
+            {
+                task: nn.Linear(width, GRADES if task == "intensity" else len(schema.names(task)))
+                for task in schema.tasks
+            }
         )
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
@@ -50,12 +56,19 @@ def answers(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """Turn logits into what ``AffectModule.predict`` returns, in float32 at least.
 
     Args:
-        logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F), any of them.
+        logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F),
+            ``intensity`` (B, 4) of the grades 0 to 3, any of them.
 
     Returns:
-        Probabilities for ``au``, ``expression`` and ``felt``; ``va`` through tanh.
+        Probabilities for ``au``, ``expression`` and ``felt``; ``va`` through tanh; the expected
+        grade (B, 1) for ``intensity``.
     """
-    finish = {"au": torch.sigmoid, "va": torch.tanh} | dict.fromkeys(CLASS_TASKS, _softmax)
+    finish: dict[str, Callable[[Tensor], Tensor]] = {
+        "au": torch.sigmoid,
+        "va": torch.tanh,
+        "intensity": expected_grade,
+        **dict.fromkeys(CLASS_TASKS, _softmax),
+    }
     return {
         task: finish[task](z.to(torch.promote_types(z.dtype, torch.float32)))
         for task, z in logits.items()
@@ -127,7 +140,7 @@ class AUCriterion(nn.Module):
 
 
 class TaskLosses(nn.Module):
-    """The sum of one loss for each task: AUs by choice, cross-entropy, 1 - CCC.
+    """The sum of one loss for each task: AUs by choice, cross-entropy, 1 - CCC, of grades.
 
     Args:
         schema: the label names, in column order.
@@ -135,6 +148,7 @@ class TaskLosses(nn.Module):
         class_weights: weigh AUs, expression classes and felt emotions by their rarity in the
             training part; a criterion knows for itself whether it weighs AUs.
         label_smoothing: of the expressions and felt emotions, in [0, 1].
+        intensity_weight: of the loss of the intensity in the sum.
     """
 
     expression_weight: Tensor
@@ -147,10 +161,11 @@ class TaskLosses(nn.Module):
         au_loss: AULoss | AUCriterion = "bce",
         class_weights: bool = False,
         label_smoothing: float = 0.0,
+        intensity_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.schema, self.class_weights = schema, class_weights
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.intensity_weight = label_smoothing, intensity_weight
         if not isinstance(au_loss, AUCriterion):
             au_loss = AUCriterion(len(schema.aus), au_loss, weighted=class_weights)
         self.au = au_loss
@@ -177,8 +192,8 @@ class TaskLosses(nn.Module):
         """Return the sum over the tasks in ``logits``; unknown labels add zero, with a graph.
 
         Args:
-            logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F), any of
-                them.
+            logits: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F),
+                ``intensity`` (B, 4), any of them.
             batch: the labels.
         """
         losses = []
@@ -204,6 +219,9 @@ class TaskLosses(nn.Module):
                     label_smoothing=self.label_smoothing,
                 )
             )
+        if "intensity" in logits:
+            graded = intensity_loss(logits["intensity"], batch["intensity"])
+            losses.append(self.intensity_weight * graded)
         return torch.stack(losses).sum()
 
 

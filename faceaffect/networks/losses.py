@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from faceaffect.schema import STRONGEST
+
 GammaMode = Literal["decreasing", "increasing", "const"]
 
 
@@ -228,6 +230,38 @@ def ccc_loss(pred: Tensor, target: Tensor) -> Tensor:
     spread = (dx.square() + dy.square()).sum(0) / n + (mean_x - mean_y).square()
     # The floor acts only where prediction and truth are the same constant.
     return _mean(1 - 2 * covariance / spread.clamp(min=1e-12), known.sum(0) > 1, None)
+
+
+GRADES = STRONGEST + 1
+"""Intensities of a shown expression that are told apart: 0 to 3."""
+
+
+def intensity_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the nearest grade and smooth L1 of the expected one (EMERT).
+
+    That the release adds the two is known; that they share one layer is ours.
+
+    Args:
+        logits: (B, 4) of the grades 0 to 3.
+        target: (B, 1) in [0, 3], NaN unknown.
+
+    Returns:
+        Sum of their means over the known samples.
+    """
+    exact, known = target[:, 0].nan_to_num(0), ~target[:, 0].isnan()
+    distance = F.smooth_l1_loss(expected_grade(logits)[:, 0], exact, reduction="none")
+    nearest = exact.round().long().where(known, -1)
+    return cross_entropy_loss(logits, nearest) + _mean(distance.where(known, 0), known, None)
+
+
+def expected_grade(logits: Tensor) -> Tensor:
+    """Return the mean grade (B, 1) under logits (B, 4).
+
+    >>> expected_grade(torch.zeros(1, 4))
+    tensor([[1.5000]])
+    """
+    z = _full(logits)
+    return z.softmax(1) @ torch.arange(GRADES, device=z.device, dtype=z.dtype)[:, None]
 
 
 def au_class_weights(rate: Sequence[float] | Tensor) -> Tensor:

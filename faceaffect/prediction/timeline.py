@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from faceaffect.prediction.seen import Answered
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import STRONGEST, VA_NAMES, LabelSchema
 
 _POINTS = 2000  # kept of a track; beyond, every second one goes
 _TRACKS = 64  # kept at once; beyond, the shortest that is out of sight goes
@@ -82,6 +82,7 @@ class Timeline:
         aus, classes = len(schema.aus), len(schema.expressions)
         heights = [0.28 * aus + 0.6] * bool(aus) + [2.0] * bool(classes)
         heights += [1.6] * schema.valence_arousal + [2.0] * bool(schema.felt)
+        heights += [1.2] * schema.intensity
         figure, axes = plt.subplots(
             len(heights), 1, figsize=(11, sum(heights) + 0.8), sharex=True, squeeze=False,
             height_ratios=heights, layout="constrained",
@@ -101,8 +102,13 @@ class Timeline:
             axis.set(ylim=(-1, 1), ylabel="valence, arousal")
             axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
         if schema.felt:
-            shares = values[:, -len(schema.felt) :]
+            first = aus + classes + 2 * schema.valence_arousal
+            shares = values[:, first : first + len(schema.felt)]
             _draw_shares(next(rest), times, shares, schema.felt, "felt emotion")
+        if schema.intensity:
+            axis = next(rest)
+            axis.plot(times, values[:, -1])
+            axis.set(ylim=(0, STRONGEST), ylabel="intensity")
         axes[-1, 0].set_xlabel("seconds")
         figure.suptitle(f"{file.name.rsplit('.person', 1)[0]}: person {track}")
         figure.savefig(file, dpi=110)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.dataset import Samples
-from faceaffect.schema import VA_NAMES, LabelSchema
+from faceaffect.schema import NUMBER_TASKS, LabelSchema
 
 _TWICE = "duplicate rows"
 """Rows left out that are no lost faces."""
@@ -107,8 +107,11 @@ def _poor(part: Samples, schema: LabelSchema) -> Iterator[str]:
             if never.any():
                 units = ", ".join(np.array(schema.au_names)[never])
                 yield f"there is {what} {units}"
-    if part.va is not None:
-        for name, column in zip(VA_NAMES, part.va.T, strict=True):
+    for task in NUMBER_TASKS:
+        value = getattr(part, task)
+        for name, column in (
+            zip(schema.names(task), value.T, strict=True) if value is not None else ()
+        ):
             if np.isnan(column).all():
                 yield f"there is no {name}"
             elif len(np.unique(column[~np.isnan(column)])) == 1:
@@ -120,7 +123,7 @@ def _labelled(samples: Samples) -> NDArray[np.bool_]:
     for label in (samples.expression, samples.felt):
         if label is not None:
             known |= label >= 0
-    for numbers in (samples.au, samples.va, samples.expression_share):
+    for numbers in (samples.au, samples.va, samples.intensity, samples.expression_share):
         if numbers is not None:
             known |= ~np.isnan(numbers).all(1)
     return known

@@ -4,7 +4,7 @@ All are computed on pooled predictions, never as a mean over batches. Unknown la
 classes -1) are left out. A prediction may be unreadable (NaN, for classes -1), as the answer of a
 language model can be: it is wrong in F1, accuracy, WAR and UAR, and left out of AUROC and
 calibration error, for which it has no probability; :class:`TaskMetrics` takes it as 0, the middle
-of the scale, for valence and arousal. Values are float64 on the CPU.
+of the scale, for valence and arousal, and for intensity. Values are float64 on the CPU.
 """
 
 import math
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanAbsoluteError, Metric
 
-from faceaffect.schema import CLASS_TASKS, TASKS, VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, NUMBER_TASKS, TASKS, LabelSchema
 from faceaffect.scores.counts import (
     AUConfusion,
     ClassConfusion,
@@ -35,7 +35,8 @@ from faceaffect.scores.counts import (
     rmse_of,
 )
 
-SCORE = {"au": "au_f1", "expression": "expression_uar", "va": "va_ccc", "felt": "felt_uar"}
+SCORE = {"au": "au_f1", "expression": "expression_uar", "va": "va_ccc", "felt": "felt_uar",
+         "intensity": "intensity_ccc"}  # fmt: skip
 """The metric of each task that enters the model's score."""
 
 
@@ -134,9 +135,10 @@ class TaskMetrics(nn.Module):
     ``expression_war``, ``expression_uar``, ``expression_f1`` (macro F1, the UF1 of the
     micro-expression challenges), ``expression_ece`` and ``expression_recall/<class>``; ``va_ccc``,
     ``va_rmse``, each the mean of both and, as ``va_ccc/valence``, of one; ``felt_war`` and so on of
-    felt emotions, as of expressions. The names depend on the
-    schema alone; what is undefined is NaN, and left out of the mean. ECE has 15 bins, for AUs over
-    the probability of presence, for expressions over that of the predicted class.
+    felt emotions, as of expressions; ``intensity_ccc``, ``intensity_rmse`` and ``intensity_mae``,
+    the mean distance in grades. The names depend on the schema alone; what is undefined is NaN, and
+    left out of the mean. ECE has 15 bins, for AUs over the probability of presence, for expressions
+    over that of the predicted class.
 
     Args:
         schema: labels and predictions come in its order.
@@ -157,17 +159,24 @@ class TaskMetrics(nn.Module):
             {task: ClassConfusion(len(schema.names(task)), sync=sync) for task in classes}
         )
         self.class_curve = nn.ModuleDict({task: Curves(1, sync=sync) for task in classes})
-        if "va" in schema.tasks:
-            self.va_moments = Moments(len(VA_NAMES), sync=sync)
+        self.moments = nn.ModuleDict(
+            {
+                task: Moments(len(schema.names(task)), sync=sync)
+                for task in NUMBER_TASKS
+                if task in schema.tasks
+            }
+        )
+        if "intensity" in schema.tasks:
+            self.intensity_mae = MeanAbsoluteError(sync_on_compute=sync)
 
     def update(self, prediction: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
         """Add a batch.
 
         Args:
             prediction: ``au`` (B, A), ``expression`` (B, K) and ``felt`` (B, F) probabilities,
-                ``va`` (B, 2); NaN unreadable.
-            batch: ``au`` (B, A) and ``va`` (B, 2), NaN unknown; ``expression`` and ``felt`` (B,),
-                -1 unknown; an absent task is unknown.
+                ``va`` (B, 2), ``intensity`` (B, 1); NaN unreadable.
+            batch: ``au`` (B, A), ``va`` (B, 2) and ``intensity`` (B, 1), NaN unknown;
+                ``expression`` and ``felt`` (B,), -1 unknown; an absent task is unknown.
 
         Raises:
             ValueError: prediction and truth differ in shape, or a class index is out of range.
@@ -195,12 +204,12 @@ class TaskMetrics(nn.Module):
         elif task == "au":
             self._add_au(answer, target)
         else:
-            self._add_va(answer, target)
+            self._add_numbers(task, answer, target)
 
     def _of(self, task: str) -> dict[str, float]:
         if task in CLASS_TASKS:
             return self._of_class(task)
-        return self._of_au() if task == "au" else self._of_va()
+        return self._of_au() if task == "au" else self._of_numbers(task)
 
     def _add_au(self, prob: Tensor, target: Tensor) -> None:
         self.au_confusion.update(prob, target)
@@ -226,8 +235,17 @@ class TaskMetrics(nn.Module):
         assert isinstance(curve, Curves)
         return counted, curve
 
-    def _add_va(self, pred: Tensor, target: Tensor) -> None:
-        self.va_moments.update(pred.where(~pred.isnan(), 0), target)
+    def _add_numbers(self, task: str, pred: Tensor, target: Tensor) -> None:
+        pred = pred.where(~pred.isnan(), 0)
+        self._moments_of(task).update(pred, target)
+        if task == "intensity":
+            known = ~target.isnan()
+            self.intensity_mae.update(pred[known], target[known])
+
+    def _moments_of(self, task: str) -> Moments:
+        found = self.moments[task]
+        assert isinstance(found, Moments)
+        return found
 
     def _of_au(self) -> dict[str, float]:
         confusion = self.au_confusion.compute()
@@ -254,9 +272,13 @@ class TaskMetrics(nn.Module):
             for name, value in zip(self.schema.names(task), recalls.tolist(), strict=True)
         }
 
-    def _of_va(self) -> dict[str, float]:
-        values = self.va_moments.compute()
-        return _named({"va_ccc": ccc_of(values), "va_rmse": rmse_of(values)}, VA_NAMES)
+    def _of_numbers(self, task: str) -> dict[str, float]:
+        values = self._moments_of(task).compute()
+        found = {f"{task}_ccc": ccc_of(values), f"{task}_rmse": rmse_of(values)}
+        if task != "intensity":
+            return _named(found, self.schema.names(task))
+        found["intensity_mae"] = self.intensity_mae.compute()
+        return {name: value.item() for name, value in found.items()}
 
 
 def _named(columns: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, float]:
@@ -273,7 +295,7 @@ def score(
     schema: LabelSchema,
     task_weights: Mapping[str, float] | None = None,
 ) -> float:
-    """Weighted mean of au_f1, expression_uar, va_ccc and felt_uar over the schema's tasks.
+    """Weighted mean of the metrics of :data:`SCORE` over the schema's tasks.
 
     A task whose metric is undefined (NaN: nothing known) is left out.
 
@@ -327,14 +349,14 @@ def trivial_baselines(
     """Metrics of answers that look at no face, under the names of :class:`TaskMetrics`.
 
     Every AU is present with probability 1; the probability of an expression, or of a felt emotion,
-    is its share of the training part, so that the majority class is predicted; valence and arousal
-    are the training part's mean.
+    is its share of the training part, so that the majority class is predicted; valence, arousal and
+    intensity are the training part's mean.
 
     Args:
         schema: names of the labels.
-        statistics: ``expression_count`` and ``felt_count`` by class name and ``va_mean``, of the
-            training part.
-        target: truth of all samples as in a batch: ``au``, ``expression``, ``va``, ``felt``.
+        statistics: ``expression_count`` and ``felt_count`` by class name, ``va_mean`` and
+            ``intensity_mean``, of the training part.
+        target: truth of all samples as in a batch, by task.
     """
     metrics = TaskMetrics(schema, sync=False)
     known = {task: torch.as_tensor(target[task]) for task in schema.tasks if task in target}
@@ -346,8 +368,8 @@ def trivial_baselines(
         prior = torch.tensor([float(counts.get(name, 0)) for name in schema.names(task)])
         prior = prior / prior.sum() if prior.any() else torch.ones_like(prior) / len(prior)
         answers[task] = prior.expand(len(known[task]), -1)
-    if "va" in known:
-        mean = torch.tensor([float(value) for value in statistics["va_mean"]])
-        answers["va"] = mean.expand(len(known["va"]), -1)
+    for task in (task for task in NUMBER_TASKS if task in known):
+        mean = torch.tensor([float(value) for value in statistics[f"{task}_mean"]])
+        answers[task] = mean.expand(len(known[task]), -1)
     metrics.update(answers, known)
     return metrics.compute()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from faceaffect.errors import DataError, printable, shown
 from faceaffect.files import replacing
-from faceaffect.schema import CLASS_TASKS, VA_NAMES, LabelSchema
+from faceaffect.schema import CLASS_TASKS, STRONGEST, VA_NAMES, LabelSchema
 from faceaffect.scores.answers import generated_metrics
 from faceaffect.scores.metrics import TaskMetrics
 
@@ -37,6 +37,7 @@ def answer_columns(schema: LabelSchema) -> dict[str, list[str]]:
         "expression": [f"prob/{name}" for name in schema.expressions],
         "va": [f"pred/{name}" for name in VA_NAMES],
         "felt": [f"prob/felt/{name}" for name in schema.felt],
+        "intensity": ["pred/intensity"],
     }
     return {task: columns[task] for task in schema.tasks}
 
@@ -52,6 +53,7 @@ def truth_columns(schema: LabelSchema) -> dict[str, list[str]]:
         "expression": ["target/expression"],
         "va": [f"target/{name}" for name in VA_NAMES],
         "felt": ["target/felt"],
+        "intensity": ["target/intensity"],
     }
     return {task: columns[task] for task in schema.tasks}
 
@@ -82,7 +84,7 @@ class Predictions:
         Args:
             batch: truth and names, labels in the order of the schema; an absent task is unknown.
             prediction: ``au`` (B, A), ``expression`` (B, K), ``va`` (B, 2), ``felt`` (B, F),
-                optionally ``text``.
+                ``intensity`` (B, 1), optionally ``text``.
         """
         new = []
         for row, name in enumerate(batch["id"]):
@@ -233,8 +235,14 @@ def _names(index: Tensor, names: tuple[str, ...]) -> list[str | None]:
     return [names[i] if i >= 0 else None for i in index.tolist()]
 
 
-_RANGES = {"prob/": (0, 1), "pred/": (-1, 1), "target/": (-1, 1)}
-"""What columns of numbers begin with, and between which values those are."""
+_RANGES = {
+    "pred/intensity": (0, STRONGEST),
+    "target/intensity": (0, STRONGEST),
+    "prob/": (0, 1),
+    "pred/": (-1, 1),
+    "target/": (-1, 1),
+}
+"""What columns of numbers begin with, and between which values those are; the first counts."""
 
 
 def read_table(file: Path) -> pd.DataFrame:

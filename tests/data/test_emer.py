@@ -54,13 +54,13 @@ def test_labels_parts_and_tracks(tmp_path: Path) -> None:
         batch_size=4, num_workers=0, image_size=24,
     )  # fmt: skip
     samples, schema = data.dataset.samples, data.schema
-    assert schema.tasks == ("expression", "va", "felt")
+    assert schema.tasks == ("expression", "va", "felt", "intensity")
     assert schema.felt == schema.expressions == CLASSES
     row = samples.id.tolist().index("face/set2/3_film_happy Happy")
     assert samples.subject[row] == "P01"
     assert schema.felt[samples.felt[row]] == "fear"
     assert schema.expressions[samples.expression[row]] == "surprise"
-    assert samples.expression_intensity[row] == 3
+    assert samples.intensity[row] == 3
     assert samples.va[row].tolist() == [0.5, -0.25]
     tested = {samples.id[i].split("/")[1] for i in data.split.test}
     assert tested == {"set2"}
@@ -83,7 +83,7 @@ def test_labels_parts_and_tracks(tmp_path: Path) -> None:
 
 def test_without_more_knowledge_only_feelings_are_labelled(tmp_path: Path) -> None:
     dataset = Emer(str(write(tmp_path)), codes=CODES)
-    assert dataset.schema.tasks == ("va", "felt")
+    assert dataset.schema.tasks == ("va", "felt", "intensity")
     assert not dataset.subjects_known
 
 

@@ -24,7 +24,7 @@ def test_a_mixture_knows_the_feelings_of_one_source() -> None:
     assert data.schema.felt == ("anger", "sadness", "fear")
     assert (samples.felt[20:40] == -1).all()
     assert np.isnan(samples.eyes[20:40]).all()
-    assert np.isnan(samples.expression_intensity[20:40]).all()
+    assert np.isnan(samples.intensity[20:40]).all()
     for first, source in ((0, parts[0]), (40, parts[2])):
         own = [source.schema.felt[i] for i in source.samples.felt]
         assert [data.schema.felt[i] for i in samples.felt[first : first + 20]] == own
@@ -75,5 +75,5 @@ def test_shards_bring_it_back(tmp_path: Path) -> None:
         valence_arousal=False,
     ).dataset  # fmt: skip
     assert back.schema == drawn.schema
-    for name in ("felt", "eyes", "fixations", "expression_intensity", "expression"):
+    for name in ("felt", "eyes", "fixations", "intensity", "expression"):
         np.testing.assert_array_equal(getattr(back.samples, name), getattr(drawn.samples, name))

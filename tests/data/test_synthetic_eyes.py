@@ -106,9 +106,10 @@ def test_batches_and_statistics_carry_what_is_felt_and_measured() -> None:
     assert batch["eyes"].shape == (8, STEPS, len(EYES))
     assert batch["fixations"].shape == (8, FIXATIONS, 2)
     assert batch["felt"].shape == batch["expression"].shape == (8,)
-    assert batch["expression_intensity"].shape == (8,)
+    assert batch["intensity"].shape == (8, 1)
     part = data.dataset.samples.take(data.split.train)
     found = data.statistics()
+    assert found["intensity_mean"] == pytest.approx([float(part.intensity.mean())], abs=1e-6)
     assert found["felt_count"] == {n: int((part.felt == i).sum()) for i, n in enumerate(CLASSES)}
     rows = part.eyes.reshape(-1, len(EYES)).astype(float)
     np.testing.assert_allclose(found["eyes"]["mean"], np.nanmean(rows, 0))

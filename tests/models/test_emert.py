@@ -14,10 +14,10 @@ from faceaffect import LabelSchema, create_model
 from faceaffect.data.base import FaceDataModule, create_data
 from faceaffect.data.batch import FaceBatch
 from faceaffect.errors import DataError, RecipeError
-from faceaffect.models.emert import Emert, expected_grade, intensity_loss
+from faceaffect.models.emert import Emert
 from faceaffect.models.emert_parts import CrossLayer, masked_mean, placed, reverse_gradient
 
-BOTH = LabelSchema(expressions=("calm", "angry"), felt=("calm", "angry", "sad"))
+BOTH = LabelSchema(expressions=("calm", "angry"), felt=("calm", "angry", "sad"), intensity=True)
 TINY: dict[str, Any] = {
     "backbone": "test_resnet", "width": 8, "projected": 4, "lstm_layers": 1, "depth": 1,
     "heads": 2, "head_width": 4,
@@ -38,7 +38,6 @@ def clips(n: int = 4, frames: int = 3) -> FaceBatch:
     batch["felt"] = torch.arange(n) % 3
     batch["eyes"] = torch.randn(n, 6, 4, generator=g)
     batch["fixations"] = torch.rand(n, 5, 2, generator=g)
-    batch["expression_intensity"] = torch.linspace(0, 3, n)
     return batch
 
 
@@ -120,12 +119,12 @@ def test_the_loss_is_the_sum_of_its_parts_by_hand() -> None:
     batch = clips()
     batch["felt"][1] = -1
     batch["expression"][2] = -1
-    batch["expression_intensity"][0] = torch.nan
+    batch["intensity"][0] = torch.nan
     pooled = model(batch)[0]
     logits = model.heads(pooled)
     felt, shown = batch["felt"] >= 0, batch["expression"] >= 0
-    known = ~batch["expression_intensity"].isnan()
-    grade, exact = model.grade(pooled)[known], batch["expression_intensity"][known]
+    known = ~batch["intensity"][:, 0].isnan()
+    grade, exact = logits["intensity"][known], batch["intensity"][known, 0]
     expected = (
         F.cross_entropy(logits["felt"][felt], batch["felt"][felt])
         + F.cross_entropy(logits["expression"][shown], batch["expression"][shown])
@@ -133,18 +132,6 @@ def test_the_loss_is_the_sum_of_its_parts_by_hand() -> None:
         + 2 * F.smooth_l1_loss(grade.softmax(1) @ torch.arange(4.0), exact)
     )
     torch.testing.assert_close(model.loss(batch), expected)
-
-
-def test_unknown_intensity_costs_nothing_and_keeps_the_graph() -> None:
-    logits = torch.randn(3, 4, requires_grad=True)
-    loss = intensity_loss(logits, torch.full((3,), torch.nan))
-    loss.backward()
-    assert loss.item() == 0
-    assert not logits.grad.any()
-    sure = torch.full((1, 4), -40.0)
-    sure[0, 2] = 40
-    assert expected_grade(sure).item() == pytest.approx(2.0)
-    assert intensity_loss(sure, torch.tensor([2.0])).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_what_fills_up_a_clip_changes_nothing() -> None:
@@ -236,13 +223,6 @@ def test_eyes_change_what_is_answered_and_without_them_they_cannot() -> None:
         assert not torch.equal(model.predict(batch)["felt"], model.predict(other)["felt"])
         blind = emert(modalities=["face"]).eval()
         assert torch.equal(blind.predict(batch)["felt"], blind.predict(other)["felt"])
-
-
-def test_intensity_lies_between_0_and_3() -> None:
-    with torch.no_grad():
-        found = emert().eval().intensity(clips())
-    assert found.shape == (4,)
-    assert ((found >= 0) & (found <= 3)).all()
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ class SyntheticFaces(FaceDataset):
         felt = drawn_kinds if deceive is not None else ()
         if len(felt) == 1:
             raise DataError("synthetic: deceive: needs two expressions or more")
-        schema = LabelSchema(tuple(aus), tuple(expressions), valence_arousal, felt)
+        strong = bool(felt and expressions)
+        schema = LabelSchema(tuple(aus), tuple(expressions), valence_arousal, felt, strong)
         table = self._table(schema, subjects, label_noise)
         if deceive is not None:
             self._add_felt(table, felt, deceive)
@@ -187,7 +188,7 @@ class SyntheticFaces(FaceDataset):
         table.eyes = drawn.eyes[of]
         table.fixations = drawn.fixations[of]
         if table.expression is not None:
-            table.expression_intensity = shown_intensity(shown, self._labels.grade)
+            table.intensity = shown_intensity(shown, self._labels.grade)[:, None]
         table.attributes["face"] = (drawn.felt[of] != shown).astype(np.int64)
 
     def person(self, index: int) -> Identity:
