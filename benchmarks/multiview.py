@@ -5,7 +5,8 @@ python benchmarks/multiview.py --seeds 0 1 2 [key=value ...]
 For each seed trains mini_multiview_pretraining, then from it and from nothing
 (mini_multiview_finetuned, mini_multiview_scratch) on parts of the training people, and prints the
 WAR and UAR of the test people at each yaw, mean and standard deviation over the seeds. All in one
-process; what is finished is not trained again, and overrides apply to every recipe.
+process; what is finished is not trained again, and overrides apply to every recipe, those of
+--pretraining to the pre-training alone (then give an --output of its own).
 """
 
 import argparse
@@ -62,19 +63,22 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--fractions", nargs="+", type=float, default=[*EPOCHS])
     parser.add_argument("--output", type=Path, default=Path("runs/multiview"))
+    parser.add_argument("--pretraining", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--without-twin", action="store_true", help="do not train from nothing")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for seed in args.seeds:
         given = [*args.overrides, f"seed={seed}"]
-        before = finished("mini_multiview_pretraining", args.output / f"seed{seed}", given)
+        place, first = args.output / f"seed{seed}", [*given, *args.pretraining]
+        before = finished("mini_multiview_pretraining", place, first)
         for fraction in args.fractions:
             epochs = EPOCHS.get(fraction, EPOCHS[1.0])
             place = args.output / f"seed{seed}_{fraction:g}"
             part = [f"data.fraction={fraction}", f"data.subset_seed={seed}",
                     f"trainer.max_epochs={epochs}",
                     f"trainer.check_val_every_n_epoch={max(1, epochs // 6)}"]  # fmt: skip
-            for name in TWINS:
+            for name in TWINS[: 1 if args.without_twin else 2]:
                 start = [f"model.from={before}"] if name == TWINS[0] else []
                 run = finished(name, place, [*given, *part, *start])
                 rows.append({"fraction": fraction, "recipe": name, "seed": seed, **scores(run)})

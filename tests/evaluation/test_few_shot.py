@@ -207,6 +207,10 @@ def test_a_vision_language_model_names_other_classes_than_its_own(data: Any) -> 
     assert torch.allclose(chances.sum(1), torch.ones(1), atol=1e-5)
     other = model.name_by_examples([face[2:3]], ["calm_smile", "wide_gape"], [])
     assert not torch.allclose(chances, other)
+    model.calibration = "blank"  # a picture that shows nothing then speaks for nothing
+    grey = torch.full_like(face[2:3], 127)
+    even = model.name_by_examples([grey], ["calm_smile", "wide_gape"], shots)
+    assert torch.allclose(even, torch.full((1, 2), 0.5), atol=1e-4)
 
 
 @pytest.fixture(scope="module")

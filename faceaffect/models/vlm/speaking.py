@@ -166,9 +166,16 @@ class Speaking:
         device = self.llm.device
         there = [replace(shot, clip=shot.clip.to(device)) for shot in shots]
         schema = LabelSchema(expressions=tuple(names))
-        asker = Asker(schema, self.chat, [clip.to(device) for clip in clips], forms, there)
-        prompts = [p for i in range(len(clips)) for p in asker.score(i, "expression")]
-        scores = self.llm.scores(prompts, self.chat).reshape(len(clips), -1)
+
+        def likelihoods(media: list[Tensor]) -> Tensor:
+            asker = Asker(schema, self.chat, media, forms, there)
+            prompts = [p for i in range(len(media)) for p in asker.score(i, "expression")]
+            return self.llm.scores(prompts, self.chat).reshape(len(media), -1)
+
+        media = [clip.to(device) for clip in clips]
+        scores = likelihoods(media)
+        if self.calibration == "blank":
+            scores = centred(scores, likelihoods([torch.full_like(media[0][:1], 127)]))
         return probabilities(scores, "expression", schema)
 
     def _about(self, media: Sequence[Tensor], question: str) -> Prompt:
