@@ -46,7 +46,8 @@ class Setting:
         shots: each K, number of examples of a class.
         query: pictures to name of each class.
         episodes: how many.
-        fine_tune: tune a copy of the model in so many of them, the first; 0 in none.
+        fine_tune: tune a copy of the model in so many of them, the first; 0 in none, else 2 or
+            more.
         augment: names of augmentations.
         extra: pictures that an augmentation makes of an example.
         generators: run folder or checkpoint of ``comp_gan``, for ``generated``.
@@ -71,6 +72,8 @@ class Setting:
         ):  # fmt: skip
             if value < least:
                 raise RecipeError(f"{name}: {value} is below {least}")
+        if self.fine_tune == 1:
+            raise RecipeError("--fine-tune: 1 episode has no interval; take 0, or 2 at least")
         if not self.shots or len(set(self.shots)) < len(self.shots) or min(self.shots) < 1:
             raise RecipeError("--shot: different positive numbers are needed")
         for name in self.augment:

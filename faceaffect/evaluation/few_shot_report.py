@@ -84,6 +84,8 @@ def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
         line += f", {row['shot']} examples" if row["shot"] > 1 else ", 1 example"
         line += f": {_points(row['accuracy'])} % right ({_points(row['low'])} to "
         line += f"{_points(row['high'])}, {row['episodes']} episodes)"
+        if row["spread"] is not None:
+            line += f", ± {_points(row['spread'])} over {len(row['per_seed'])} seeds"
         if row["gain"]:
             gain = row["gain"]
             line += f"; {100 * gain['mean']:+.1f} against none ({100 * gain['low']:+.1f} to "

@@ -26,7 +26,7 @@ from faceaffect.evaluation.few_shot_methods import (
     linear,
     nearest_prototype,
 )
-from faceaffect.evaluation.few_shot_report import Scores, interval, rows
+from faceaffect.evaluation.few_shot_report import Scores, interval, rows, words
 from faceaffect.models.gimefive import GiMeFive
 from faceaffect.models.timm_classifier import TimmClassifier
 from faceaffect.models.vlm.module import Vlm
@@ -111,6 +111,9 @@ def test_rows_average_over_seeds_and_hold_augmentations_against_none() -> None:
     assert mixup["spread"] == pytest.approx(np.std([1.4 / 3, 1.4 / 3], ddof=1))
     assert mixup["gain"]["mean"] == pytest.approx(0.2 / 3)
     assert (mixup["gain"]["low"], mixup["gain"]["high"]) == pytest.approx(interval([0.1, 0.1, 0.0]))
+    line = words([mixup])[0]
+    assert line.startswith("m: linear with mixup, 1 example: 46.7 % right")
+    assert "3 episodes), ± 0.0 over 2 seeds; +6.7 against none" in line
 
 
 def test_features_are_what_the_last_layer_gets_and_centred(sight: Sight, data: Any) -> None:
@@ -276,6 +279,7 @@ def test_a_run_that_knows_who_or_what_is_asked_is_refused(
         (["--shot", "0"], "--shot: different positive numbers"),
         (["--shot", "1", "1"], "--shot: different positive numbers"),
         (["--episodes", "1"], "--episodes: 1 is below 2"),
+        (["--fine-tune", "1"], "--fine-tune: 1 episode has no interval"),
         (["--augment", "mixpu"], "mixup"),
         (["--augment", "generated"], "needs --generators RUN"),
         (["--generators", "x"], "needs --generators RUN"),
