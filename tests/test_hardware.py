@@ -123,3 +123,27 @@ def test_muon_iterates_in_what_the_machine_computes(
     given_values = torch.linalg.svdvals(layer.weight.grad)
     assert given_values[-1] < 0.5 * given_values[0]
     assert values[-1] > 0.5 * values[0]  # Newton-Schulz brings all of them near each other
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of glibc")
+def test_memory_that_a_step_frees_is_kept_for_the_next_one() -> None:
+    code = """
+import resource, sys
+import torch
+from faceaffect.hardware import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def step():  # what a layer leaves for the backward pass, 16 blocks of 4 MB
+    kept = [torch.ones(2**20) for _ in range(16)]
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    pages = {
+        how: int(subprocess.check_output([sys.executable, "-c", code, how]))
+        for how in ("kept", "given back")
+    }
+    assert pages["kept"] < 0.1 * pages["given back"]

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from faceaffect.data.base import create_data
-from faceaffect.recipe import list_recipes, load_recipe, recipe_folder
+from faceaffect.recipe import Recipe, list_recipes, load_recipe, recipe_folder
 from faceaffect.runs.space import load_space
+from faceaffect.runs.tuned import tuned_section
 
 MULTIVIEW = [name for name in list_recipes() if name.startswith("mini_multiview_")]
 """Those have a world of their own, seen from five sides."""
@@ -63,6 +65,25 @@ def test_the_race_is_searched_within_the_same_learning_rates() -> None:
     for key in ("optim.lr", "optim.weight_decay"):
         assert all(keys[key] == searched[0][key] for keys in searched)
     assert {len(keys) for keys in searched} == {5}
+
+
+def test_the_race_is_run_on_equal_terms() -> None:
+    entrants = [load_recipe(name) for name in RACE]
+    assert {recipe["optim"]["name"] for recipe in entrants} == {"muon"}
+    for recipe, name in zip(entrants, RACE, strict=True):
+        tuned = tuned_section(recipe)
+        assert tuned is not None, name
+        assert tuned.trials == 8
+        space = load_space(recipe)
+        assert set(tuned.chosen) == set(space.keys), name
+        stated = {key: at(recipe, key) for key in tuned.chosen}  # a silent recipe keeps defaults
+        assert all(value in (None, tuned.chosen[key]) for key, value in stated.items()), name
+
+
+def at(recipe: Recipe, key: str) -> Any:
+    """Return what a recipe says of a dotted key, None where it is silent."""
+    section, name = key.split(".")
+    return recipe[section].get(name)
 
 
 def test_the_data_is_bp4d_like_and_people_do_not_cross() -> None:

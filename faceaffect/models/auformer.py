@@ -25,6 +25,7 @@ from faceaffect.module import AffectModule
 from faceaffect.networks.backbones import Backbone, create_backbone, grid_side, pool_grid
 from faceaffect.networks.heads import AUCriterion, Heads, TaskLosses, answers
 from faceaffect.networks.losses import GammaMode, weighted_dice_loss
+from faceaffect.optim import scaled_groups
 from faceaffect.registry import as_node
 from faceaffect.schema import LabelSchema
 
@@ -190,6 +191,7 @@ class AUFormer(AffectModule):
         gamma_mode: exponents of the MDWA loss by AU rate, see ``mdwa_gamma``.
         gamma_low: smallest exponent, at least 1.
         gamma_high: largest exponent, at least ``gamma_low``.
+        head_lr: learning rate of the heads relative to that of the experts, at least 0.
 
     Raises:
         RecipeError: no AUs and no expressions, an unfrozen or unfit backbone, a value out of range.
@@ -222,6 +224,7 @@ class AUFormer(AffectModule):
         gamma_mode: GammaMode = "decreasing",
         gamma_low: float = 1.0,
         gamma_high: float = 2.0,
+        head_lr: float = 1.0,
     ) -> None:
         super().__init__(schema)
         names = self.schema.au_names or self.schema.expressions
@@ -236,11 +239,12 @@ class AUFormer(AffectModule):
             ("margin", margin, 0 <= margin < 1, "is not in [0, 1)"),
             ("gamma_low", gamma_low, gamma_low >= 1, "is below 1"),
             ("gamma_high", gamma_high, gamma_high >= gamma_low, f"is below gamma_low, {gamma_low}"),
+            ("head_lr", head_lr, head_lr >= 0, "is negative"),
         ):
             if not fits:
                 raise RecipeError(f"model.{key}: {value} {rule}")
         self.side = grid_side(readout, "model.readout", other="pooled")
-        self.aux_loss, self.dice_loss = aux_loss, dice_loss
+        self.aux_loss, self.dice_loss, self.head_lr = aux_loss, dice_loss, head_lr
         self.vit = ExpertViT(
             _frozen_backbone(backbone),
             partial(
@@ -280,6 +284,11 @@ class AUFormer(AffectModule):
             counts = statistics["expression_count"]
             total = max(sum(counts.values()), 1)
             self.criterion.prepare([counts[name] / total for name in self.schema.expressions])
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained; the heads have a learning rate of their own."""
+        factor = {id(p): self.head_lr for p in self.heads.parameters()}
+        return scaled_groups(super().parameter_groups(), self.optim.lr, factor)
 
     def frozen_features(self, batch: FaceBatch) -> dict[str, Tensor] | None:
         """Return the tokens before the first block, where convolutions make them."""

@@ -26,16 +26,18 @@ class Lessons(NamedTuple):
 
 
 _WORLD = "18,050 synthetic faces of 2,000 other people"
+_WORDS = Lessons(
+    "template questions and answers about 5,000 faces that are described in words, no picture",
+    "the words",
+)
 
 OWN = {
     "mini_vit": Lessons(_WORLD, "no labels, self-supervised"),
     "mini_face": Lessons(
         _WORLD, "68 landmarks, head pose, age group, gender presentation, skin tone"
     ),
-    "mini_llama": Lessons(
-        "template questions and answers about 5,000 faces that are described in words, no picture",
-        "the words",
-    ),
+    "mini_llama": _WORDS,
+    "micro_llama": _WORDS,
     "mini_vlm": Lessons(
         "7,220 synthetic faces of 1,805 other people, and faces described in words",
         "expressions, and whether the visible sign of each AU is there, in words made of labels",

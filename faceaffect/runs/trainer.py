@@ -56,6 +56,8 @@ def create_trainer(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the headline says it all
     kwargs = trainer_arguments(recipe)
+    if hardware.device_for(recipe["trainer"]).type == "cpu":
+        hardware.keep_freed_memory()
     own = _components("callbacks", recipe, folder)
     loggers = _components("loggers", recipe, folder) if logger is None else []
     try:

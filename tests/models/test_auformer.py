@@ -24,6 +24,7 @@ from faceaffect.networks.losses import (
     weighted_asymmetric_loss,
     weighted_dice_loss,
 )
+from faceaffect.optim import Optim
 from faceaffect.recipe import load_recipe
 from plain_moke import PlainGroup, PlainViT
 
@@ -323,6 +324,15 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
     torch.testing.assert_close(model.loss(batch), total)
 
 
+def test_heads_have_a_learning_rate_of_their_own() -> None:
+    model = build(head_lr=0.25)
+    model.optim = Optim(lr=0.01)
+    rates = {id(p): group["lr"] for group in model.parameter_groups() for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        expected = 0.01 * (0.25 if name.startswith("heads.") else 1)
+        assert rates.get(id(parameter)) == (expected if parameter.requires_grad else None), name
+
+
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize(
     ("name", "function"), [("wa", weighted_asymmetric_loss), ("bce", bce_loss)]
@@ -416,6 +426,7 @@ def test_wrong_options_are_named() -> None:
         ({"dropout": -0.1}, r"dropout: -0.1 is not in \[0, 1\)"),
         ({"aux_loss": -1.0}, "aux_loss: -1.0 is negative"),
         ({"dice_loss": -0.5}, "dice_loss: -0.5 is negative"),
+        ({"head_lr": -0.5}, "head_lr: -0.5 is negative"),
         ({"margin": 1.0}, r"margin: 1.0 is not in \[0, 1\)"),
         ({"margin": -0.05}, r"margin: -0.05 is not in \[0, 1\)"),
         ({"margin": float("nan")}, "margin: nan is no finite number"),

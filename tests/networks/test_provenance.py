@@ -36,8 +36,9 @@ def test_what_is_said_is_what_the_recipes_do() -> None:
         assert not data["expressions"]
     assert "landmarks" in OWN["mini_face"].labels
     assert "no labels" in OWN["mini_vit"].labels
-    words = load_recipe("pretrain_mini_llama")["data"]["n"]
-    assert f"{words:,} faces" in OWN["mini_llama"].data
+    for name in ("mini_llama", "micro_llama"):
+        words = load_recipe(f"pretrain_{name}")["data"]["n"]
+        assert f"{words:,} faces" in OWN[name].data
 
 
 def test_a_language_model_with_priors_stands_on_three_networks() -> None:
