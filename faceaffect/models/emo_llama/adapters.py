@@ -70,6 +70,9 @@ class Adapted:
         merged.save_pretrained(str(folder))
         self.reader.save_pretrained(str(folder))
 
+_PASSES = 128
+"""What the passes that scale and add an adapter's output cost, in multiplications a value."""
+
 
 def put_adapters(
     net: Any, lora: LanguageLoRA, layers: str | None = None, where: str = "model.llm.lora"
@@ -113,10 +116,11 @@ def _pays_composed(layer: Any) -> bool:
     """Whether a layer and its adapter are cheaper as one matrix than one beside the other.
 
     In training a token costs three products with the composed matrix, else two with the frozen one
-    and three with each factor of the adapter.
+    and three with each factor of the adapter, and some more passes over what the layer gives.
     """
     size, factors = layer.in_features * layer.out_features, layer.in_features + layer.out_features
-    return all(size < 3 * rank * factors for rank in layer.r.values())
+    passes = _PASSES * layer.out_features
+    return all(size < 3 * rank * factors + passes for rank in layer.r.values())
 
 
 def _composed(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

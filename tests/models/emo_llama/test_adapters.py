@@ -11,9 +11,11 @@ from emo_tiny import LLAMA
 from faceaffect.models.emo_llama.adapters import LanguageLoRA, put_adapters
 
 
-def adapted(rank: int, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
+def adapted(
+    rank: int, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changed: Any
+) -> Any:
     torch.manual_seed(0)
-    settings = dict(LLAMA)
+    settings = LLAMA | changed
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     net = put_adapters(
         AutoModelForCausalLM.from_config(config).to(dtype),
@@ -53,8 +55,11 @@ def test_composed_adapters_give_the_same_loss_and_gradients() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_small_ranks_and_dropout_stay_as_peft_computes_them() -> None:
-    assert not composed(adapted(rank=1))  # two thin products beside the layer are cheaper
+def test_wide_layers_and_dropout_stay_as_peft_computes_them() -> None:
+    # Two thin products beside a wide layer are cheaper.
+    wide = {"hidden_size": 512, "intermediate_size": 512, "num_attention_heads": 4}
+    assert not composed(adapted(rank=16, **wide, num_key_value_heads=4))
+    assert composed(adapted(rank=256, **wide, num_key_value_heads=4))
     net = adapted(rank=16, dropout=0.5).train()
     torch.manual_seed(1)
     got = loss_and_gradients(net)[0]
