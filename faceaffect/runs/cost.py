@@ -30,7 +30,7 @@ BATCHES = (1, 4, 16, 64)
 _LONGEST = 5.0
 """Seconds that a batch may take for a larger one to be tried."""
 
-_BUDGET = 1.0
+_BUDGET = 0.5
 """Seconds to spend on each batch size after one warm-up."""
 
 EMPTY: dict[str, Any] = dict.fromkeys(
