@@ -37,9 +37,10 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--fine-tune",
         type=int,
-        default=20,
+        default=None,
         metavar="N",
-        help="tune the models in the first N episodes, which takes seconds each (default: 20)",
+        help="tune the models in the first N episodes, ten seconds or more each where more than the "
+        "new layer learns (default: 0 there, else 20)",
     )
     parser.add_argument(
         "--augment",

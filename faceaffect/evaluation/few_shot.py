@@ -15,15 +15,17 @@ from faceaffect.data.fingerprints import one_search
 from faceaffect.errors import DataError, RecipeError, unknown
 from faceaffect.evaluation import few_shot_augment as augment
 from faceaffect.evaluation.entrants import Entrant, find_entrants
+from faceaffect.evaluation.few_shot_generators import find_generators
 from faceaffect.evaluation.few_shot_methods import (
     Pictures,
     Sight,
     base_pictures,
     by_prompt,
-    check_has_features,
+    check_can_be_asked,
     fine_tuned,
     linear,
     nearest_prototype,
+    tuned_parts,
 )
 from faceaffect.evaluation.few_shot_report import NONE, Scores, write_report
 from faceaffect.evaluation.fractions import learns
@@ -47,7 +49,8 @@ class Setting:
         query: pictures to name of each class.
         episodes: how many.
         fine_tune: tune a copy of the model in so many of them, the first; 0 in none, else 2 or
-            more.
+            more; None in 20 of a model of which the new layer alone is tuned, which takes
+            a moment, and in none of others, where an episode takes ten seconds or more.
         augment: names of augmentations.
         extra: pictures that an augmentation makes of an example.
         generators: run folder or checkpoint of ``comp_gan``, for ``generated``.
@@ -58,7 +61,7 @@ class Setting:
     shots: tuple[int, ...] = (1, 5)
     query: int = 5
     episodes: int = 200
-    fine_tune: int = 20
+    fine_tune: int | None = None
     augment: tuple[str, ...] = ()
     extra: int = 5
     generators: str | None = None
@@ -67,7 +70,7 @@ class Setting:
     def __post_init__(self) -> None:
         """Check the numbers and names; those of an episode are checked where it is drawn."""
         for name, value, least in (
-            ("--episodes", self.episodes, 2), ("--fine-tune", self.fine_tune, 0),
+            ("--episodes", self.episodes, 2), ("--fine-tune", self.fine_tune or 0, 0),
             ("--extra", self.extra, 1),
         ):  # fmt: skip
             if value < least:
@@ -107,7 +110,7 @@ def few_shot(
 
     Raises:
         FaceAffectError: a model, an override, the data or a number is wrong, or somebody who is
-            asked about was trained on.
+            asked about was trained on, by a model or by the generators.
     """
     asked = setting or Setting()
     if seeds < 1:
@@ -115,7 +118,10 @@ def few_shot(
     if not sources:
         raise RecipeError("fewshot: name at least one recipe or run folder")
     entrants = find_entrants(sources, overrides, seeds)
+    for entrant in entrants:
+        check_can_be_asked(entrant.placed["model"]["name"])
     data, episodes = _episodes(entrants, asked)
+    editors = None if asked.generators is None else find_generators(asked.generators, data)
     runs, failed = _trained(entrants)
     for entrant in entrants:
         _refuse_seen(entrant.name, runs.get(entrant.name, []), data)
@@ -127,7 +133,8 @@ def few_shot(
         if entrant.name not in failed:
             models = _models(entrant, runs.get(entrant.name), data)
             found[entrant.name] = [
-                _answer(entrant.name, model, data, pictures, drawn, asked) for model in models
+                _answer(entrant.name, model, data, pictures, drawn, asked, editors)
+                for model in models
             ]
     about = _about(entrants[0], data, asked, episodes) | {"failed": dict(failed)}
     folder = folder or new_folder(Path(entrants[0].placed["output"]) / "few_shot")
@@ -221,6 +228,7 @@ def _answer(
     pictures: Pictures,
     drawn: Sequence[Episode],
     asked: Setting,
+    editors: Any,
 ) -> Scores:
     """Return how one model does in every episode, in every way that it can be asked."""
     scores = Scores()
@@ -228,20 +236,37 @@ def _answer(
         for episode in track(drawn, f"{name}: by prompt", console=console, transient=True):
             _by_prompt(scores, model, data, pictures, episode, asked)
         return scores
-    check_has_features(model)
     base = base_pictures(data)
     sight = Sight(model, pictures, base)
-    more = _augmentations(asked, data, pictures, base)
+    more = _augmentations(asked, data, pictures, base, editors)
+    tuned = _episodes_to_tune(name, model, asked)
     for episode in track(drawn, f"{name}: episodes", console=console, transient=True):
         for shot in asked.shots:
             _by_features(scores, sight, episode.of(shot), asked, more)
-            if episode.number < asked.fine_tune:
+            if episode.number < tuned:
                 _by_tuning(scores, sight, episode.of(shot))
     return scores
 
 
+def _episodes_to_tune(name: str, model: Any, asked: Setting) -> int:
+    """Return in how many episodes a copy of a model is tuned."""
+    if asked.fine_tune is not None:
+        return asked.fine_tune
+    if not tuned_parts(model):
+        return _TUNED
+    console.print(
+        f"{name}: not fine-tuned, since more than a new layer learns and an episode takes long; "
+        "--fine-tune N does it in N episodes",
+        markup=False,
+    )
+    return 0
+
+
+_TUNED = 20  # episodes, where nothing else is said and the new layer alone learns
+
+
 def _augmentations(
-    asked: Setting, data: FaceDataModule, pictures: Pictures, base: Any
+    asked: Setting, data: FaceDataModule, pictures: Pictures, base: Any, editors: Any
 ) -> dict[str, augment.Augmentation]:
     found: dict[str, augment.Augmentation] = {}
     for name in asked.augment:
@@ -250,10 +275,6 @@ def _augmentations(
         elif name == "renderer":
             found[name] = augment.renderer(data, asked.seed)
         else:
-            assert asked.generators is not None
-            editors = load_model(asked.generators)
-            if not hasattr(editors, "edit"):
-                raise RecipeError(f"--generators: {asked.generators} holds no generators that edit")
             found[name] = augment.generated(editors, pictures, base, asked.seed)
     return found
 

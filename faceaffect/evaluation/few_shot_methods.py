@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from faceaffect import registry
 from faceaffect.data.asked import as_batch, with_graph
 from faceaffect.data.base import FaceDataModule
 from faceaffect.data.batch import FaceBatch
@@ -94,13 +95,46 @@ class Sight:
         return np.asarray(moved / np.maximum(length, 1e-12))
 
 
+WITH_FEATURES = ("timm_classifier", "auformer", "sacl", "gimefive", "emert")
+"""The package's models that have features to tell classes apart by."""
+
+BY_PROMPT = ("vlm",)
+"""Those that are asked by their prompt instead."""
+
+
+def check_can_be_asked(name: str) -> None:
+    """See, before anything is trained, that a model of the package can take part.
+
+    Args:
+        name: in the table of models; whether a model that somebody added has features is only known
+            once it is built.
+
+    Raises:
+        RecipeError: it has no features, nor takes examples in its prompt.
+    """
+    known = registry.get("models", name, "model.name")
+    own = name in WITH_FEATURES + BY_PROMPT or not known.__module__.startswith("faceaffect.")
+    if not own:
+        raise RecipeError(_no_features(f"model '{name}'"))
+
+
 def check_has_features(model: Any) -> None:
     """Raise a RecipeError unless a model has ``heads``, whose input are its features."""
     if not isinstance(getattr(model, "heads", None), nn.Module):
-        raise RecipeError(
-            f"{type(model).__name__} has no last layers ('heads') to take features in front of; "
-            "timm_classifier, auformer, sacl and gimefive have, and 'vlm' is asked by its prompt"
-        )
+        raise RecipeError(_no_features(type(model).__name__))
+
+
+def _no_features(what: str) -> str:
+    return (
+        f"{what} has no last layers ('heads') to take features in front of; "
+        f"{', '.join(WITH_FEATURES)} have, and {', '.join(BY_PROMPT)} is asked by its prompt"
+    )
+
+
+def tuned_parts(model: nn.Module) -> list[nn.Parameter]:
+    """Return what is tuned of a model beside a new last layer: what its recipe trains."""
+    return [p for name, p in model.named_parameters()
+            if p.requires_grad and not name.startswith("heads.")]  # fmt: skip
 
 
 def features(model: AffectModule, images: Tensor) -> Tensor:
@@ -109,6 +143,8 @@ def features(model: AffectModule, images: Tensor) -> Tensor:
         batch: FaceBatch = as_batch(images.to(model.device), images.shape[-1])
         with with_graph():
             model.predict(batch)
+    if not caught:
+        raise RecipeError(f"{type(model).__name__}.predict does not call its 'heads'")
     return caught[-1].flatten(1).float()
 
 
@@ -193,8 +229,10 @@ def fine_tuned(
     """
     torch.manual_seed(seed)
     model = copy.deepcopy(sight.model).eval()
-    own = [p for name, p in model.named_parameters()
-           if p.requires_grad and not name.startswith("heads.")]  # fmt: skip
+    for part in model.modules():
+        if isinstance(part, nn.RNNBase):
+            part.train()  # cuDNN has gradients in this mode alone
+    own = tuned_parts(model)
     centre = torch.from_numpy(sight.centre).float().to(model.device)
     goal = torch.from_numpy(target).float().to(model.device)
 

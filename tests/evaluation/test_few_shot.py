@@ -1,6 +1,7 @@
 """Few-shot episodes through the command line, and each way of asking against its own arithmetic."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,34 @@ import pytest
 import torch
 from scipy import stats
 
+from faceaffect import registry
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
 from faceaffect.data.few_shot import episodes_of
-from faceaffect.errors import RecipeError
+from faceaffect.errors import DataError, RecipeError
 from faceaffect.evaluation import few_shot_augment as augment
-from faceaffect.evaluation.few_shot import Setting
+from faceaffect.evaluation.few_shot import Setting, _episodes_to_tune
+from faceaffect.evaluation.few_shot_generators import find_generators
 from faceaffect.evaluation.few_shot_methods import (
+    BY_PROMPT,
+    WITH_FEATURES,
     Pictures,
     Sight,
     base_pictures,
     by_prompt,
+    check_can_be_asked,
     features,
     fine_tuned,
     linear,
     nearest_prototype,
 )
 from faceaffect.evaluation.few_shot_report import Scores, interval, rows, words
-from faceaffect.models.gimefive import GiMeFive
+from faceaffect.models.comp_gan import CompGan
+from faceaffect.models.loading import create_model
 from faceaffect.models.timm_classifier import TimmClassifier
 from faceaffect.models.vlm.module import Vlm
+from faceaffect.module import AffectModule
+from faceaffect.registry import TABLES
 
 DATA = {"n": 700, "subjects": 45, "aus": [], "expressions": "fine", "valence_arousal": False,
         "image_size": 32, "num_workers": 0,
@@ -130,9 +139,70 @@ def test_features_are_what_the_last_layer_gets_and_centred(sight: Sight, data: A
     assert np.allclose(sight.centre, whole, atol=1e-4)
 
 
-def test_models_of_the_zoo_give_features(data: Any) -> None:
+EMERT = {"backbone": "test_resnet", "width": 8, "projected": 4, "lstm_layers": 1, "depth": 1,
+         "heads": 2, "head_width": 4}  # fmt: skip
+TINY: dict[str, tuple[dict[str, Any], int]] = {  # settings, and how many features they give
+    "timm_classifier": ({"backbone": "test_vit"}, 64),
+    "auformer": ({"backbone": "test_vit", "expert_width": 2}, 64),
+    "sacl": ({"backbone": "test_resnet"}, 512),
+    "gimefive": ({}, 1024),
+    "emert": (EMERT, 4),
+}
+REFUSED = {"emo_llama", "endpoint", "onnx", "table", "trained"}
+
+
+def test_every_model_of_the_zoo_is_asked_somehow_or_refused_by_name() -> None:
+    answering = {n for n in TABLES["models"] if issubclass(registry.get("models", n), AffectModule)
+                 and TABLES["models"][n].startswith("faceaffect.")}  # fmt: skip
+    assert {*TINY} == {*WITH_FEATURES}
+    assert answering == {*WITH_FEATURES, *BY_PROMPT} | REFUSED
+    for name in sorted(REFUSED):
+        with pytest.raises(RecipeError, match=f"'{name}' has no last layers") as told:
+            check_can_be_asked(name)
+        assert all(able in str(told.value) for able in (*WITH_FEATURES, *BY_PROMPT))
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("aus", [(), (1, 4)])
+@pytest.mark.filterwarnings("ignore:.*frozen with random weights")
+def test_models_of_the_zoo_give_features_and_are_fine_tuned(
+    data: Any, name: str, aus: tuple[int, ...]
+) -> None:
+    check_can_be_asked(name)
+    args, width = TINY[name]
+    torch.manual_seed(0)
+    schema = replace(data.schema, aus=aus)
+    model = create_model(name, schema, **args).eval()
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert features(GiMeFive(data.schema).eval(), images).shape == (2, 1024)
+    assert features(model, images).shape == (2, width)
+    episode = episodes_of(data.dataset, data.protocol, 2, 2, 1, 0).draw(0)
+    own = Sight(model, Pictures(data, np.concatenate([episode.support, episode.query], 1).ravel()),
+                images)  # fmt: skip
+    said = nearest_prototype(own.of(episode.support), augment.one_hot(2, 2), own.of(episode.query))
+    assert said.shape == (2,)
+    support, query = own.pictures.of(episode.support), own.pictures.of(episode.query)
+    assert fine_tuned(own, support, augment.one_hot(2, 2), query, steps=1).shape == (2,)
+
+
+def test_a_recipe_of_a_model_without_features_is_refused_before_anything_is_trained(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (place / "full.yaml").read_text(encoding="utf-8")
+    old = "{name: timm_classifier, backbone: test_vit, mode: full}"
+    new = "{name: endpoint, model: some}"
+    (place / "remote.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    assert main(["fewshot", str(place / "remote.yaml"), f"output={place / 'none'}"]) == 2
+    assert "model 'endpoint' has no last layers" in capsys.readouterr().err
+    assert not (place / "none").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*frozen with random weights")
+def test_without_a_number_only_models_that_tune_a_layer_are_tuned(data: Any) -> None:
+    whole, probe = (TimmClassifier(data.schema, backbone="test_vit", mode=mode)
+                    for mode in ("full", "linear"))  # fmt: skip
+    assert [_episodes_to_tune("m", model, Setting()) for model in (whole, probe)] == [0, 20]
+    assert _episodes_to_tune("m", whole, Setting(fine_tune=3)) == 3
+    assert _episodes_to_tune("m", probe, Setting(fine_tune=0)) == 0
 
 
 def test_fine_tuning_learns_its_examples_and_leaves_the_model_alone(
@@ -173,6 +243,23 @@ def test_the_renderer_draws_training_people(sight: Sight, data: Any) -> None:
     faces = [data.dataset.redraw(first, who, 0).image for who in people]
     drawn = more.images[0].permute(1, 2, 0).numpy()
     assert any(np.array_equal(drawn, face) for face in faces)
+
+
+def test_generators_edit_the_example_and_base_faces(sight: Sight, data: Any) -> None:
+    torch.manual_seed(0)
+    editors = CompGan(data.schema, width=4, code=8)
+    base = base_pictures(data)
+    again = augment.generated(editors, sight.pictures, base, 0)
+    episode = episodes_of(data.dataset, data.protocol, 3, 2, 1, 0).draw(0)
+    more = again(sight, episode, 2, None)
+    assert more.images.shape == (12, 3, 32, 32)
+    assert more.images.dtype == torch.uint8
+    assert more.features.shape == (12, 64)
+    assert np.array_equal(more.target, np.repeat(augment.one_hot(3, 2), 2, 0))
+    # untrained, the editor of expressions leaves the base face as it is
+    kept = [any(torch.equal(face, own) for own in base) for face in more.images]
+    assert kept == [True, False] * 6
+    assert torch.equal(again(sight, episode, 2, None).images, more.images)
 
 
 class Parrot:
@@ -270,6 +357,74 @@ def test_a_run_that_knows_who_or_what_is_asked_is_refused(
     assert "has no novel classes" in capsys.readouterr().err
     assert main([*asked, "data.protocol={name: n_way_k_shot, novel: 18, fold: 2}"]) == 2
     assert "was trained on" in capsys.readouterr().err
+
+
+def saved_generators(folder: Path, **data: Any) -> Path:
+    """Write a checkpoint of untrained generators, as a training on such quartets would leave it."""
+    section = {"name": "expression_quartets", "n": 60, "subjects": 20, "image_size": 32} | data
+    model = CompGan(create_data(**section).schema, width=4, code=8)
+    model.recipe = {"name": "few_shot_comp_gan", "sections": {"data": section}}
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict(),
+                                  "hyper_parameters": dict(model.hparams)}  # fmt: skip
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, folder / "generators.ckpt")
+    return folder / "generators.ckpt"
+
+
+def test_generators_that_know_none_of_what_is_asked_are_taken(data: Any, tmp_path: Path) -> None:
+    editors = find_generators(str(saved_generators(tmp_path)), data)
+    assert isinstance(editors, CompGan)
+
+
+@pytest.mark.parametrize(
+    ("learned", "message"),
+    [
+        ({"class_seed": 1}, "data.novel=18 data.class_seed=0"),
+        ({"novel": 4}, "data.novel=18 data.class_seed=0"),
+        ({"seed": 0}, "of the people who are asked about"),
+    ],
+)
+def test_generators_that_know_who_or_what_is_asked_are_refused(
+    place: Path, tmp_path: Path, learned: dict[str, int], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = saved_generators(tmp_path, **learned)
+    none = place / "none"
+    assert main(["fewshot", str(place / "full.yaml"), "--augment", "generated", "--generators",
+                 str(file), "--way", "3", "--shot", "1", "--query", "1",
+                 f"output={none}"]) == 2  # fmt: skip
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"--generators: {file} learned from" in err
+    assert message in err
+    assert not none.exists()
+
+
+def test_second_people_of_quartets_count_among_those_who_were_seen(
+    data: Any, tmp_path: Path
+) -> None:
+    # of five first people, and of second ones, who are numbered on from them
+    of = create_data("expression_quartets", n=60, subjects=5, image_size=32, seed=0)
+    seen = np.concatenate([of.split.train, of.split.val])
+    first = {*of.dataset.samples.subject[seen]}
+    second = {*of.dataset.second_people[seen]}
+    pool = {*data.dataset.samples.subject[data.protocol.pool(data.dataset)]}
+    assert second & pool
+    file = saved_generators(tmp_path, seed=0, subjects=5)
+    with pytest.raises(DataError, match=rf"from {len(pool & (first | second))} of the people"):
+        find_generators(str(file), data)
+
+
+def test_generators_of_which_nothing_is_known_or_that_are_none_are_refused(
+    data: Any, tmp_path: Path
+) -> None:
+    file = saved_generators(tmp_path)
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["faceaffect"]["recipe"] = None
+    torch.save(checkpoint, file)
+    with pytest.raises(RecipeError, match="does not say what it learned from"):
+        find_generators(str(file), data)
+    with pytest.raises(RecipeError, match="holds no generators"):
+        find_generators("asset:real_expression", data)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 from faceaffect.data.dataset import Loaded
 from faceaffect.data.few_shot import NWayKShot
 from faceaffect.data.synthetic import fine
-from faceaffect.data.synthetic.dataset import FINE, SyntheticFaces
+from faceaffect.data.synthetic.dataset import FINE, SyntheticFaces, subject_name
 from faceaffect.data.synthetic.fine import fine_labels
 from faceaffect.data.synthetic.identity import make_identity
 from faceaffect.data.synthetic.render import render
@@ -34,6 +34,9 @@ class ExpressionQuartets(SyntheticFaces):
         class_seed: of drawing those.
         image_size: side of the pictures in pixels.
         cache: folder where drawn samples are kept, None for none.
+
+    Attributes:
+        second_people: (n,) names of the second people; ``samples.subject`` has the first.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class ExpressionQuartets(SyntheticFaces):
         self._labels = replace(drawn, grade=drawn.grade[:n], expression=drawn.expression[:n])
         self._other = drawn.grade[n:]
         self._subjects = subjects
+        self.second_people = np.array([subject_name(seed, subjects + i) for i in range(n)])
         if self._cache is not None:
             self._cache = self._cache / f"quartets-{novel}-{class_seed}"
         self.samples = replace(
