@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="tune the models in the first N episodes, ten seconds or more each where more than the "
+        help="tune the models in the first N episodes, ten seconds or more each where more than a "
         "new layer learns (default: 0 there, else 20)",
     )
     parser.add_argument(
