@@ -70,6 +70,7 @@ class Adapted:
         merged.save_pretrained(str(folder))
         self.reader.save_pretrained(str(folder))
 
+
 _PASSES = 128
 """What the passes that scale and add an adapter's output cost, in multiplications a value."""
 
