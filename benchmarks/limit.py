@@ -23,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from faceaffect.data.loader import Features
-from faceaffect.hardware import precision_for
+from faceaffect.hardware import keep_freed_memory, precision_for
 from faceaffect.module import AffectModule
 from faceaffect.recipe import load_recipe
 from faceaffect.runs.cost import device_name
@@ -96,6 +96,7 @@ def main() -> None:
     overrides = [word for word in sys.argv[1:] if "=" in word]
     L.seed_everything(0, verbose=False)
     rate = product_rate()
+    keep_freed_memory()  # as a training does
     precision = precision_for({"precision": "auto", "accelerator": "cpu"})
     print(
         f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}: ", end=""
