@@ -184,16 +184,9 @@ class FaceDataModule(L.LightningDataModule):
         """Return batches of the test part, in order; ``protocol: all`` puts every sample there."""
         return self.test_dataloader()
 
-    def in_order(
-        self, side: Literal["train", "val", "test"], batch_size: int | None = None
-    ) -> FaceLoader:
-        """Return batches of a part in the order of the data, without augmentation.
-
-        Args:
-            side: the part.
-            batch_size: another one than the recipe's.
-        """
-        return self._loader(getattr(self.split, side), batch_size=batch_size)
+    def in_order(self, side: Literal["train", "val", "test"]) -> FaceLoader:
+        """Return batches of a part in the order of the data, without augmentation."""
+        return self._loader(getattr(self.split, side))
 
     def of(self, indices: Sequence[int]) -> FaceLoader:
         """Return batches of some samples in the order given, without augmentation."""
@@ -293,9 +286,7 @@ class FaceDataModule(L.LightningDataModule):
                 points[middle] if clip and points is not None else points,
             )
 
-    def _loader(
-        self, indices: NDArray[np.int64], train: bool = False, batch_size: int | None = None
-    ) -> FaceLoader:
+    def _loader(self, indices: NDArray[np.int64], train: bool = False) -> FaceLoader:
         world = self.trainer.world_size if self.trainer else 1
         if 0 < len(indices) < world:
             raise DataError(
@@ -304,7 +295,7 @@ class FaceDataModule(L.LightningDataModule):
             )
         batches = EpochBatches(
             indices,
-            batch_size or self.batch_size,
+            self.batch_size,
             train=train,
             weights=self._weights(indices) if train else None,
             views=self.view_order if train else None,

@@ -1,23 +1,17 @@
 """What frozen networks see of a face, computed once where nothing before them is random."""
 
-from typing import Literal
-
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from faceaffect.data.base import FaceDataModule
-from faceaffect.data.loader import FaceLoader, Features
+from faceaffect.data.loader import Features
 from faceaffect.module import AffectModule
 from faceaffect.progress import console
 
 LIMIT = 2**30
 """Bytes of features that are kept in memory at most; of more than that, none are."""
-
-
-_ON_CPU = 8
-"""Faces of a batch on a CPU: 32 at a time take a fifth longer."""
 
 
 class FrozenFeatures(Callback):
@@ -63,7 +57,7 @@ def _still_so(known: Features | None, model: AffectModule, data: FaceDataModule)
     """Return whether features of another training are those of this one, by its first batch."""
     if known is None:
         return False
-    loader = _in_order(data, "train", model)
+    loader = data.in_order("train")
     batch = data.transfer_batch_to_device(next(iter(loader)), model.device, 0)
     loader.close()
     seen = model.frozen_features(batch)
@@ -76,21 +70,13 @@ def _still_so(known: Features | None, model: AffectModule, data: FaceDataModule)
     )
 
 
-def _in_order(
-    data: FaceDataModule, side: Literal["train", "val"], model: AffectModule
-) -> FaceLoader:
-    """Return batches of a part: on a CPU small ones, whose maps stay in its cache."""
-    size = data.batch_size
-    return data.in_order(side, min(size, _ON_CPU) if model.device.type == "cpu" else size)
-
-
 def _look(model: AffectModule, data: FaceDataModule) -> Features | None:
     """Return the features of the training and validation faces; None if they are not to be kept."""
     parts: list[dict[str, Tensor]] = []
     ids: list[str] = []
     count = len(data.split.train) + len(data.split.val)
     for side in ("train", "val"):
-        loader = _in_order(data, side, model)
+        loader = data.in_order(side)
         for batch in loader:
             batch = data.transfer_batch_to_device(batch, model.device, 0)
             fit = model.frozen_clips or "video" not in batch

@@ -119,10 +119,10 @@ def _pays_composed(layer: Any) -> bool:
     In training a token costs three products with the composed matrix, else two with the frozen one
     and three with each factor of the adapter, and some more passes over what the layer gives.
     """
-    size, factors = layer.in_features * layer.out_features, layer.in_features + layer.out_features
-    passes = _PASSES * layer.out_features
     if not isinstance(layer.get_base_layer(), nn.Linear):  # GPT-2's holds its matrix transposed
         return False
+    size, factors = layer.in_features * layer.out_features, layer.in_features + layer.out_features
+    passes = _PASSES * layer.out_features
     return all(size < 3 * rank * factors + passes for rank in layer.r.values())
 
 
