@@ -19,17 +19,21 @@ from faceaffect.optim import steps_per_epoch
 class _Console(Console):
     """Prints names, paths and texts as they are: no markup in them means anything."""
 
+    def __init__(self) -> None:
+        alone = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        super().__init__(soft_wrap=True, markup=False, emoji=False, quiet=not alone)
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(harmless(text), **options)
 
 
-console = _Console(
-    soft_wrap=True,
-    markup=False,
-    emoji=False,
-    quiet=rank_zero_only.rank > 0,  # type: ignore[attr-defined]
-)
+console = _Console()
 """Where the commands print: of several processes the first alone."""
+
+
+def look_again() -> None:
+    """See anew what standard output is, in a process that was given another since."""
+    _Console.__init__(console)
 
 
 class EpochLines(Callback):

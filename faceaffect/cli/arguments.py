@@ -130,6 +130,14 @@ def add_launcher(parser: Parser) -> None:
     )
 
 
+def begin_launching(args: argparse.Namespace) -> None:
+    """Let the packages that parts on this machine need be imported beside what comes next."""
+    if args.launcher == "local":
+        from faceaffect.runs import prepared
+
+        prepared.begin()
+
+
 def without_launcher(words: list[str]) -> list[str]:
     """Return the words of a command as one machine takes them.
 

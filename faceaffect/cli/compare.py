@@ -12,6 +12,7 @@ from faceaffect.cli.arguments import (
     add_launcher,
     add_send_faces,
     add_spreadsheet_safe,
+    begin_launching,
     given_options,
     numbers,
     without_launcher,
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
         only_plan(args.sources, args.overrides)
         return 0
+    begin_launching(args)
     from faceaffect.evaluation.compare import compare
     from faceaffect.evaluation.training import train_part
 

@@ -9,6 +9,7 @@ from faceaffect.cli.arguments import (
     add_recipe,
     add_send_faces,
     add_spreadsheet_safe,
+    begin_launching,
     without_launcher,
 )
 
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from faceaffect.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
+    begin_launching(args)
     from faceaffect.evaluation.crossval import crossval, train_part, trainings
 
     safe = args.spreadsheet_safe

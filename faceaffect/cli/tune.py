@@ -7,6 +7,7 @@ from faceaffect.cli.arguments import (
     Commands,
     add_command,
     add_launcher,
+    begin_launching,
     given_options,
     without_launcher,
 )
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if len(space) > 1:
         raise RecipeError(f"tune: one recipe and one space, not also {', '.join(space[1:])}")
     recipe = load_recipe(recipe_file, args.overrides)
+    begin_launching(args)
     from faceaffect.runs.study import without_password
     from faceaffect.runs.tune import tune
 

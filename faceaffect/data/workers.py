@@ -27,9 +27,14 @@ def one_thread() -> None:
 
     Threads of small matrix products would only wait.
     """
-    cv2.setNumThreads(0)
-    threadpool_limits(1)
+    limit_threads(1)
     _outlive_the_step()
+
+
+def limit_threads(number: int) -> None:
+    """Keep this process to so many threads, whatever its packages found when they were imported."""
+    cv2.setNumThreads(number if number > 1 else 0)
+    threadpool_limits(number)
 
 
 def reading(worker: int) -> None:
@@ -57,8 +62,12 @@ def _outlive_the_step() -> None:
 
 
 @atexit.register
-def _end_at_once() -> None:
-    """End what reads for a process that ends; multiprocessing would ask politely, and wait."""
+def end_readers() -> None:
+    """End what reads for a process that ends; multiprocessing would ask politely, and wait.
+
+    A process that multiprocessing started has to call it: not every version of Python runs there
+    what is registered for the end.
+    """
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -25,7 +25,7 @@ from faceaffect.evaluation.headlines import headlines
 from faceaffect.evaluation.training import done, train_missing
 from faceaffect.evaluation.tuning import tune_entrants
 from faceaffect.progress import console
-from faceaffect.runs import processes
+from faceaffect.runs import prepared, processes
 from faceaffect.runs.folder import new_folder, read_made_of
 from faceaffect.runs.limits import limits_of, partial_test
 from faceaffect.runs.people import without_people
@@ -197,6 +197,7 @@ def _describe(
     """Return statistics, cost and gallery of finished runs, with what they are about."""
     about = {e.name: _about(e, runs[e.name]) for e in entrants if e.name in runs}
     console.print("computing statistics")
+    prepared.begin()  # for the costs
     first = next(iter(tables.values()))[0]
     baselines = next(iter(about.values()))["baselines"]
     analysis = statistics.analyse(

@@ -10,8 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from faceaffect import registry
 from faceaffect.data.batch import FaceBatch
 from faceaffect.models.loading import answering, load_model
 from faceaffect.module import AffectModule
+from faceaffect.runs import prepared
 
 BATCHES = (1, 4, 16, 64)
 """Batch sizes that are tried; the fastest per image counts."""
@@ -188,18 +187,9 @@ def measure_alone(checkpoint: Path, image_size: int, device: str) -> dict[str, A
         Exception: whatever went wrong in the process, or with the process.
     """
     models = dict(registry.TABLES["models"])
-    with ProcessPoolExecutor(1, mp_context=_context()) as pool:
+    with ProcessPoolExecutor(1, prepared.context(), prepared.interruptible) as pool:
         words = (checkpoint, image_size, device, BATCHES, models, sys.path)
         return pool.submit(_measure_here, *words).result()
-
-
-def _context() -> BaseContext:
-    """Return how processes start: clean, and where possible with the packages imported once."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def throughput(

@@ -7,22 +7,23 @@ result, so that it is that of one machine. All machines see the same folders.
 
 import logging
 import os
+import runpy
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from faceaffect.data.base import create_data
-from faceaffect.data.workers import processors
+from faceaffect.data.workers import end_readers, limit_threads, processors
 from faceaffect.errors import FaceAffectError, RecipeError, first_line, needs_extra
 from faceaffect.files import write_atomically
-from faceaffect.progress import console
+from faceaffect.progress import console, look_again
 from faceaffect.recipe import Recipe
+from faceaffect.runs import prepared
 
 _TOLD = 5  # last lines of a part that failed
 
@@ -90,14 +91,14 @@ def on_this_machine(words: Sequence[str], recipes: Sequence[Recipe], at_once: in
                 while waiting and free:
                     running.append(_Part(*waiting.pop(0), free.pop(0), Path(said)))
                 time.sleep(0.2)
-                ended = [part for part in running if part.process.poll() is not None]
+                ended = [part for part in running if part.process.exitcode is not None]
                 for part in running:
                     part.pass_on()
                 for part in ended:
                     running.remove(part)
                     free.append(part.place)
                     part.end()
-                    if part.process.returncode:
+                    if part.process.exitcode:
                         raise FaceAffectError(
                             f"part {part.number} of {len(recipes)} failed, the others are stopped; "
                             "the same command goes on after what is done"
@@ -108,7 +109,7 @@ def on_this_machine(words: Sequence[str], recipes: Sequence[Recipe], at_once: in
             for part in running:
                 part.process.terminate()
             for part in running:
-                part.process.wait()
+                part.process.join()
                 part.end()
 
 
@@ -123,18 +124,13 @@ class _Part:
         environment = os.environ | {"OMP_NUM_THREADS": str(len(cores))}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with (folder / str(number)).open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "faceaffect.cli", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-        if hasattr(os, "sched_setaffinity"):
-            with suppress(ProcessLookupError):  # it has ended already
-                os.sched_setaffinity(self.process.pid, cores)
-        self._said = (folder / str(number)).open("rb")
+        file = folder / str(number)
+        file.touch()
+        self._said = file.open("rb")
+        self.process = prepared.context().Process(
+            target=_run, args=(words, cores, environment, file), name=f"part {number}"
+        )
+        self.process.start()
 
     def pass_on(self) -> None:
         """Print the whole lines that it said since."""
@@ -146,6 +142,32 @@ class _Part:
     def end(self) -> None:
         self.pass_on()
         self._said.close()
+
+
+def _run(words: list[str], cores: list[int], environment: dict[str, str], said: Path) -> None:
+    """Be ``python -m faceaffect.cli`` in a process that is there already.
+
+    Args:
+        words: of the command.
+        cores: the processors to compute on.
+        environment: all variables; what packages read of them on import is that of the launcher.
+        said: the file for what it prints.
+    """
+    prepared.interruptible()
+    os.environ.clear()
+    os.environ.update(environment)
+    with said.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    look_again()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    limit_threads(len(cores))  # OMP_NUM_THREADS is for processes that this one starts
+    sys.argv = ["faceaffect", *words]
+    try:
+        runpy.run_module("faceaffect.cli", run_name="__main__", alter_sys=True)
+    finally:
+        end_readers()
 
 
 def _places(parts: int, at_once: int | None) -> Iterator[tuple[list[int], str | None]]:

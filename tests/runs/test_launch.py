@@ -2,10 +2,12 @@ import csv
 import json
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,53 +126,62 @@ def test_a_task_that_is_told_to_end_is_queued_again(
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program that stands for ours: notes its words and threads, fails where it is told to."""
-    file, noted = tmp_path / "program", tmp_path / "noted"
-    file.write_text(
-        f'#!/bin/bash\necho "${{@:3}} $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >> {noted}\n'
-        'echo "words of part $5"\n'
-        f'if [ -e {tmp_path}/fail ]; then [ "$5" = 2 ] && exit 3; exec sleep 60; fi\n'
-    )
-    file.chmod(0o755)
-    monkeypatch.setattr(launch.sys, "executable", str(file))
+def words(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of a command of which a file stands for each part, see there; on eight cores."""
+    stand_in = shutil.copy(Path(__file__).parent.parent / "stands_for_a_part.py", tmp_path)
     monkeypatch.setattr(launch, "processors", lambda: sorted(os.sched_getaffinity(0)) * 4)
-    return noted
+    return ["crossval", str(recipe), "--import", str(stand_in)]
+
+
+def noted(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("part-*.json"))]
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2])
 def test_parts_on_this_machine_share_its_cores(
-    recipe: Path, program: Path, at_once: int | None, capsys: pytest.CaptureFixture[str]
+    recipe: Path,
+    words: list[str],
+    tmp_path: Path,
+    at_once: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Each is a program of its own, with the words, variables and place of the command."""
+    monkeypatch.setenv("GIVEN", "now")
     cores = len(launch.processors())
-    launch.on_this_machine(["crossval"], [load_recipe(str(recipe))] * 3, at_once)
+    launch.on_this_machine(words, [load_recipe(str(recipe))] * 3, at_once)
     threads = -(-cores // min(at_once or cores, 3)), cores // min(at_once or cores, 3)
-    noted = [line.split() for line in program.read_text().splitlines()]
-    assert sorted(words[:3] for words in noted) == [
-        ["crossval", "--part", str(part)] for part in (1, 2, 3)
-    ]
-    assert {int(words[3]) for words in noted} <= set(threads)
+    parts = noted(tmp_path)
+    assert [part["words"] for part in parts] == [[*words, "--part", str(i)] for i in (1, 2, 3)]
+    for part in parts:
+        assert int(part["OMP_NUM_THREADS"]) in threads
+        assert part["threads"] == [int(part["OMP_NUM_THREADS"])]
+        assert set(part["cores"]) <= set(launch.processors())
+        assert part["program"] == "faceaffect.cli.__main__"  # which starts those of more devices
+        assert part["GIVEN"] == "now"
+        assert not part["terminal"]
     said = capsys.readouterr().out
     assert "2: words of part 2" in said
+    assert "3: errors of part 3" in said
     assert "part 3 of 3 is done" in said
 
 
 def test_a_part_on_this_machine_has_a_gpu_of_its_own(
-    recipe: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    launch.on_this_machine(["crossval"], [load_recipe(str(recipe))] * 2, None)
-    assert sorted(line.split()[4] for line in program.read_text().splitlines()) == ["5", "7"]
+    launch.on_this_machine(words, [load_recipe(str(recipe))] * 2, None)
+    assert {part["CUDA_VISIBLE_DEVICES"] for part in noted(tmp_path)} == {"5", "7"}
 
 
 def test_a_part_that_fails_on_this_machine_ends_the_others(
-    recipe: Path, program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Path, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "fail").touch()
     begun = time.monotonic()
     with pytest.raises(FaceAffectError, match="part 2 of 3 failed, the others are stopped"):
-        launch.on_this_machine(["crossval"], [load_recipe(str(recipe))] * 3, 3)
+        launch.on_this_machine(words, [load_recipe(str(recipe))] * 3, 3)
     assert time.monotonic() - begun < 30  # they would sleep for a minute
     assert "2: words of part 2" in capsys.readouterr().out
 
