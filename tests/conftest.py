@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import gc
+import hashlib
 import os
 import signal
 import sys
@@ -18,6 +20,13 @@ def pytest_configure() -> None:
     """Of several processes (``-n``), which are as many as there are cores, let each use one."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.disable()  # what is imported stays: looking for garbage meanwhile takes a third of the time
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # nor is it looked through again and again while the tests run
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +61,30 @@ def timed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "seconds_per_batch", once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def searched_once() -> Iterator[None]:
+    """Search the same pictures for faces once: most tests train on the same drawn ones."""
+    mtcnn = sys.modules.get("faceaffect.data.faces.mtcnn")
+    if mtcnn is None:  # as for the time
+        yield
+        return
+    search, known = mtcnn.Mtcnn._search, {}
+
+    def remembering(self: Any, images: Any) -> Any:
+        self._nets = self._nets or mtcnn._load(self.device)  # which may fail
+        digest = hashlib.sha256(repr((self.min_face, self.min_score, self.device)).encode())
+        for image in images:
+            digest.update(repr((image.shape, image.dtype)).encode() + image.tobytes())
+        key = digest.digest()
+        if key not in known:
+            known[key] = search(self, images)
+        return [list(faces) for faces in known[key]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mtcnn.Mtcnn, "_search", remembering)
         yield
 
 

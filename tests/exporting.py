@@ -1,5 +1,8 @@
 """Small trained models on disk, one of each specialist, to export."""
 
+import atexit
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import torch
 from batches import FULL, statistics
 from faceaffect import AffectModule, create_model
 from faceaffect.data.faces.crop import Crop
+from faceaffect.export.graph import to_onnx
 from test_contract import AFFECT, MODELS
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -40,6 +44,19 @@ def specialist(name: str) -> AffectModule:
     made.crop, made.image_size = Crop("landmarks", 56), 56
     made.recipe = {"name": "tiny", "sections": {"data": {"name": "synthetic"}}}
     return made.eval()
+
+
+@cache
+def onnx_file(name: str) -> Path:
+    """Return a specialist as ONNX: written once, since that takes many times what running it does.
+
+    Its answers were found to be those of the model but for rounding.
+    """
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    file = Path(folder) / "model.onnx"
+    assert to_onnx(specialist(name), file) < 1e-5
+    return file
 
 
 def write(model: AffectModule, path: Path) -> Path:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from batches import FULL
-from exporting import SPECIALISTS, specialist, write
+from exporting import SPECIALISTS, onnx_file, specialist, write
 from faceaffect import AffectModule, Predictor, load_model
 from faceaffect.cli import main
 from faceaffect.data.batch import FaceBatch
@@ -44,16 +44,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every specialist as ONNX."""
-    folder = tmp_path_factory.mktemp("onnx")
-    made = {name: folder / name / "model.onnx" for name in SPECIALISTS}
-    for name, file in made.items():
-        assert to_onnx(specialist(name), file) < 1e-5
-    return made
-
-
 def photo(path: Path, scale: int = 1) -> tuple[Path, np.ndarray]:
     """Write a photo with a face somewhere in it, and return where eyes and nose lie."""
     draw = np.random.default_rng(0)
@@ -64,8 +54,8 @@ def photo(path: Path, scale: int = 1) -> tuple[Path, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", SPECIALISTS)
-def test_any_number_of_faces_is_answered_as_by_the_model(files: dict[str, Path], name: str) -> None:
-    session = onnxruntime.InferenceSession(files[name])
+def test_any_number_of_faces_is_answered_as_by_the_model(name: str) -> None:
+    session = onnxruntime.InferenceSession(onnx_file(name))
     model = specialist(name)
     assert [one.name for one in session.get_outputs()] == list(FULL.tasks)
     (taken,) = session.get_inputs()
@@ -79,11 +69,9 @@ def test_any_number_of_faces_is_answered_as_by_the_model(files: dict[str, Path],
 
 
 @pytest.mark.parametrize("name", SPECIALISTS)
-def test_the_loader_of_the_docs_answers_a_photo_without_torch(
-    files: dict[str, Path], name: str, tmp_path: Path
-) -> None:
+def test_the_loader_of_the_docs_answers_a_photo_without_torch(name: str, tmp_path: Path) -> None:
     """With points of a face in a photo, as the predictor does with the same points."""
-    command = [sys.executable, "-c", ALONE, str(LOADER), str(files[name])]
+    command = [sys.executable, "-c", ALONE, str(LOADER), str(onnx_file(name))]
     for scale, close in ((1, 1e-3), (8, 0.05)):  # a large face is averaged, on another grid
         picture, points = photo(tmp_path / f"{scale}.png", scale)
         words = [f"{x},{y}" for x, y in points]
@@ -126,7 +114,7 @@ def test_the_loader_is_short_and_tight_crops_land_where_they_should(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_loader_answers_in_a_fresh_environment(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_loader_answers_in_a_fresh_environment(tmp_path: Path) -> None:
     """In one that holds onnxruntime and opencv, neither torch nor this package."""
     python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
@@ -138,7 +126,7 @@ def test_the_loader_answers_in_a_fresh_environment(files: dict[str, Path], tmp_p
         pytest.skip("no package registry is reached")
     picture, points = photo(tmp_path / "photo.png")
     words = [f"{x},{y}" for x, y in points]
-    for file in files.values():
+    for file in map(onnx_file, SPECIALISTS):
         got = subprocess.run(
             [str(python), "-I", str(LOADER), str(file), str(picture), *words],
             check=True, capture_output=True,
@@ -150,9 +138,9 @@ def test_the_loader_answers_in_a_fresh_environment(files: dict[str, Path], tmp_p
 
 
 def test_an_exported_model_predicts_tests_and_says_what_it_is(
-    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, picture = files["timm_classifier"], photo(tmp_path / "photo.png")[0]
+    file, picture = onnx_file("timm_classifier"), photo(tmp_path / "photo.png")[0]
     loaded = load_model(file)
     assert isinstance(loaded, Onnx)
     assert (loaded.schema, loaded.crop, loaded.image_size) == (FULL, Crop("landmarks", 56), 56)
@@ -265,11 +253,11 @@ def test_nothing_is_written_over_and_a_missing_package_is_named(
     assert "pip install 'faceaffect[export]'" in capsys.readouterr().err
 
 
-def test_damaged_and_foreign_files_are_named(files: dict[str, Path], tmp_path: Path) -> None:
-    good = onnx.load(files["timm_classifier"])
+def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+    good = onnx.load(onnx_file("timm_classifier"))
     about = json.loads({p.key: p.value for p in good.metadata_props}[HEADER])
     broken = tmp_path / "broken.onnx"
-    for content in (b"", b"no model", files["timm_classifier"].read_bytes()[:2000]):
+    for content in (b"", b"no model", onnx_file("timm_classifier").read_bytes()[:2000]):
         broken.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"broken\.onnx: no model that onnxruntime"):
             load_model(broken)
@@ -296,10 +284,10 @@ def test_damaged_and_foreign_files_are_named(files: dict[str, Path], tmp_path: P
             load_model(broken)
 
 
-def test_a_picture_that_is_none_is_counted(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_picture_that_is_none_is_counted(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     write_image(tmp_path / "photo.png", scene((10, 10, 30)))
     out = tmp_path / "a.csv"
-    argv = ["predict", str(files["timm_classifier"]), str(tmp_path), "--out", str(out)]
+    argv = ["predict", str(onnx_file("timm_classifier")), str(tmp_path), "--out", str(out)]
     assert main([*argv, "--crop", "none"]) == 1
     assert "text.jpg" in out.with_suffix(".unreadable.csv").read_text()

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 import vlm_tiny
 from batches import FULL, face_batch
 from emo_tiny import LLAMA, LORA
-from exporting import SPECIALISTS, specialist, write
+from exporting import SPECIALISTS, onnx_file, specialist, write
 from faceaffect import create_model, load_model
 from faceaffect.cli import main
 from faceaffect.data.base import create_data
@@ -151,12 +151,13 @@ def test_eight_bits_are_smaller_and_their_loss_is_measured(
         expressions=list(FULL.expressions), valence_arousal=True, batch_size=8,
         protocol={"name": "subject_kfold", "folds": 2, "fold": 1, "val_fraction": 0.4},
     )  # fmt: skip
-    whole, small = tmp_path / "whole.onnx", tmp_path / "small.onnx"
-    model = specialist(name)
-    if how == "dynamic":
+    small = tmp_path / "small.onnx"
+    if how == "static":
+        model, whole = specialist(name), onnx_file(name)
+    else:
         model = create_model(name, FULL, backbone="asset:mini_vit", mode="lora").eval()
-        model.image_size = 56
-    to_onnx(model, whole)
+        model.image_size, whole = 56, tmp_path / "whole.onnx"
+        to_onnx(model, whole)
     assert to_int8(whole, small, data) == how
     assert small.stat().st_size < whole.stat().st_size * 0.4
     before, after = measure(model, data), measure(load(small), data)

@@ -20,7 +20,7 @@ from faceaffect.data.dataset import FaceDataset
 from faceaffect.errors import RecipeError
 from faceaffect.module import AffectModule
 from faceaffect.recipe import load_recipe
-from faceaffect.runs import study
+from faceaffect.runs import study, tune
 from faceaffect.runs.train import reopen
 from faces import write_csv
 from forked import Command
@@ -46,6 +46,12 @@ model.dropout: {low: 0, high: 0.5}
 model.au_loss: {choices: [bce, wa]}
 """
 pytestmark = pytest.mark.filterwarnings("ignore:.*frozen with random weights")
+
+
+@pytest.fixture(autouse=True)
+def undrawn_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the plot, a fifth of the time of a search; that of :func:`place` has it."""
+    monkeypatch.setattr(tune, "write_plot", lambda *_: None)
 
 
 def write(folder: Path) -> list[str]:

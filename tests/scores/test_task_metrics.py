@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torchmetrics import Metric
 
 from answered import Labels, random_faces
@@ -316,7 +316,9 @@ def _process(rank: int, folder: str, parts: list[slice]) -> None:
 
 def test_two_processes_pool_their_samples(tmp_path: Path) -> None:
     parts = [slice(0, 71), slice(71, 200)]
-    spawn(_process, args=(str(tmp_path), parts), nprocs=2)  # type: ignore[no-untyped-call]
+    start_processes(  # type: ignore[no-untyped-call]
+        _process, args=(str(tmp_path), parts), nprocs=2, start_method="fork"
+    )  # which have imported everything
     prediction, batch = random_faces()
     expected = _all(prediction, batch)
     for rank, part in enumerate(parts):
