@@ -5,6 +5,8 @@ import multiprocessing
 import multiprocessing.util  # what it does at the end of a process is registered before ours
 import os
 import signal
+import sys
+from types import TracebackType
 
 import cv2
 from threadpoolctl import threadpool_limits
@@ -47,6 +49,15 @@ def reading(worker: int) -> None:
     """
     one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_left
+
+
+def _unless_left(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Show an error, but for that of handing a batch to a process which ended meanwhile."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _outlive_the_step() -> None:

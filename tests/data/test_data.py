@@ -1,5 +1,8 @@
+import io
 import pickle
+import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -459,3 +462,18 @@ def test_a_loading_process_computes_on_one_thread() -> None:
         threads = pool.submit(threads_of_a_loading_process).result()
     assert len(threads) > 1
     assert max(threads) == 1
+
+
+def shown_by_a_loading_process() -> str:
+    reading(0)
+    with redirect_stderr(io.StringIO()) as shown:
+        for error in (ConnectionResetError("left"), EOFError("left"), ValueError("damaged")):
+            sys.excepthook(type(error), error, None)
+    return shown.getvalue()
+
+
+def test_a_batch_that_nobody_takes_any_more_is_no_error_to_show() -> None:
+    """As where Ctrl-C ends the process that trains while a batch is handed over."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        shown = pool.submit(shown_by_a_loading_process).result()
+    assert shown == "ValueError: damaged\n"
