@@ -23,6 +23,12 @@ def pytest_configure() -> None:
     gc.disable()  # what is imported stays: looking for garbage meanwhile takes a third of the time
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """With ``-n auto`` have one process more than cores: some tests wait for what they started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # nor is it looked through again and again while the tests run

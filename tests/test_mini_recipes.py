@@ -69,7 +69,7 @@ def test_the_race_is_searched_within_the_same_learning_rates() -> None:
 
 def test_the_race_is_run_on_equal_terms() -> None:
     entrants = [load_recipe(name) for name in RACE]
-    assert {recipe["optim"]["name"] for recipe in entrants} == {"muon"}
+    assert {recipe["optim"]["name"] for recipe in entrants} == {"nmuon"}
     for recipe, name in zip(entrants, RACE, strict=True):
         tuned = tuned_section(recipe)
         assert tuned is not None, name

@@ -30,7 +30,7 @@ _LONGEST = 5.0
 """Seconds that a batch may take for a larger one to be tried."""
 
 _BUDGET = 0.5
-"""Seconds to spend on each batch size after one warm-up."""
+"""Seconds to spend on each batch size after one warm-up: a batch that takes longer is timed once."""
 
 EMPTY: dict[str, Any] = dict.fromkeys(
     (
@@ -78,9 +78,9 @@ def flops_per_image(model: AffectModule, image_size: int) -> int | None:
 
 
 def seconds_per_batch(
-    model: AffectModule, size: int, image_size: int, budget: float = 2.0
+    model: AffectModule, size: int, image_size: int, budget: float = _BUDGET
 ) -> float:
-    """Return the median seconds of one prediction for a batch, within about ``budget`` seconds.
+    """Return the median seconds of one prediction for a batch, the last begun within ``budget``.
 
     Args:
         model: on its device, in eval mode.
@@ -91,7 +91,7 @@ def seconds_per_batch(
     batch = random_batch(size, image_size, model.device)
     times: list[float] = []
     model.answer(batch)
-    while len(times) < 3 or (sum(times) < budget and len(times) < 30):
+    while not times or (sum(times) < budget and len(times) < 30):
         _wait(model.device)
         start = time.perf_counter()
         model.answer(batch)
@@ -205,7 +205,7 @@ def throughput(
     found: dict[int, float] = {}
     for size in batches:
         try:
-            seconds = seconds_per_batch(model, size, image_size, _BUDGET)
+            seconds = seconds_per_batch(model, size, image_size)
         except torch.OutOfMemoryError:
             break
         found[size] = round(size / seconds, 2)
