@@ -16,10 +16,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "auformer": {"backbone": "test_vit", "expert_width": 4},
     "sacl": {"backbone": "test_resnet", "width": 32, "key_width": 8, "rank": 4},
     "emert": {"backbone": "test_resnet", "width": 16, "projected": 16, "lstm_layers": 1},
+    "gimefive": {"block_dropout": 0.0, "hidden_dropout": 0.0},  # with it, it learns for longer
     "timm_classifier": {"backbone": "test_vit"},
     "vlm": {"lora": {"r": 16, "alpha": 32.0, "dropout": 0.0}, "dtype": "float32"},
 }
-"""Arguments that make a model small; a model without an entry is built with its defaults."""
+"""Arguments that make a model small and quick to learn; without an entry, it has its defaults."""
 
 MODELS = {name: get("models", name) for name in TABLES["models"]}
 AFFECT = [n for n, m in MODELS.items() if issubclass(m, AffectModule) and m.needs_training]

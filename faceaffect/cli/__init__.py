@@ -5,7 +5,9 @@ command runs, not before.
 """
 
 import argparse
+import atexit
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -64,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network on import
     # Threads that wait for others sleep; spinning, they take the core from who they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Hardly a thing of what packages bring is garbage. Looking for it takes a quarter of their
+    # import's time and, once more at the very end, seconds.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     with _unwound_by_signals():
         try:
             return _run(args)
