@@ -30,7 +30,7 @@ _LONGEST = 5.0
 """Seconds that a batch may take for a larger one to be tried."""
 
 _BUDGET = 0.5
-"""Seconds to spend on each batch size after one warm-up: a batch that takes longer is timed once."""
+"""Seconds to spend on each batch size after one warm-up; one that takes longer is timed once."""
 
 EMPTY: dict[str, Any] = dict.fromkeys(
     (
