@@ -261,7 +261,7 @@ def test_a_vit_base_has_the_count_of_the_formula() -> None:
     assert 18e6 < 4 * trained < 18.5e6  # bytes of a checkpoint, heads aside
 
 
-def test_the_mini_recipe_trains_a_small_part_of_what_the_backbone_has() -> None:
+def test_the_mini_recipe_trains_a_third_at_most_of_what_the_backbone_has() -> None:
     options = load_recipe("mini_auformer")["model"]
     data = load_recipe("mini_auformer")["data"]
     schema = LabelSchema(tuple(data["aus"]), tuple(data["expressions"]), data["valence_arousal"])
@@ -269,7 +269,7 @@ def test_the_mini_recipe_trains_a_small_part_of_what_the_backbone_has() -> None:
     experts = sum(p.numel() for p in model.vit.groups.parameters())
     trained = sum(p.numel() for p in model.vit.parameters() if p.requires_grad)
     assert trained == experts
-    assert 0 < experts < 0.15 * sum(p.numel() for p in model.vit.backbone.parameters())
+    assert 0 < experts < 1 / 3 * sum(p.numel() for p in model.vit.backbone.parameters())
 
 
 def test_gradients_reach_every_expert_and_nothing_frozen() -> None:
