@@ -17,16 +17,19 @@ from servers import Reply, serving
 
 
 def pytest_configure() -> None:
-    """Of several processes (``-n``), which are as many as there are cores, let each use one."""
+    """Of several processes (``-n``) let each use one core."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.disable()  # what is imported stays: looking for garbage meanwhile takes a third of the time
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """With ``-n auto`` have one process more than cores: some tests wait for what they started."""
-    return (os.cpu_count() or 1) + 1
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist takes it
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (own or 1) + 1
 
 
 def pytest_collection_finish() -> None:
