@@ -42,6 +42,7 @@ def shift(person: Identity, grades: dict[int, float]) -> Array:
     return landmarks(person, plain_scene(grades), SIZE) - landmarks(person, plain_scene({}), SIZE)
 
 
+@pytest.mark.slow
 def test_a_sample_is_the_same_in_another_process() -> None:
     code = (
         "import hashlib; from faceaffect.data.synthetic import SyntheticFaces as S;"

@@ -305,6 +305,7 @@ def test_edge_of_aus_that_always_come_together_is_found(monkeypatch: pytest.Monk
     assert start.count(1) < 4, start  # where a graph that is frozen at its start stays
 
 
+@pytest.mark.slow
 def test_edge_of_aus_that_always_come_together_rises() -> None:
     torch.manual_seed(2)
     model = Marks()

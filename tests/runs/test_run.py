@@ -352,6 +352,7 @@ def test_resume_without_an_unfinished_run_says_so(
     assert "no unfinished run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_test_as_one_also_with_an_odd_number(place: Path) -> None:
     run = only_run(place)
     frame = pd.read_csv(place / "faces" / "faces.csv").iloc[:-1]

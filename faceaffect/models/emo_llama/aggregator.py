@@ -130,9 +130,10 @@ class ClueAggregator(nn.Module):
         )
         clues = self.to_vision(answer.last_hidden_state[:, : queries.shape[1]])
         patches = tokens[:, self.num_prefix_tokens :]
-        scores = clues @ self.key(patches).mT / patches.shape[-1] ** 0.5
+        # clues @ key(patches).mT, the weight multiplied with the few queries, not the many patches.
+        scores = (clues @ self.key.weight) @ patches.mT + (clues @ self.key.bias)[..., None]
         # The mean over queries before the sum over patches: the same, at a 32nd of the cost.
-        weight = scores.softmax(-1).mean(1, keepdim=True)
+        weight = (scores / patches.shape[-1] ** 0.5).softmax(-1).mean(1, keepdim=True)
         return cast(Tensor, self.value(weight @ patches))
 
     def tokens_per_frame(self, patches: int) -> int:
