@@ -1,6 +1,8 @@
 """The language model: any causal one of transformers, frozen, with LoRA through peft."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -76,6 +78,9 @@ class LanguageModel(Adapted, Freezable):
             self.freeze()
         if lora is not None:
             self.net = put_adapters(net, lora)
+        # Under checkpointing the layer runs again later, when nobody tells which columns count.
+        mlp = None if grad_checkpointing else _last_mlp(self.base)
+        self._last_mlp = None if mlp is None else _OnlyWhere(mlp)
         self.train(self.training)
 
     @property
@@ -144,14 +149,16 @@ class LanguageModel(Adapted, Freezable):
         """
         self.check_length(mask.shape[-1])
         before = {} if cache is None else {self._cache: cache}
-        return self.net(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=positions,
-            logits_to_keep=logits_to_keep,
-            use_cache=keep or cache is not None,
-            **before,
-        )
+        wanted = logits_to_keep if isinstance(logits_to_keep, Tensor) else None
+        with nullcontext() if self._last_mlp is None else self._last_mlp.at(wanted):
+            return self.net(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=positions,
+                logits_to_keep=logits_to_keep,
+                use_cache=keep or cache is not None,
+                **before,
+            )
 
     def cache_of(self, answer: Any) -> Any:
         """Return the keys and values that a call with ``keep`` has kept."""
@@ -170,6 +177,52 @@ class LanguageModel(Adapted, Freezable):
                 "(data.frames), fewer visual tokens (model.aggregator.content: mean), or another "
                 "model"
             )
+
+
+class _OnlyWhere:
+    """Has a module that treats each column by itself see only some, and give 0 for the others.
+
+    Args:
+        module: from (B, L, D) to (B, L, D').
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._columns: Tensor | None = None
+        self._length = 0
+        module.register_forward_pre_hook(self._before)
+        module.register_forward_hook(self._after)
+
+    @contextmanager
+    def at(self, columns: Tensor | None) -> Iterator[None]:
+        """Have it see these columns only, for as long as the context lasts; None for all."""
+        self._columns = columns
+        try:
+            yield
+        finally:
+            self._columns = None
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._columns is None:
+            return None
+        self._length = args[0].shape[1]
+        return args[0][:, self._columns], *args[1:]
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        if self._columns is None:
+            return None
+        whole = out.new_zeros(len(out), self._length, out.shape[-1])
+        return whole.index_copy(1, self._columns, out)
+
+
+def _last_mlp(net: Any) -> nn.Module | None:
+    """Return the MLP of the last layer, behind which no column sees another; None if not known.
+
+    Of a small model it is a third of the work, and most columns are of prompts, whose logits nobody
+    wants.
+    """
+    layers = getattr(net.get_decoder(), "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers else None
+    return mlp if isinstance(mlp, nn.Module) and not hasattr(mlp, "experts") else None
 
 
 def enable_checkpointing(net: Any) -> None:

@@ -69,6 +69,27 @@ def plainly(llm: LanguageModel, row: Row, branch: list[Text], visual: Tensor, st
     return sum(float(chance[at - 1, ids[at]]) for at in learned)
 
 
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: c["model_type"])
+def test_the_last_mlp_sees_only_the_columns_whose_logits_are_wanted(
+    words: str, config: dict[str, Any]
+) -> None:
+    llm = make(words, config, attention="eager")
+    x = torch.randn(2, 9, llm.width, requires_grad=True)
+    inputs = (x, torch.ones(2, 9, dtype=torch.long), torch.arange(9).expand(2, -1))
+    seen = []
+    if config is not GPT2:  # whose layers have other names
+        mlp = llm.base.get_decoder().layers[-1].mlp
+        mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    columns = torch.tensor([4, 7, 8])
+    some = llm(*inputs, logits_to_keep=columns).logits
+    (grad,) = torch.autograd.grad(some.square().sum(), x)
+    every = llm(*inputs).logits[:, columns]
+    (wanted,) = torch.autograd.grad(every.square().sum(), x)
+    assert torch.allclose(some, every, atol=1e-5)
+    assert torch.allclose(grad, wanted, atol=1e-5)
+    assert seen == ([] if config is GPT2 else [3, 9])
+
+
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("config", KINDS, ids=lambda c: c["model_type"])
 @torch.no_grad()
