@@ -190,8 +190,8 @@ _NEEDED: dict[str, Any] = {
 }  # fmt: skip
 _OF_ANSWERS: dict[str, Any] = {"n": int, "scored": dict, "baselines": dict}
 _OPTIONAL: dict[str, Any] = {
-    "checkpoint": dict, "training": _TABLE, "training.epochs": _COUNT, "started_from": _is_lessons,
-    "tuned": _TABLE, "tuned.chosen": _TABLE, "tuned.trials": _COUNT,
+    "checkpoint": dict, "training": _TABLE, "training.epochs": _is_number,
+    "started_from": _is_lessons, "tuned": _TABLE, "tuned.chosen": _TABLE, "tuned.trials": _COUNT,
     **{f"tuned.{key}": _is_number for key in ("lowest", "median", "score")},
     "cost.training_seconds": _is_number, "cost.device": _TEXT, "protocol.seed": _COUNT,
     "protocol.tested": _TEXT, "notes.threshold": _is_number, "limits": dict,

@@ -110,6 +110,7 @@ def _fit_and_test(
                 with batches_of_one():
                     trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
                 _check_validated(folder, best)
+                trained = {"epochs": _epochs(trainer), "optimiser": model.optim.name}
             found = best if fits else None
             trainer.test(model, datamodule=data, ckpt_path=found, weights_only=True, verbose=False)
             if not fits:
@@ -123,9 +124,18 @@ def _fit_and_test(
         spent["training_seconds"] = round(clock.time_elapsed("train"), 1)
         chosen = {"choose": checkpoint_section(recipe).choose, "epoch": epoch_of(best)}
         extra["checkpoint"] = chosen
-        extra["training"] = {"epochs": trainer.current_epoch, "optimiser": model.optim.name}
+        extra["training"] = trained
     write_result(folder, recipe, data, model, trainer, spent, extra, **shown)
     trainer.strategy.barrier()  # only now is the run finished for all processes
+
+
+def _epochs(trainer: L.Trainer) -> float:
+    """Return how many epochs were trained, as parts of one where each left out some batches."""
+    loader: Any = trainer.train_dataloader
+    whole = len(loader) if hasattr(loader, "__len__") else trainer.num_training_batches
+    if trainer.num_training_batches >= whole:
+        return trainer.current_epoch
+    return round(trainer.current_epoch * trainer.num_training_batches / whole, 2)
 
 
 def _check_validated(folder: Path, best: Path) -> None:

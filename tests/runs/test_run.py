@@ -88,6 +88,15 @@ def test_a_run_folder_holds_what_the_docs_say(place: Path) -> None:
     assert "optimizer_states" not in best
     assert "optimizer_states" in last
     assert list((run / "log").glob("*/metrics.csv"))
+    assert got["training"]["epochs"] == 3
+
+
+def test_epochs_of_a_share_of_the_batches_are_parts_of_one(place: Path, tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=2", "trainer.limit_train_batches=2", f"output={tmp_path}/runs"]
+    assert main(["train", str(place / "tiny.yaml"), *words]) == 0
+    got = result(only_run(tmp_path))
+    batches = -(-got["protocol"]["sizes"]["train"] // 4)
+    assert got["training"]["epochs"] == pytest.approx(2 * 2 / batches, abs=0.01)
 
 
 def test_test_repeats_the_result_and_takes_other_data(place: Path, tmp_path: Path) -> None:
