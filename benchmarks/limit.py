@@ -81,7 +81,8 @@ def measure(name: str, overrides: list[str], rate: float) -> None:
         step(batch)
         times.append(time.process_time() - start)
     seconds = statistics.median(times[WARM_UP - 1 :])
-    epochs = recipe["trainer"]["max_epochs"]
+    trainer = recipe["trainer"]
+    epochs = round(trainer["max_epochs"] * trainer.get("limit_train_batches", 1.0), 2)
     steps = epochs * (len(data.split.train) // recipe["data"]["batch_size"])
     limit = steps * multiply_adds / rate
     print(
