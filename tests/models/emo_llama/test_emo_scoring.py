@@ -85,8 +85,8 @@ def test_the_last_mlp_sees_only_the_columns_whose_logits_are_wanted(
     (grad,) = torch.autograd.grad(some.square().sum(), x)
     every = llm(*inputs).logits[:, columns]
     (wanted,) = torch.autograd.grad(every.square().sum(), x)
-    assert (some - every).abs().max() < 1e-5 * every.abs().max()
-    assert (grad - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert (some - every).abs().max() < 1e-4 * every.abs().max()
+    assert (grad - wanted).abs().max() < 1e-4 * wanted.abs().max()
     assert seen == ([] if config is GPT2 else [3, 9])
 
 
