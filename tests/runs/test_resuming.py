@@ -228,6 +228,7 @@ EMO = [
     "data.num_workers=0", "data.image_size=64", "data.protocol.folds=3",
     "data.protocol.val_fraction=0.4", "data.cache=null", "checkpoint.every_n_steps=1",
     "trainer.max_epochs=null", "trainer.max_steps=3", "trainer.accelerator=cpu",
+    "trainer.limit_train_batches=1.0",
 ]  # fmt: skip
 
 
