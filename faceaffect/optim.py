@@ -1,9 +1,8 @@
 """Optimiser and learning-rate schedule from the ``optim`` section of a recipe."""
 
 import math
-from collections.abc import Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -11,7 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.optim import muon as timm_muon
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -114,19 +113,72 @@ def _iterate_as_the_machine_can(optimizer: Optimizer) -> None:
     """Have Muon's Newton-Schulz iterations run in the float type that the machine computes.
 
     timm has no argument for it and always takes bfloat16, so its function is replaced for the time
-    of a step.
+    of a step; in float32 by :func:`by_products`, where that pays.
     """
     iterate = timm_muon.zeropower_via_newtonschulz
 
     def before(optimizer: Optimizer, *_: Any) -> None:
         device = optimizer.param_groups[0]["params"][0].device
-        timm_muon.zeropower_via_newtonschulz = partial(iterate, dtype=muon_dtype(device))
+        dtype = muon_dtype(device)
+
+        def run(matrix: Tensor, *words: Any, **settings: Any) -> Any:
+            scaled = settings.pop("scale_eps", False)
+            if dtype == torch.float32 and not scaled and _pays_by_products(matrix):
+                return by_products(matrix, *words, **settings)
+            return iterate(matrix, *words, **settings | {"scale_eps": scaled, "dtype": dtype})
+
+        setattr(timm_muon, "zeropower_via_newtonschulz", run)  # noqa: B010
 
     def after(*_: Any) -> None:
         timm_muon.zeropower_via_newtonschulz = iterate
 
     optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
+
+
+def _pays_by_products(matrix: Tensor) -> bool:
+    """Whether a matrix is so large and long that fewer multiply-adds are less time."""
+    if matrix.ndim != 2:
+        return False
+    short, long = sorted(matrix.shape)
+    return short >= 128 and long >= 2 * short
+
+
+def by_products(
+    matrix: Tensor,
+    steps: int,
+    coefficients: Sequence[tuple[float, float, float]],
+    *,
+    eps: float,
+    safety_factor: float = 1.0,
+) -> Tensor:
+    """Return what timm's ``zeropower_via_newtonschulz`` returns, with fewer multiply-adds.
+
+    Each iteration multiplies the (m, n) matrix X, m <= n, by a polynomial of X X^T. All of these
+    commute, so the products of m x m matrices are iterated, and X is multiplied once at the end:
+    17 m^3 + 2 m^2 n multiply-adds in five steps, not 5 m^3 + 10 m^2 n. Not for bfloat16, whose
+    rounding the products would carry on.
+
+    Args:
+        matrix: float32, of two dimensions.
+        steps: iterations.
+        coefficients: of the polynomial of each iteration; the last one again if there are fewer.
+        eps: least norm that is divided by.
+        safety_factor: the norm is multiplied by it.
+    """
+    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() * safety_factor).clamp(min=eps)
+    product = x @ x.mT
+    whole: Tensor | None = None
+    for step in range(steps):
+        a, b, c = coefficients[min(step, len(coefficients) - 1)]
+        factor = torch.addmm(product, product, product, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        whole = factor if whole is None else factor @ whole
+        if step + 1 < steps:
+            product = factor @ product @ factor
+    x = x if whole is None else whole @ x
+    return cast(Tensor, x.mT if matrix.shape[0] > matrix.shape[1] else x)
 
 
 def total_steps(trainer: L.Trainer) -> int:

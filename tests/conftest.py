@@ -35,6 +35,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # nor is it looked through again and again while the tests run
+    gc.set_threshold(20_000)  # nor all that a test makes, as often as by default
     gc.enable()
 
 

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from timm.optim import muon as timm_muon
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from faceaffect import hardware
 from faceaffect.errors import RecipeError
@@ -149,3 +151,33 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for how in ("kept", "given back")
     }
     assert pages["kept"] < 0.1 * pages["given back"]
+
+
+@pytest.mark.parametrize("shape", [(128, 300), (512, 128), (128, 160), (64, 256)])
+def test_muon_multiplies_less_for_the_same_step(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    """Also where singular values of the gradient are far below what float32 tells apart."""
+    machine(monkeypatch, False)
+    generator = torch.Generator().manual_seed(0)
+    u, values, v = torch.linalg.svd(torch.randn(*shape, generator=generator), full_matrices=False)
+    gradient = u * torch.logspace(0, -9, len(values)) @ v
+    weight = nn.Parameter(torch.zeros(shape))
+    weight.grad = gradient.clone()
+    optimizer = Optim(name="muon", lr=1.0, weight_decay=0, momentum=0).optimizer(
+        [{"params": [weight]}]
+    )
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    plain = partial(
+        timm_muon.zeropower_via_newtonschulz,
+        steps=5,
+        coefficients=timm_muon._COEFFICIENTS["quintic"],
+    )
+    with FlopCounterMode(display=False) as usual:
+        plain(gradient, dtype=torch.float32)
+    scale = timm_muon.get_lr_scale(weight.shape)
+    exact = plain(gradient.double(), dtype=torch.float64)
+    assert (-weight / scale - exact).norm() < 1e-3 * exact.norm()
+    less = min(shape) >= 128 and max(shape) >= 2 * min(shape)
+    assert (counter.get_total_flops() < usual.get_total_flops()) == less

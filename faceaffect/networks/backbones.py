@@ -12,7 +12,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import use_fused_attn
-from torch import Tensor
+from timm.models import group_parameters
+from torch import Tensor, nn
 
 from faceaffect.errors import RecipeError
 from faceaffect.networks import hybrid as hybrid  # tells timm of its network
@@ -104,6 +105,42 @@ class Backbone(Freezable):
         if not self._flat:
             self.net.to(memory_format=torch.channels_last)  # what convolutions compute fastest in
         self._choose_attention()
+        self._frozen_first: list[nn.Module] = []
+
+    def freeze_stages(self, count: int) -> None:
+        """Stop training the stem and the first stages of a CNN, or blocks of a ViT.
+
+        They stay in eval mode, too. Which parameters belong to them, timm knows.
+
+        Args:
+            count: of stages or blocks, at least one less than there are.
+
+        Raises:
+            RecipeError: there are fewer, or timm does not know them.
+        """
+        if not hasattr(self.net, "group_matcher"):
+            raise RecipeError(f"backbone.frozen_stages: timm does not know those of {self.name}")
+        groups = group_parameters(self.net, self.net.group_matcher(coarse=True))
+        if not 0 < count < len(groups) - 1:
+            raise RecipeError(
+                f"backbone.frozen_stages: {count} is not from 1 to {len(groups) - 2}, one less "
+                f"than {self.name} has; all are frozen by backbone.frozen: true"
+            )
+        first = {name for group in range(count + 1) for name in groups[group]}
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(name not in first)
+        for module in self.net.modules():
+            own = [parameter.requires_grad for parameter in module.parameters()]
+            if own and not any(own):
+                self._frozen_first += module.modules()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all that is not frozen."""
+        super().train(mode)
+        for part in self._frozen_first:
+            part.training = False
+        return self
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -285,6 +322,7 @@ def create_backbone(
     revision: str | None = None,
     image_size: int | None = None,
     frozen: bool = False,
+    frozen_stages: int = 0,
     drop_path: float = 0.0,
     grad_checkpointing: bool = False,
     args: dict[str, Any] | None = None,
@@ -305,6 +343,7 @@ def create_backbone(
         image_size: side of the square input, pixels; by default what the weights were made for.
             Position embeddings are resampled.
         frozen: train nothing and stay in eval mode.
+        frozen_stages: the same for the stem and so many first stages, blocks of a ViT, only.
         drop_path: rate of stochastic depth, in [0, 1).
         grad_checkpointing: spend time to save memory in training.
         args: further arguments of the timm model, such as ``{depth: 6, embed_dim: 192}``.
@@ -342,14 +381,18 @@ def create_backbone(
             net.set_grad_checkpointing(True)
         except (AssertionError, AttributeError):
             raise RecipeError(f"backbone.grad_checkpointing: {source.name} has none") from None
+    if frozen_stages:
+        if frozen:
+            raise RecipeError("backbone.frozen_stages: backbone.frozen: true freezes all of them")
+        backbone.freeze_stages(frozen_stages)
     if frozen:
         backbone.freeze()
-        if backbone.source is None and _restoring.get() == "no":
-            warnings.warn(
-                f"the backbone {name} is frozen with random weights; give it some: "
-                "pretrained: true or weights: FILE",
-                stacklevel=2,
-            )
+    if (frozen or frozen_stages) and backbone.source is None and _restoring.get() == "no":
+        warnings.warn(
+            f"the backbone {name} is frozen with random weights; give it some: "
+            "pretrained: true or weights: FILE",
+            stacklevel=2,
+        )
     return backbone
 
 

@@ -125,6 +125,7 @@ def test_frames_of_a_mixture_are_those_of_its_clips(
     assert asking.frames_of(run) == 16
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_the_answer_alone(run: Path, tmp_path: Path) -> None:
     picture = write_image(tmp_path / "face.png", face())
     asked = Command("ask", str(run), str(picture), "Well?", "--crop", "none")

@@ -213,15 +213,9 @@ def coverage(people: int, trials: int, resamples: int, seed: int) -> dict[str, f
     return {name: float(np.mean(of)) for name, of in hits.items()}
 
 
-def test_intervals_cover_at_the_stated_rate() -> None:
-    rates = coverage(people=40, trials=150, resamples=300, seed=0)
-    assert 0.935 < np.mean(list(rates.values())) < 0.965
-    assert min(rates.values()) > 0.95 - 4 * math.sqrt(0.95 * 0.05 / 150)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("people", "trials"), [(40, 2000), (120, 400)])
-def test_intervals_cover_at_the_stated_rate_closely(people: int, trials: int) -> None:
+@pytest.mark.parametrize(("people", "trials"), [(40, 1000), (120, 400)])
+def test_intervals_cover_at_the_stated_rate(people: int, trials: int) -> None:
     rates = coverage(people, trials=trials, resamples=1000, seed=people)
     error = math.sqrt(0.95 * 0.05 / trials)  # of one rate; the metrics' rates hang together
     assert abs(np.mean(list(rates.values())) - 0.95) < 2 * error

@@ -142,7 +142,13 @@ def test_damaged_and_foreign_weights_are_named(tmp_path: Path) -> None:
             load_model(file)
 
 
-@pytest.mark.parametrize(("name", "how"), [("gimefive", "static"), ("timm_classifier", "dynamic")])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("gimefive", "static"),
+        pytest.param("timm_classifier", "dynamic", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_bits_are_smaller_and_their_loss_is_measured(
     name: str, how: str, tmp_path: Path
 ) -> None:

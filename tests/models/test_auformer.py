@@ -501,10 +501,10 @@ def test_a_compiled_step_has_the_gradients_of_an_eager_one(device: str) -> None:
     model = model.to(device)
     batch["image"], batch["au"] = batch["image"].to(device), batch["au"].to(device)
     exact = step(model, batch)
-    if device == "cuda":
-        assert_near(step(model, batch, half=True), exact, 0.05)
     assert_near(step(model, batch, compiled=True), exact, 1e-4 if device == "cpu" else 0.01)
-    assert_near(step(model, batch, compiled=True, half=True), exact, 0.05)
+    if device == "cuda":  # on a CPU another graph takes a minute to compile
+        assert_near(step(model, batch, half=True), exact, 0.05)
+        assert_near(step(model, batch, compiled=True, half=True), exact, 0.05)
 
 
 @pytest.mark.slow

@@ -138,6 +138,36 @@ def test_frozen_backbone_stays_in_eval_mode_and_byte_identical(options: dict[str
     assert backbone.pooled(x.requires_grad_()).requires_grad  # saliency maps need it
 
 
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        (VIT, ("cls_token", "pos_embed", "patch_embed", "reg_token", "blocks.0.", "blocks.1.")),
+        (CNN, ("conv1", "bn1", "layer1.", "layer2.")),
+    ],
+)
+def test_first_stages_alone_can_be_frozen(options: dict[str, Any], first: tuple[str, ...]) -> None:
+    args = options | {"args": {"depth": 4} if options is VIT else None}
+    backbone = create_backbone(**args, frozen_stages=2).eval().train()
+    assert not backbone.frozen
+    before = {k: v.clone() for k, v in backbone.net.state_dict().items()}
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=0.1, weight_decay=0.1)
+    x = backbone.normalise(faces())
+    for _ in range(2):
+        backbone.pooled(x).square().sum().backward()
+        optimizer.step()
+    after = backbone.net.state_dict()
+    same = {k for k in after if torch.equal(after[k], before[k])}
+    assert {k for k in after if k.startswith(first)} == same
+    assert len(after) > len(same) > 2
+
+
+def test_stages_that_cannot_be_frozen_are_named() -> None:
+    with pytest.raises(RecipeError, match=r"frozen_stages: 5 is not from 1 to 3.*frozen: true"):
+        create_backbone(**CNN, frozen_stages=5)
+    with pytest.raises(RecipeError, match="freezes all of them"):
+        create_backbone(**CNN, frozen_stages=1, frozen=True)
+
+
 def test_what_is_added_to_a_frozen_backbone_trains(vit_file: Path) -> None:
     backbone = create_backbone(**VIT, weights=str(vit_file), frozen=True)
     block = backbone.net.blocks[0]
@@ -322,7 +352,7 @@ def test_local_folder_in_timms_format(tmp_path: Path) -> None:
         ({"name": "test_vit", "args": {"dept": 3}}, "dept=3"),
         ({"name": "test_vit", "args": {"checkpoint_path": "x"}}, "args.checkpoint_path"),
         ({"name": "test_vit", "image_size": 50}, "50 is no multiple of 16"),
-        ({"name": "vgg11", "grad_checkpointing": True}, "vgg11 has none"),
+        ({"name": "dla46_c", "grad_checkpointing": True}, "dla46_c has none"),
     ],
 )
 def test_bad_options_are_one_clear_error(options: dict[str, Any], message: str) -> None:

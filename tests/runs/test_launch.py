@@ -65,6 +65,7 @@ def test_a_spread_crossval_is_that_of_one_machine(
     assert len(list((tmp_path / "other/tiny").iterdir())) == 2  # nothing was trained twice
 
 
+@pytest.mark.slow
 def test_a_spread_comparison_trains_each_seed_once(
     recipe: Path, tmp_path: Path, tasks: list[list[str]]
 ) -> None:

@@ -122,6 +122,7 @@ def written(state: Path) -> tuple[int, int] | None:
     return last["epoch"], last["global_step"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_write_ends_with_the_same_numbers(
     tiny: list[str], tmp_path: Path
 ) -> None:

@@ -269,36 +269,37 @@ class EmoLlama(AffectModule):
     def predict(self, batch: FaceBatch) -> dict[str, Any]:
         """Return probabilities, by option scores or by reading text; see ``answer_mode``."""
         faces = self.look(batch)
+        scored = self.answer_mode != "generate"
+        written = self.answer_mode == "generate" or (
+            self.answer_mode == "both" and not self._only_scores
+        )
         answers: dict[str, Any] = {}
-        if self.answer_mode != "generate":
-            answers = {task: self.scores(faces, task) for task in self.schema.tasks}
-        if self.answer_mode == "score" or (self.answer_mode == "both" and self._only_scores):
+        texts: dict[str, list[str]] = {}
+        for task in self.schema.tasks:
+            prompter = self.prompter(faces)
+            rows = [prompter.score(sample, task) for sample in range(len(faces.count))]
+            visual = self.show(faces, prompter.slots)
+            if scored:
+                scores = score_options(self.llm, rows, visual)
+                answers[task] = probabilities(scores, task, self.schema)
+            if written:
+                texts[task] = self._write(rows, visual)
+        if not written:
             return answers
-        texts = {task: self.say(faces, task=task) for task in self.schema.tasks}
-        if self.answer_mode == "generate":
+        if not scored:
             read = read_answers(texts, self.schema)
             answers = {task: value.to(faces.tokens.device) for task, value in read.items()}
-        rows = range(len(faces.count))
-        lines = [{task: texts[task][row] for task in texts} for row in rows]
+        lines = [{task: texts[task][row] for task in texts} for row in range(len(faces.count))]
         return answers | {"text": [join_answers(line) for line in lines]}
 
-    def scores(self, faces: Faces, task: str) -> Tensor:
-        """Return the predictions of a task by the likelihood of each option."""
+    def say(self, faces: Faces, question: str, streamer: Any = None) -> list[str]:
+        """Return greedy answers to a question."""
         prompter = self.prompter(faces)
-        rows = [prompter.score(sample, task) for sample in range(len(faces.count))]
-        scores = score_options(self.llm, rows, self.show(faces, prompter.slots))
-        return probabilities(scores, task, self.schema)
+        asked = [question.format(media=media) for media in prompter.media]
+        rows = [prompter.ask(sample, words) for sample, words in enumerate(asked)]
+        return self._write(rows, self.show(faces, prompter.slots), streamer)
 
-    def say(
-        self, faces: Faces, *, task: str = "", question: str = "", streamer: Any = None
-    ) -> list[str]:
-        """Return greedy answers to a task's canonical question, or to any other."""
-        prompter = self.prompter(faces)
-        rows = []
-        for sample, media in enumerate(prompter.media):
-            asked = prompter.question(sample, task) if task else question.format(media=media)
-            rows.append(prompter.ask(sample, asked))
-        visual = self.show(faces, prompter.slots)
+    def _write(self, rows: list[Row], visual: Tensor, streamer: Any = None) -> list[str]:
         limits = {"max_new_tokens": self.max_new_tokens, "end": self.dialogue.end}
         ids = generate(self.llm, rows, visual, streamer=streamer, **limits)
         return [self.dialogue.decode(row) for row in ids]
@@ -324,7 +325,7 @@ class EmoLlama(AffectModule):
         if stream:
             streamer = _Printed(self.llm.tokenizer, skip_special_tokens=True)
         asked = DESCRIBE if question is None else question.replace("{", "{{").replace("}", "}}")
-        return self.say(faces, question=asked, streamer=streamer)
+        return self.say(faces, asked, streamer)
 
     # Questions of a set
 
@@ -340,7 +341,7 @@ class EmoLlama(AffectModule):
             question: in words.
         """
         asked = question.replace("{", "{{").replace("}", "}}")
-        return self.say(self._seen(media), question=asked)[0]
+        return self.say(self._seen(media), asked)[0]
 
     @torch.no_grad()
     def weigh(self, media: Sequence[Tensor], question: str, options: Sequence[str]) -> list[float]:
