@@ -34,7 +34,7 @@ POSITIONS: tuple[Position, ...] = ("attention", "mlp")
 
 
 class ExpertViT(nn.Module):
-    """A frozen ViT with a group of experts beside the attention and the MLP of every block.
+    """A frozen ViT with a group of experts beside the attention and the MLP of its blocks.
 
     With ``n = LN(x)``: ``x + layer(n) + K``, where K is the mean over the group's experts and
     expert i takes ``n`` plus what expert i of the group before gave.
@@ -44,9 +44,11 @@ class ExpertViT(nn.Module):
         make_group: builds one group from the ViT's width.
         positions: beside which layer of a block a group stands, or which layers.
         au_stream: whether each expert takes what the one before it gave.
+        first_block: the blocks before this one have no experts.
 
     Raises:
-        RecipeError: the backbone is no such ViT, or there is no position or an unknown one.
+        RecipeError: the backbone is no such ViT, there is no position or an unknown one, or no
+            such block.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ExpertViT(nn.Module):
         make_group: Callable[[int], MoKEGroup],
         positions: Position | Sequence[Position] = POSITIONS,
         au_stream: bool = True,
+        first_block: int = 0,
     ) -> None:
         super().__init__()
         chosen: list[Any] = [positions] if isinstance(positions, str) else list(positions)
@@ -71,39 +74,48 @@ class ExpertViT(nn.Module):
                 "model.backbone: auformer needs a ViT whose blocks are attention, then MLP, each "
                 f"after its norm (vit_*, deit_*, eva02_* of timm), not {type(net).__name__}"
             )
-        self.backbone, self.au_stream = backbone, au_stream
+        if not 0 <= first_block < len(blocks):
+            raise RecipeError(
+                f"model.first_block: {first_block} is none of the blocks 0 to {len(blocks) - 1} of "
+                f"{backbone.name}"
+            )
+        self.backbone, self.au_stream, self.first_block = backbone, au_stream, first_block
         self.grid = backbone.grid
         self.groups = nn.ModuleList(
             nn.ModuleDict({position: make_group(backbone.width) for position in chosen})
-            for _ in blocks
+            for _ in blocks[first_block:]
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Stream]]:
-        """Return all tokens after the last norm, (B, T, C), and the stream that leaves each block.
+        """Return all tokens after the last norm, (B, T, C), and the streams.
+
+        A stream leaves each block that has experts.
 
         Args:
             image: (B, 3, H, W), normalised.
         """
-        return self.after(*self._embed(image))
+        return self.after(*self._before(image))
 
-    def embed(self, image: Tensor) -> Tensor | None:
-        """Return the tokens before the first block, (B, T, C), of convolutions that stand there.
+    def before(self, image: Tensor) -> Tensor | None:
+        """Return the tokens before the first block with experts, (B, T, C).
 
-        None of a ViT that cuts its patches by one linear layer: its tokens cost more to keep than
-        to make.
+        None where they cost more to keep than to make, of patches that one linear layer cuts, and
+        where the blocks want to know the tokens' places as well.
         """
-        hybrid = isinstance(self.backbone.net.patch_embed, HybridEmbed)
-        return self._embed(image)[0] if hybrid else None
+        net = self.backbone.net
+        cheap = not self.first_block and not isinstance(net.patch_embed, HybridEmbed)
+        return None if cheap or isinstance(net, Eva) else self._before(image)[0]
 
     def after(
         self, tokens: Tensor, ropes: list[Tensor | None] | None = None
     ) -> tuple[Tensor, list[Stream]]:
-        """Return what :meth:`forward` does, of the tokens before the first block."""
+        """Return what :meth:`forward` does, of the tokens before the first block with experts."""
         net = self.backbone.net
-        x, ropes = tokens, ropes or [None] * len(net.blocks)
+        blocks = net.blocks[self.first_block :]
+        x, ropes = tokens, ropes or [None] * len(blocks)
         stream: Stream | None = None
         streams: list[Stream] = []
-        for block, groups, rope in zip(net.blocks, self.groups, ropes, strict=True):
+        for block, groups, rope in zip(blocks, self.groups, ropes, strict=True):
             if net.grad_checkpointing and self.training:
                 x, left = checkpoint(
                     self._block, block, groups, x, rope, stream, use_reentrant=False
@@ -113,6 +125,13 @@ class ExpertViT(nn.Module):
             stream = left if self.au_stream else None
             streams.append(left)
         return net.norm(x), streams
+
+    def _before(self, image: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        x, ropes = self._embed(image)
+        first = self.first_block
+        for block, rope in zip(self.backbone.net.blocks[:first], ropes[:first], strict=True):
+            x = block(x) if rope is None else block(x, rope=rope)
+        return x, ropes[first:]
 
     def _block(
         self,
@@ -175,6 +194,8 @@ class AUFormer(AffectModule):
         ca_window: edge of the local window in patches, odd.
         au_stream: each expert takes what the expert of the same AU before it gave.
         positions: beside which layers experts stand, ``attention``, ``mlp`` or a list of both.
+        first_block: the blocks before this one, counted from 0, have no experts (ours): what they
+            make of a face is computed once where images are not augmented.
         shared_experts: one expert per group that serves all AUs, instead of one per AU.
         cls_mode: ``none`` gives the class token no expert term, ``convpass`` sends it through the
             experts as a map of one position.
@@ -211,6 +232,7 @@ class AUFormer(AffectModule):
         ca_window: int = 3,
         au_stream: bool = True,
         positions: Position | Sequence[Position] = POSITIONS,
+        first_block: int = 0,
         shared_experts: bool = False,
         cls_mode: Literal["none", "convpass"] = "none",
         dropout: float = 0.1,
@@ -260,6 +282,7 @@ class AUFormer(AffectModule):
             ),
             positions,
             au_stream,
+            first_block,
         )
         width, depth = self.vit.backbone.width, len(self.vit.groups)
         self.heads = Heads(self.schema, width * (self.side or 1) ** 2)
@@ -291,8 +314,8 @@ class AUFormer(AffectModule):
         return scaled_groups(super().parameter_groups(), self.optim.lr, factor)
 
     def frozen_features(self, batch: FaceBatch) -> dict[str, Tensor] | None:
-        """Return the tokens before the first block, where convolutions make them."""
-        tokens = self.vit.embed(self.vit.backbone.normalise(batch["image"]))
+        """Return the tokens before the first block with experts, if they are worth keeping."""
+        tokens = self.vit.before(self.vit.backbone.normalise(batch["image"]))
         return None if tokens is None else {"tokens": tokens}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:

@@ -186,18 +186,20 @@ def test_a_new_model_gives_the_frozen_features_bit_for_bit(name: str, args: dict
     torch.manual_seed(0)
     args = {**SMALL, **args} if "tiny" in name else args
     backbone = create_backbone(name, image_size=112, frozen=True, args=args)
-    model = ExpertViT(backbone, lambda width: MoKEGroup(width, 4)).train()
     image = torch.randn(2, 3, 112, 112)
-    with torch.no_grad():
-        tokens, streams = model(image)
-        assert torch.equal(tokens, backbone.net.forward_features(image))
-    assert len(streams) == len(backbone.net.blocks)
+    for first in (0, 1):
+        model = ExpertViT(backbone, lambda width: MoKEGroup(width, 4), first_block=first).train()
+        with torch.no_grad():
+            tokens, streams = model(image)
+            assert torch.equal(tokens, backbone.net.forward_features(image))
+        assert len(streams) == len(model.groups) == len(backbone.net.blocks) - first
 
 
-def test_tokens_of_frozen_convolutions_stand_for_the_image() -> None:
+@pytest.mark.parametrize(("name", "first"), [("lite0_vit", 0), ("vit_tiny_patch16_224", 1)])
+def test_tokens_of_what_is_frozen_ahead_stand_for_the_image(name: str, first: int) -> None:
     torch.manual_seed(0)
-    backbone = {"name": "lite0_vit", "args": {"depth": 2}}
-    model = AUFormer(FULL, backbone=backbone, expert_width=2, dropout=0.0)
+    backbone = {"name": name, "image_size": 112, "args": {"depth": 2}}
+    model = AUFormer(FULL, backbone=backbone, expert_width=2, dropout=0.0, first_block=first)
     batch = face_batch(FULL, size=112)
     seen = model.frozen_features(batch)
     assert seen is not None
@@ -208,9 +210,12 @@ def test_tokens_of_frozen_convolutions_stand_for_the_image() -> None:
         assert torch.equal(answer, model.predict(blank)[name])  # type: ignore[arg-type]
 
 
-def test_patches_cut_by_a_linear_layer_are_not_kept() -> None:
+def test_patches_cut_by_a_linear_layer_and_tokens_with_places_are_not_kept() -> None:
     model = AUFormer(FULL, backbone={"name": "test_vit", "image_size": 32}, expert_width=2)
     assert model.frozen_features(face_batch(FULL, size=32)) is None
+    rotary = {"name": "eva02_tiny_patch14_224", "image_size": 56, "args": SMALL}
+    model = AUFormer(FULL, backbone=rotary, expert_width=2, first_block=1)
+    assert model.frozen_features(face_batch(FULL, size=56)) is None
 
 
 def expected(h: int, width: int = 768) -> int:
@@ -380,8 +385,10 @@ def test_switches() -> None:
             "shared": {"shared_experts": True},
             "no mrf": {"mrf": False},
             "no ca": {"ca": False},
+            "upper": {"first_block": 2},
         }.items()
     }
+    assert count["upper"] * 6 == count["all"] * 4
     assert count["all"] == 2 * count["attention"] == 2 * count["mlp"] == 12 * count["shared"]
     assert count["no mrf"] < count["no ca"] < count["all"]
     assert list(build(positions="mlp").vit.groups[0]) == ["mlp"]
@@ -414,6 +421,9 @@ def test_wrong_options_are_named() -> None:
     for positions in (["atention"], [], "mhsa", ["attention", "both"]):
         with pytest.raises(RecipeError, match=r"model\.positions: .*choose from attention, mlp"):
             build(positions=positions)
+    for first in (-1, 6):
+        with pytest.raises(RecipeError, match=r"model\.first_block: .* blocks 0 to 5 of test_vit"):
+            build(first_block=first)
 
 
 @pytest.mark.parametrize(
