@@ -80,10 +80,10 @@ def test_without_yaws_nothing_is_drawn_otherwise(tmp_path: Path) -> None:
     data.load(0)
     world = (9, 4, 112, 0, 0.08, [], facs.EXPRESSIONS[:7], "bp4d", [])
     place = hashlib.sha256(repr((VERSION, *world)).encode()).hexdigest()[:16]
-    assert {p.parent.name for p in tmp_path.rglob("*.npz")} == {place}
+    assert {p.parent.name for p in tmp_path.rglob("*.safetensors")} == {place}
     turned = drawn(cache=str(tmp_path))
     turned.load(0)
-    assert len({p.parent.name for p in tmp_path.rglob("*.npz")}) == 2
+    assert len({p.parent.name for p in tmp_path.rglob("*.safetensors")}) == 2
 
 
 @pytest.mark.parametrize(

@@ -340,7 +340,7 @@ def test_cache_is_used_and_never_half_written(tmp_path: Path) -> None:
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.image, plain.load(3).image)
     assert np.array_equal(first.landmarks, again.landmarks)
-    assert [p.suffix for p in tmp_path.rglob("*") if p.is_file()] == [".npz"]
+    assert [p.suffix for p in tmp_path.rglob("*") if p.is_file()] == [".safetensors"]
     other = SyntheticFaces(8, 4, seed=1, cache=str(tmp_path))
     assert not np.array_equal(other.load(3).image, first.image)
 
@@ -349,7 +349,7 @@ def test_cache_is_used_and_never_half_written(tmp_path: Path) -> None:
 def test_a_damaged_cache_file_is_written_anew(tmp_path: Path, left: str) -> None:
     data = SyntheticFaces(8, 4, cache=str(tmp_path))
     first = data.load(3)
-    (file,) = tmp_path.rglob("*.npz")
+    (file,) = tmp_path.rglob("*.safetensors")
     whole = file.read_bytes()
     file.write_bytes({"half": whole[: len(whole) // 2], "nothing": b"", "other": b"text"}[left])
     again = data.load(3)

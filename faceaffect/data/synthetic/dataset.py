@@ -1,17 +1,16 @@
 """SyntheticFaces: rendered faces with exact FACS ground truth, which need no download."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from faceaffect.data.dataset import FaceDataset, Loaded, Samples
 from faceaffect.data.synthetic import facs, fine
@@ -24,6 +23,7 @@ from faceaffect.data.synthetic.scene import Scene, draw_scene
 from faceaffect.data.synthetic.turning import check_yaws, turned, yaw_column, yaw_names
 from faceaffect.data.workers import cores, one_thread
 from faceaffect.errors import DataError, shown
+from faceaffect.files import replacing
 from faceaffect.progress import console
 from faceaffect.schema import LabelSchema
 
@@ -39,8 +39,11 @@ FINE: Final = "fine"
 _WORTH_PROCESSES: Final = 500
 """So many faces take longer to draw than it takes to start processes."""
 
-_DAMAGED: Final = (BadZipFile, EOFError, KeyError, ValueError)
+_DAMAGED: Final = (SafetensorError, KeyError)
 """What reading a cut or overwritten cache file raises."""
+
+_SUFFIX: Final = ".safetensors"
+"""Of cache files, which are read in a tenth of the time that NumPy's own format takes."""
 
 
 class SyntheticFaces(FaceDataset):
@@ -244,7 +247,7 @@ class SyntheticFaces(FaceDataset):
             raise IndexError(index)
         if self._cache is None:
             return self.render(index)
-        file = self._cache / f"{index:06d}.npz"
+        file = self._cache / f"{index:06d}{_SUFFIX}"
         try:
             return _read(file)
         except (FileNotFoundError, *_DAMAGED):
@@ -256,8 +259,8 @@ class SyntheticFaces(FaceDataset):
         """Draw what the cache lacks, on all cores at once, if that is enough to be worth it."""
         if self._cache is None:
             return
-        there = {file.name for file in self._cache.glob("*.npz")}
-        missing = [i for i in range(len(self.samples)) if f"{i:06d}.npz" not in there]
+        there = {file.name for file in self._cache.glob(f"*{_SUFFIX}")}
+        missing = [i for i in range(len(self.samples)) if f"{i:06d}{_SUFFIX}" not in there]
         if len(missing) < _WORTH_PROCESSES:
             return
         with ProcessPoolExecutor(cores(), initializer=one_thread) as pool:
@@ -314,26 +317,19 @@ def _stack(pictures: list[Picture]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[
 
 
 def _read(file: Path) -> Loaded:
-    with np.load(file) as stored:
-        return Loaded(stored["image"], stored["landmarks"], stored["pose"])
+    stored = load(file.read_bytes())
+    return Loaded(stored["image"], stored["landmarks"], stored["pose"])
 
 
 def _write(file: Path, sample: Loaded) -> None:
-    """Through a temporary file, so that a kill or another worker never leaves half a sample."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(
-                stream,
-                image=sample.image,
-                landmarks=np.asarray(sample.landmarks),
-                pose=np.asarray(sample.pose),
-            )
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    arrays = {
+        "image": sample.image,
+        "landmarks": np.asarray(sample.landmarks),
+        "pose": np.asarray(sample.pose),
+    }
+    with replacing(file, alone=False) as part:
+        part.write_bytes(save(arrays))
 
 
 def _pairs(triples: Sequence[Sequence[float]]) -> dict[tuple[int, int], float]:
