@@ -576,6 +576,7 @@ def test_disagreement_counts_votes() -> None:
 SPACE = "optim.lr: {low: 1e-4, high: 1e-1, log: true}\nmodel.dropout: {low: 0, high: 0.5}\n"
 
 
+@pytest.mark.slow
 def test_every_recipe_is_searched_alike_before_it_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -312,6 +312,7 @@ def test_an_unreadable_face_ends_the_search_and_costs_no_trial(
     assert history(tmp_path)["state"].tolist() == ["complete"]
 
 
+@pytest.mark.slow
 def test_two_machines_share_the_trials_of_one_storage(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     argv = [*write(tmp_path), "--trials", "3", "--storage", url]
@@ -357,6 +358,7 @@ def test_bad_words_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "tune trains on one device" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_changed_space_or_recipe_is_another_search(tmp_path: Path) -> None:
     argv = [*write(tmp_path), "--trials", "1"]
     assert main(argv) == 0
