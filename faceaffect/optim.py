@@ -115,11 +115,10 @@ def _iterate_as_the_machine_can(optimizer: Optimizer) -> None:
     timm has no argument for it and always takes bfloat16, so its function is replaced for the time
     of a step; in float32 by :func:`by_products`, where that pays.
     """
-    iterate = timm_muon.zeropower_via_newtonschulz
 
     def before(optimizer: Optimizer, *_: Any) -> None:
         device = optimizer.param_groups[0]["params"][0].device
-        dtype = muon_dtype(device)
+        dtype, iterate = muon_dtype(device), _iterations_of_timm()
 
         def run(matrix: Tensor, *words: Any, **settings: Any) -> Any:
             scaled = settings.pop("scale_eps", False)
@@ -127,13 +126,20 @@ def _iterate_as_the_machine_can(optimizer: Optimizer) -> None:
                 return by_products(matrix, *words, **settings)
             return iterate(matrix, *words, **settings | {"scale_eps": scaled, "dtype": dtype})
 
+        setattr(run, "of_timm", iterate)  # noqa: B010
         setattr(timm_muon, "zeropower_via_newtonschulz", run)  # noqa: B010
 
     def after(*_: Any) -> None:
-        timm_muon.zeropower_via_newtonschulz = iterate
+        timm_muon.zeropower_via_newtonschulz = _iterations_of_timm()
 
     optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
+
+
+def _iterations_of_timm() -> Any:
+    """Return timm's function, also where a step that failed has left another in its place."""
+    found = timm_muon.zeropower_via_newtonschulz
+    return getattr(found, "of_timm", found)
 
 
 def _pays_by_products(matrix: Tensor) -> bool:

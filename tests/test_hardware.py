@@ -13,7 +13,7 @@ from timm.optim import muon as timm_muon
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from faceaffect import hardware
+from faceaffect import hardware, optim
 from faceaffect.errors import RecipeError
 from faceaffect.optim import Optim
 
@@ -181,3 +181,21 @@ def test_muon_multiplies_less_for_the_same_step(
     assert (-weight / scale - exact).norm() < 1e-3 * exact.norm()
     less = min(shape) >= 128 and max(shape) >= 2 * min(shape)
     assert (counter.get_total_flops() < usual.get_total_flops()) == less
+
+
+def test_a_step_of_muon_that_fails_does_not_break_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step() -> None:
+        weight = nn.Parameter(torch.zeros(128, 256))
+        weight.grad = torch.ones(128, 256)
+        Optim(name="muon").optimizer([{"params": [weight]}]).step()
+
+    of_timm = timm_muon.zeropower_via_newtonschulz
+    with monkeypatch.context() as patch:
+        machine(patch, False)
+        patch.setattr(optim, "by_products", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            step()
+    for has_bfloat16 in (True, False):
+        machine(monkeypatch, has_bfloat16, avx512_bf16=True)
+        step()
+    assert timm_muon.zeropower_via_newtonschulz is of_timm

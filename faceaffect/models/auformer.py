@@ -195,7 +195,8 @@ class AUFormer(AffectModule):
         au_stream: each expert takes what the expert of the same AU before it gave.
         positions: beside which layers experts stand, ``attention``, ``mlp`` or a list of both.
         first_block: the blocks before this one, counted from 0, have no experts (ours): what they
-            make of a face is computed once where images are not augmented.
+            make of a face is computed once where images are not augmented, but for ViTs whose
+            blocks want to know the places of the tokens (``eva02_*``).
         shared_experts: one expert per group that serves all AUs, instead of one per AU.
         cls_mode: ``none`` gives the class token no expert term, ``convpass`` sends it through the
             experts as a map of one position.

@@ -113,7 +113,7 @@ class Backbone(Freezable):
         They stay in eval mode, too. Which parameters belong to them, timm knows.
 
         Args:
-            count: of stages or blocks, at least one less than there are.
+            count: of stages or blocks, less than there are.
 
         Raises:
             RecipeError: there are fewer, or timm does not know them.
@@ -123,9 +123,10 @@ class Backbone(Freezable):
         groups = group_parameters(self.net, self.net.group_matcher(coarse=True))
         if not 0 < count < len(groups) - 1:
             raise RecipeError(
-                f"backbone.frozen_stages: {count} is not from 1 to {len(groups) - 2}, one less "
-                f"than {self.name} has; all are frozen by backbone.frozen: true"
+                f"backbone.frozen_stages: {count} is not from 1 to {len(groups) - 2}, which "
+                f"{self.name} allows; backbone.frozen: true freezes all"
             )
+        self._frozen_first = []
         first = {name for group in range(count + 1) for name in groups[group]}
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(name not in first)
@@ -383,7 +384,7 @@ def create_backbone(
             raise RecipeError(f"backbone.grad_checkpointing: {source.name} has none") from None
     if frozen_stages:
         if frozen:
-            raise RecipeError("backbone.frozen_stages: backbone.frozen: true freezes all of them")
+            raise RecipeError("backbone.frozen_stages: all of the backbone is frozen here")
         backbone.freeze_stages(frozen_stages)
     if frozen:
         backbone.freeze()

@@ -345,13 +345,19 @@ def test_cache_is_used_and_never_half_written(tmp_path: Path) -> None:
     assert not np.array_equal(other.load(3).image, first.image)
 
 
-@pytest.mark.parametrize("left", ["half", "nothing", "other"])
+@pytest.mark.parametrize("left", ["half", "nothing", "other", "pixels"])
 def test_a_damaged_cache_file_is_written_anew(tmp_path: Path, left: str) -> None:
     data = SyntheticFaces(8, 4, cache=str(tmp_path))
     first = data.load(3)
     (file,) = tmp_path.rglob("*.safetensors")
     whole = file.read_bytes()
-    file.write_bytes({"half": whole[: len(whole) // 2], "nothing": b"", "other": b"text"}[left])
+    damaged = {
+        "half": whole[: len(whole) // 2],
+        "nothing": b"",
+        "other": b"text",
+        "pixels": whole[:-4000] + bytes(4000),
+    }
+    file.write_bytes(damaged[left])
     again = data.load(3)
     assert np.array_equal(again.image, first.image)
     assert np.array_equal(again.landmarks, first.landmarks)

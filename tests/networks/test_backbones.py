@@ -164,7 +164,7 @@ def test_first_stages_alone_can_be_frozen(options: dict[str, Any], first: tuple[
 def test_stages_that_cannot_be_frozen_are_named() -> None:
     with pytest.raises(RecipeError, match=r"frozen_stages: 5 is not from 1 to 3.*frozen: true"):
         create_backbone(**CNN, frozen_stages=5)
-    with pytest.raises(RecipeError, match="freezes all of them"):
+    with pytest.raises(RecipeError, match="all of the backbone is frozen here"):
         create_backbone(**CNN, frozen_stages=1, frozen=True)
 
 

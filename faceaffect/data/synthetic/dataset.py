@@ -1,6 +1,7 @@
 """SyntheticFaces: rendered faces with exact FACS ground truth, which need no download."""
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -318,6 +319,8 @@ def _stack(pictures: list[Picture]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[
 
 def _read(file: Path) -> Loaded:
     stored = load(file.read_bytes())
+    if stored.pop("checksum").item() != _checksum(stored):
+        raise SafetensorError("damaged")
     return Loaded(stored["image"], stored["landmarks"], stored["pose"])
 
 
@@ -328,8 +331,13 @@ def _write(file: Path, sample: Loaded) -> None:
         "landmarks": np.asarray(sample.landmarks),
         "pose": np.asarray(sample.pose),
     }
+    arrays["checksum"] = np.asarray(_checksum(arrays), np.uint32)
     with replacing(file, alone=False) as part:
         part.write_bytes(save(arrays))
+
+
+def _checksum(arrays: Mapping[str, npt.NDArray[np.generic]]) -> int:
+    return zlib.crc32(b"".join(arrays[name].tobytes() for name in sorted(arrays)))
 
 
 def _pairs(triples: Sequence[Sequence[float]]) -> dict[tuple[int, int], float]:
